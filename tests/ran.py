@@ -1,4 +1,4 @@
-"""Commands of patchword as tests call them: in this process, with what they said."""
+"""Runs commands of patchword in the process of a test."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from patchword.cli import main
 
 @dataclass
 class Ran:
-    """What a command answered."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -21,6 +21,11 @@ class Ran:
     @property
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def message(self) -> str:
+        """stderr on one line, without the frame that typer draws around errors of usage."""
+        return " ".join(self.err.replace("│", " ").split())
 
 
 Run = Callable[..., Ran]

@@ -321,11 +321,11 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for wrong, said in (
         ([CAT, "-t", "a cat"], "give images, or texts by --text"),
         ([], "give images, or texts by --text"),
-        (["-t", "a cat", "--caption"], "--caption is of the caption"),
+        (["-t", "a cat", "--caption"], "--caption shows a caption"),
         ([CAT, "--caption", "--matrix"], "leave out --matrix"),
-        ([CAT, "--prompt", "a"], "--prompt is of --caption"),
-        (["-t", "a cat", "--same-scale"], "--same-scale is of maps"),
-        (["-t", "a cat", "--squash"], "--squash and --max-pixels are of images"),
+        ([CAT, "--prompt", "a"], "--prompt needs --caption"),
+        (["-t", "a cat", "--same-scale"], "--same-scale is for maps"),
+        (["-t", "a cat", "--squash"], "--squash and --max-pixels are for images"),
         ([CAT, "--colours", "jett"], "no colours 'jett'; there are inferno"),
     ):
         failed = run("attention", *map(str, wrong), "-m", "model")

@@ -12,7 +12,7 @@ from ran import Run
 
 import patchword
 from patchword import UnsupportedError
-from patchword.cli.inspect_table import marked, one_good, verdicts
+from patchword.cli.inspect_table import hint_at_one_good, mark_footnote, verdicts_table
 from patchword.show.plain_number import plain
 
 SIDE = 96
@@ -30,14 +30,14 @@ def plate(path: Path, seed: int, spot: tuple[int, int] | None = None) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """good: 23 plates; test: two good ones, a bad one and a broken file."""
-    place = tmp_path_factory.mktemp("plates")
+    root = tmp_path_factory.mktemp("plates")
     for seed in range(23):
-        plate(place / "good" / f"{seed:02}.png", seed)
-    plate(place / "test" / "a.png", 100)
-    plate(place / "test" / "b.png", 101, (60, 20))
-    (place / "test" / "c.png").write_bytes(b"no image")
-    plate(place / "more" / "a.png", 102)
-    return place
+        plate(root / "good" / f"{seed:02}.png", seed)
+    plate(root / "test" / "a.png", 100)
+    plate(root / "test" / "b.png", 101, (60, 20))
+    (root / "test" / "c.png").write_bytes(b"no image")
+    plate(root / "more" / "a.png", 102)
+    return root
 
 
 def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
         "--layer", "0", "--json", "--save", out, "--save-fitted", fitted, "--check",
     )  # fmt: skip
     assert ran.code == 3
-    found = [json.loads(line) for line in ran.out.splitlines()]
+    found = ran.records
     assert [Path(each["path"]).name for each in found] == ["a.png", "b.png", "c.png", "a.png"]
     a, b, c, _ = found
     assert set(a) == {"path", "score", "p_value", "rejected", "boxes", "outside"}
@@ -64,8 +64,8 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     assert [row["rejected"] for row in rows] == ["False", "True", "", "False"]
     page = (out / "index.html").read_text()
     assert "1 of 3 photos rejected by memory" in page
-    said = '<span class="">a: not rejected<'  # no reason to call it good
-    assert page.index("b: rejected") < page.index(said)
+    not_rejected = '<span class="">a: not rejected<'  # without the class that means "good"
+    assert page.index("b: rejected") < page.index(not_rejected)
     assert "1 of 3 rejected; threshold " in ran.err
     assert ", learned from 4 good photos" in ran.err
     assert "At most 5.00%" in page
@@ -73,9 +73,9 @@ def test_json_report_csv_maps_and_exit_code(run: Run, folder: Path, tmp_path: Pa
     outside = [each["path"] for each in found if "outside" in each]
     assert len(outside) == page.count("· unlike the model&#39;s training: its answer says little<")
     assert outside[0] == a["path"]
-    said = ran.err[ran.err.index(f"{len(outside)} of 3 images look unlike what demo was") :]
     names = ", ".join(Path(each).name for each in outside)
-    assert f": {names}; so do " in said.replace("\n", " ")
+    warning = ran.message[ran.message.index(f"{len(outside)} of 3 images look unlike what demo") :]
+    assert f": {names}; so do " in warning
     assert ran.err.count(" unlike ") == 1
     assert f"Beware: {len(outside)} of 3 images look unlike what demo was trained on: a.png" in page
     maps = sorted(path.name for path in (out / "maps").iterdir())
@@ -102,7 +102,7 @@ def test_without_good_photos(run: Run, folder: Path, method: str) -> None:
     photos = [folder / "test" / "b.png", folder / "test" / "a.png", folder / "more"]
     ran = run("inspect", "--without-good", "--method", method, *photos, "--json")
     assert ran.code == 0
-    found = [json.loads(line) for line in ran.out.splitlines()]
+    found = ran.records
     assert [each["rejected"] for each in found] == [None] * 3
     if method == "mutual":
         assert max(found, key=lambda each: each["score"])["path"] == str(photos[0])
@@ -129,10 +129,10 @@ def test_windows_of_one_pass(run: Run, folder: Path, tmp_path: Path) -> None:
     assert cheap != pytest.approx(dear, rel=1e-3)
     wrong = run("inspect", folder / "good", photo, "--one-pass")
     assert wrong.code == 2
-    assert "--one-pass is of winclip, not of memory" in wrong.err
+    assert "--one-pass is for winclip, not of memory" in wrong.err
 
 
-def test_what_needs_good_photos_says_so(run: Run, folder: Path) -> None:
+def test_methods_that_need_good_photos_are_refused_without(run: Run, folder: Path) -> None:
     photo = folder / "test" / "a.png"
     ran = run("inspect", "--without-good", photo)
     assert ran.code == 2
@@ -147,7 +147,7 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
     boxes = [[1, 2, 3, 4], [150, 71, 190, 136]]
     rows = [row | {"boxes": [], "outside": True}, row | {"boxes": boxes, "rejected": True}]
     rows[1] |= {"path": "a/b/particles-3.jpg", "score": 0.69688}
-    table = verdicts(rows)
+    table = verdicts_table(rows)
     assert [column.header for column in table.columns] == [
         "in a/b", "score", "verdict", "boxes: largest"
     ]  # fmt: skip
@@ -157,16 +157,16 @@ def test_a_table_names_the_folder_once_and_the_largest_box() -> None:
         ["rejected", "not rejected *"],
         ["2: 150,71,190,136", ""],
     ]
-    assert marked(rows, "demo").startswith("* unlike what demo knows")
-    assert marked(rows[1:], "demo") == ""
+    assert mark_footnote(rows, "demo").startswith("* unlike what demo knows")
+    assert mark_footnote(rows[1:], "demo") == ""
     assert [plain(value) for value in (0.0000123, 12345.6, 1)] == ["0.0000123", "12300", "1"]
-    said = one_good("a", [Path("a")], [Path("b"), Path("c")])
-    assert said.startswith("GOOD is one photo, a; 2 photos are inspected.")
-    assert not one_good("a", [Path("a")], [Path("b")])
-    assert not one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
+    hint = hint_at_one_good("a", [Path("a")], [Path("b"), Path("c")])
+    assert hint.startswith("GOOD is one photo, a; 2 photos are inspected.")
+    assert not hint_at_one_good("a", [Path("a")], [Path("b")])
+    assert not hint_at_one_good("a*", [Path("a1"), Path("a2")], [Path("b"), Path("c")])
 
 
-def test_a_list_says_what_it_guarantees(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_the_guarantee_of_photos_judged_as_one_list(run: Run, folder: Path, tmp_path: Path) -> None:
     white = folder / "white" / "w.png"
     white.parent.mkdir(exist_ok=True)
     Image.new("RGB", (SIDE, SIDE), "white").save(white)
@@ -179,23 +179,23 @@ def test_a_list_says_what_it_guarantees(run: Run, folder: Path, tmp_path: Path) 
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["one_colour"] for row in rows] == ["", "#ffffff"]  # whether or not with --json
     page = (tmp_path / "index.html").read_text()
-    for said in (ran.err, page):
-        assert "at most 10.00% of those that are rejected are good" in said
-        assert "At most 5.00%" not in said
+    for text in (ran.err, page):
+        assert "at most 10.00% of those that are rejected are good" in text
+        assert "At most 5.00%" not in text
 
 
-def test_few_good_photos_are_said(run: Run, folder: Path) -> None:
+def test_few_good_photos_give_no_calibrated_threshold(run: Run, folder: Path) -> None:
     ran = run("inspect", str(folder / "good" / "0[0-3].png"), folder / "test" / "b.png", "--json")
     assert json.loads(ran.out)["p_value"] is None
     assert json.loads(ran.out)["rejected"] is True
     assert "The threshold is not calibrated" in ran.err
     assert "takes 99 good photos" in ran.err
-    one = run("inspect", folder / "good" / "00.png", folder / "test" / "a.png", "--csv", "--check")
-    assert one.code == 2
-    assert one.out.splitlines()[0] == "path,score,p_value,rejected,boxes,outside,error"
-    assert "photos without a verdict" in one.err
-    assert "There is no verdict" in one.err
-    assert "0 of 1 rejected, 1 without a verdict; no threshold, learned from 1 good p" in one.err
+    ran = run("inspect", folder / "good" / "00.png", folder / "test" / "a.png", "--csv", "--check")
+    assert ran.code == 2
+    assert ran.out.splitlines()[0] == "path,score,p_value,rejected,boxes,outside,error"
+    assert "photos without a verdict" in ran.err
+    assert "There is no verdict" in ran.err
+    assert "0 of 1 rejected, 1 without a verdict; no threshold, learned from 1 good p" in ran.err
 
 
 def test_folders_without_good_photos_have_no_verdict(run: Run, folder: Path) -> None:
@@ -204,12 +204,10 @@ def test_folders_without_good_photos_have_no_verdict(run: Run, folder: Path) -> 
     assert "There is no verdict for more: too few good photos" in ran.err
 
 
-@pytest.mark.parametrize("place", ["test", "test/report", "good/report"])
-def test_no_report_lies_where_the_next_run_looks_for_photos(
-    run: Run, folder: Path, place: str
-) -> None:
-    done = run("inspect", folder / "good", folder / "test", "--save", folder / place)
-    assert (done.code, "a folder beside it" in " ".join(done.err.split())) == (2, True)
+@pytest.mark.parametrize("report", ["test", "test/report", "good/report"])
+def test_no_report_is_written_into_a_folder_of_photos(run: Run, folder: Path, report: str) -> None:
+    done = run("inspect", folder / "good", folder / "test", "--save", folder / report)
+    assert (done.code, "a folder beside it" in done.message) == (2, True)
     assert not (folder / "good" / "report").exists()
     assert not (folder / "test" / "maps").exists()
 
@@ -228,7 +226,7 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["good"], "give a folder of good photos, and then the images to inspect"),
         (["good", "test", "--method", "memry"], "do you mean memory?"),
@@ -238,7 +236,7 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
         (["good", "test", "--false-discoveries", "0.1", "--threshold", "1"], "give one of them"),
         (["good", "test", "--layer", "99"], "no layer 99"),
         (["test", "--fitted", "nowhere"], "no fitted inspector is there"),
-        (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted stands for GOOD"),
+        (["test", "--fitted", "nowhere", "--method", "memory"], "--fitted replaces GOOD"),
         (["good", "test", "--short-side", "0"], "short_side is 0"),
         (["good", "test", "--save", "test/a.png"], "a.png: a file; give a folder"),
         (["good", "test", "--save-fitted", "good"], "good: it holds something other than a fitted"),
@@ -249,12 +247,12 @@ def test_broken_good_photos_are_named(run: Run, folder: Path) -> None:
     ],
 )
 def test_wrong_usage(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(folder)
     ran = run("inspect", *options)
     assert ran.code == 2
-    assert said in " ".join(ran.err.split())
+    assert message in ran.message
 
 
 def test_the_report_tells_of_dark_photos(run: Run, folder: Path, tmp_path: Path) -> None:

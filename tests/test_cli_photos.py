@@ -1,4 +1,4 @@
-"""Commands and photos: pages, dark scans, what folders hold that is no photo, limits."""
+"""Commands and photos: pages of files, dark scans, other files in folders, limits."""
 
 import warnings
 from pathlib import Path
@@ -24,7 +24,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
 
@@ -37,12 +38,12 @@ def test_every_command_that_takes_images_takes_their_options() -> None:
         assert {"--stretch", "--squash", "--max-pixels", "--exact"} <= options, name
 
 
-def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
+def test_other_files_of_a_folder_are_counted_at_the_end(
     run: Run,
     model: str,
     tmp_path: Path,
 ) -> None:
-    """As a phone, a camera and a network drive leave it; every page is an item."""
+    """The folder is as phones, cameras and network drives leave it. Every page is an image."""
     folder = tmp_path / "photos"
     (folder / "@eaDir").mkdir(parents=True)
     for name, content in {
@@ -54,8 +55,8 @@ def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
     for arguments in (("classify", "photos", "-l", "cat,dog"), ("index", "photos")):
         done = run(*arguments, "-m", model, "--json")
         assert done.code == 0
-        told = "cannot be opened: 2 PDF, 1 video"
-        assert done.err.strip().splitlines()[-1].endswith(told), done.err
+        last_line = done.err.strip().splitlines()[-1]
+        assert last_line.endswith("cannot be opened: 2 PDF, 1 video"), done.err
         assert done.err.count("warning") == 2  # and that a.png is cropped
     names = [each["image"] for each in run("embed", "photos", "-m", model).records]
     assert names == ["photos/a.png", *(f"photos/stack.tif#{page}" for page in range(1, 12))]
@@ -71,30 +72,30 @@ def test_a_folder_of_photos_says_at_the_end_what_is_left_out(
     assert run("index", "photos", "-m", model, "--prune", "--json").records[0]["pruned"] == 9
 
 
-def test_remedies_that_are_named_exist(run: Run, model: str) -> None:
+def test_options_that_messages_advise_work(run: Run, model: str) -> None:
     """A scratch of 12 bits in 16, floats, and too many pixels."""
     scan = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
     scan[0, 0] = 4095
     tifffile.imwrite("scan.tif", scan)
     tifffile.imwrite("float.tif", scan.astype(np.float32))
-    ask = ("-l", "cat,dog", "-m", model, "--json")
-    dark = run("classify", "scan.tif", *ask)
+    options = ("-l", "cat,dog", "-m", model, "--json")
+    dark = run("classify", "scan.tif", *options)
     assert dark.code == 0
     assert "scan.tif: its samples reach 4095 and 65535 is taken for white" in dark.err
     assert "--stretch" in dark.err
-    wide = run("classify", "scan.tif", "--stretch", "--squash", *ask)
+    wide = run("classify", "scan.tif", "--stretch", "--squash", *options)
     assert (wide.code, wide.err) == (0, "")
     assert wide.out != dark.out
-    refused = run("classify", "float.tif", *ask)
+    refused = run("classify", "float.tif", *options)
     assert (refused.code, "--stretch" in refused.err) == (2, True)
-    assert run("classify", "float.tif", "--stretch", *ask).code == 0
-    large = run("classify", CAT, "scan.tif", "--stretch", "--max-pixels", 1200, *ask)
+    assert run("classify", "float.tif", "--stretch", *options).code == 0
+    large = run("classify", CAT, "scan.tif", "--stretch", "--max-pixels", 1200, *options)
     assert (large.code, ["error" in r for r in large.records]) == (1, [True, False])
     assert "are more than 1200 pixels" in large.err
     assert "--max-pixels" in large.err
 
 
-def test_of_many_dark_images_the_first_is_said_and_then_how_many_more(run: Run, model: str) -> None:
+def test_warnings_of_many_dark_images_are_joined(run: Run, model: str) -> None:
     Path("scans").mkdir()
     for number in range(5):
         scan = np.full((9, 9), 40 + number, np.uint16)
@@ -107,9 +108,9 @@ def test_of_many_dark_images_the_first_is_said_and_then_how_many_more(run: Run, 
 
 
 def test_exact_goes_to_the_model_of_every_command(run: Run, model: str) -> None:
-    row = [run("embed", FLOWER, "-m", model, *each).records[0] for each in ([], ["--exact"])]
-    expected = patchword.load(model, exact=True)
-    np.testing.assert_allclose(row[1]["vector"], expected.embed_images(FLOWER)[0], atol=1e-6)
+    (record,) = run("embed", FLOWER, "-m", model, "--exact").records
+    expected = patchword.load(model, exact=True).embed_images(FLOWER)[0]
+    np.testing.assert_allclose(record["vector"], expected, atol=1e-6)
     assert run("index", FLOWER, "-m", model, "--exact", "--into", "ix").code == 0
     found = run("search", "ix", "--image", FLOWER, "--json").records[0]
     assert found["cosine"] == pytest.approx(1, abs=1e-6)
@@ -126,26 +127,25 @@ def test_an_index_of_stretched_images_stays_one(run: Run, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "target"),
     [
-        "classify a.png x,y", "similarity a.png x", "heatmap a.png x", "segment a.png x",
-        "locate a.png x", "attention a.png", "caption a.png", "ask a.png x?", "match a.png x",
-        "embed a.npy",
+        ("classify a.png x,y", "a.png"), ("similarity a.png x", "a.png"),
+        ("heatmap a.png x", "a.png"), ("segment a.png x", "a.png"), ("locate a.png x", "a.png"),
+        ("attention a.png", "a.png"), ("caption a.png", "a.png"), ("ask a.png x?", "a.png"),
+        ("match a.png x", "a.png"), ("embed a.npy", "a.npy"), ("caption a.png", "link.png"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("through", ["itself", "a link"])
 def test_no_result_is_written_over_an_image_that_is_read(
-    run: Run, model: str, command: str, through: str
+    run: Run, model: str, command: str, target: str
 ) -> None:
     image = Path(command.split()[1])
     pixels = np.zeros((8, 8, 3), np.uint8)
     np.save(image, pixels) if image.suffix == ".npy" else Image.fromarray(pixels).save(image)
     before = image.read_bytes()
-    place = image if through == "itself" else Path(f"link{image.suffix}")
-    if through == "a link":
-        place.symlink_to(image)
+    if target != image.name:
+        Path(target).symlink_to(image)
     option = "-o" if command.startswith("embed") else "--save"
-    done = run(*command.split(), option, place, "-m", model)
+    done = run(*command.split(), option, target, "-m", model)
     assert done.code == 2
     assert "is one of the images" in done.err
     assert image.read_bytes() == before
@@ -159,7 +159,7 @@ def test_pictures_of_several_images_are_not_written_over_one_of_them(run: Run, m
 
 
 @pytest.mark.parametrize("command", ["heatmap a.png x", "attention a.png"])
-def test_a_picture_without_a_name_that_cannot_be_written_is_said_before_any_work(
+def test_a_default_picture_that_cannot_be_written_is_refused_before_any_work(
     run: Run, command: str
 ) -> None:
     Image.new("RGB", (8, 8)).save("a.png")

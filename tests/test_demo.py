@@ -1,4 +1,4 @@
-"""The samples and the demo: generated, small, reproducible; one page that holds everything."""
+"""The samples, which are generated, small and reproducible; the demo and its page."""
 
 import csv
 import html
@@ -43,15 +43,15 @@ SEED, SHAPES_SEED = 2026, 2027
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder to stand in, and no network."""
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty current folder, and no network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse_connection)
 
 
-def refuse(*arguments: object) -> None:
+def refuse_connection(*arguments: object) -> None:
     raise OSError("this test forbids the network")
 
 
@@ -67,16 +67,16 @@ def demo(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown(
+def demo_run(
     model: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """Where a demo wrote `report`, and its records."""
-    folder, said = tmp_path_factory.mktemp("shown"), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+    """The folder in which a demo wrote `report`, and its records."""
+    folder, stdout = tmp_path_factory.mktemp("demo"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout):
         patch.chdir(folder)
         patch.setenv("PATCHWORD_CACHE", str(folder / "cache"))
         demo("--model", model, "--out", "report", "--json")
-    *records, last = map(json.loads, said.getvalue().splitlines())
+    *records, last = map(json.loads, stdout.getvalue().splitlines())
     assert last["report"] == "report/index.html"
     return folder, records
 
@@ -100,14 +100,14 @@ def test_samples_are_forty_and_small() -> None:
         assert images.open(path).shape == (256, 256, 3)
 
 
-def test_every_class_is_there() -> None:
+def test_samples_have_every_class() -> None:
     assert {path.stem.rpartition("-")[0] for path in WAFERS} == set(samples.WAFERS)
     alone = [path.stem.split("-") for path in SHAPES if path.stem.count("-") == 1]
     assert {colour for colour, _ in alone} == set(COLOURS)
     assert {shape for _, shape in alone} == set(FORMS)
 
 
-def test_the_tool_writes_them_again(tmp_path: Path) -> None:
+def test_the_tool_writes_the_samples_again(tmp_path: Path) -> None:
     subprocess.run([sys.executable, TOOL, tmp_path / "again"], check=True)
     again = sorted(path for path in (tmp_path / "again").rglob("*") if path.is_file())
     names = [path.relative_to(tmp_path / "again").as_posix() for path in again]
@@ -117,13 +117,13 @@ def test_the_tool_writes_them_again(tmp_path: Path) -> None:
             assert path.read_bytes() == (SAMPLES / name).read_bytes()
             continue
         new, old = (np.asarray(Image.open(p), int) for p in (path, SAMPLES / name))
-        # Here byte for byte; another processor's sine or another JPEG library may differ in a bit.
+        # Other processors and other versions of the JPEG library may give slightly other bytes.
         assert np.abs(new - old).mean() < 0.1, name
 
 
 @lru_cache
 def labels() -> list[str]:
-    """Of the first scenes of shapes, without articles and commas."""
+    """The labels of the first scenes of shapes, without articles and commas."""
     drawn = (scene(SHAPES_SEED, n, 32, "shapes") for n in range(1000))
     return [re.sub(r"\ban? |,", "", each.label) for each in drawn]
 
@@ -141,7 +141,7 @@ def drawing(path: Path) -> Scene:
 def test_samples_are_the_scenes_that_the_readme_says(path: Path) -> None:
     drawn = drawing(path)
     stored = np.asarray(Image.open(path).convert("RGB"))
-    # Of 255: JPEG smooths the sensor noise; the nearest other wafer is 17 off.
+    # Of 255. JPEG smooths the sensor noise; the most similar other wafer differs by 17.
     assert np.abs(drawn.image.astype(int) - stored).mean() < 7
     if path in WAFERS:
         assert f"a {samples.WAFERS[path.stem.rpartition('-')[0]]}" == drawn.label
@@ -149,15 +149,15 @@ def test_samples_are_the_scenes_that_the_readme_says(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHAPES + WAFERS, ids=lambda path: path.stem)
 def test_captions_are_true(path: Path) -> None:
-    """Of the scene; and a caption of shapes names all of them."""
+    """A caption of shapes names all of them."""
     facts = drawing(path).facts
-    said = stated(captions()[f"{path.parent.name}/{path.name}"])
-    assert not said.unread
-    assert holds(said.meaning, facts)
+    caption = stated(captions()[f"{path.parent.name}/{path.name}"])
+    assert not caption.unread
+    assert holds(caption.meaning, facts)
     if path in SHAPES:
-        assert len(said.names) == facts["count"]
+        assert len(caption.names) == facts["count"]
     else:
-        assert f"defect={facts['defect']}" in said.facts
+        assert f"defect={facts['defect']}" in caption.facts
 
 
 def test_the_embedded_models_were_trained_and_measured_on_other_scenes() -> None:
@@ -173,7 +173,7 @@ def test_the_embedded_models_were_trained_and_measured_on_other_scenes() -> None
 # --- the demo -------------------------------------------------------------------------------------
 
 
-def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_needs_no_other_file(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     demo("--model", model)
     page = Path("demo-report/index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
@@ -181,10 +181,10 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
     assert 'name="viewport"' in page
     for sentence in samples.SENTENCES:
         assert sentence in page
-    shown = page.count("data:image/jpeg;base64,")
+    pictures = page.count("data:image/jpeg;base64,")
     maps = 2 * (len(samples.POINTED) + len(samples.MATCHED))  # with the photos
     hits = findings.HITS * len(samples.SENTENCES)
-    assert shown == 40 + hits + maps + len(samples.ABOUT) + len(samples.COMPARED)
+    assert pictures == 40 + hits + maps + len(samples.ABOUT) + len(samples.COMPARED)
     assert len(page) < 3e6
     printed = capsys.readouterr()
     assert "of 22 right" in printed.out
@@ -193,7 +193,7 @@ def test_the_page_is_whole_by_itself(model: str, capsys: pytest.CaptureFixture[s
 
 
 def facts(job: str, record: dict, query: str = "") -> Iterator[tuple[tuple[str, ...], object]]:
-    """What a record of the demo, or of a job, says: of what, and a number or a word."""
+    """What each fact in a record of the demo or of a command is about, and its value."""
     about = job, Path(record["image"]).name
     if job == "classify":
         best = record.get("scores", [record])[0]
@@ -211,17 +211,17 @@ def facts(job: str, record: dict, query: str = "") -> Iterator[tuple[tuple[str, 
         yield (*about, record.get("question", "")), record.get("answer") or record["caption"]
 
 
-def test_every_command_of_the_page_gives_what_is_beside_it(
-    shown: tuple[Path, list[dict[str, Any]]],
+def test_the_commands_of_the_page_give_what_it_shows(
+    demo_run: tuple[Path, list[dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pasted, they give all numbers and words of the page, and no others."""
-    folder, records = shown
+    """They give all numbers and words of the page, and no others."""
+    folder, records = demo_run
     monkeypatch.chdir(folder)
     page = Path("report/index.html").read_text()
     lines = [html.unescape(each) for each in re.findall(r"<pre><code>([^<]*)</code>", page)]
-    given: dict[tuple[str, ...], object] = {}
+    printed_facts: dict[tuple[str, ...], object] = {}
     for line in lines:
         program, *words = shlex.split(line)
         assert program == "patchword" or Path(program).exists()
@@ -232,30 +232,32 @@ def test_every_command_of_the_page_gives_what_is_beside_it(
         printed = capsys.readouterr()
         assert ended.value.code == 0, (line, printed.err)
         for record in map(json.loads, printed.out.splitlines() if job else ()):
-            given.update(facts(job, record, words[2] if job == "search" else ""))
-    told = dict(fact for record in records for fact in facts(record["job"], record))
-    assert given == {key: pytest.approx(value, abs=1e-4) for key, value in told.items()}
+            printed_facts.update(facts(job, record, words[2] if job == "search" else ""))
+    page_facts = dict(fact for record in records for fact in facts(record["job"], record))
+    assert printed_facts == {
+        key: pytest.approx(value, abs=1e-4) for key, value in page_facts.items()
+    }
 
 
 def test_a_command_names_the_program_as_the_shell_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / ".venv" / "bin" / "patchword"
-    own.parent.mkdir(parents=True)
-    own.write_text("#!/bin/sh\n")
-    own.chmod(0o755)
+    script = tmp_path / ".venv" / "bin" / "patchword"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [".venv/bin/patchword", "demo"])
     monkeypatch.setenv("PATH", "/usr/bin")
     assert program.command("search", "a b") == ".venv/bin/patchword search 'a b'"
-    monkeypatch.setenv("PATH", str(own.parent))
-    monkeypatch.setattr(sys, "argv", [str(own), "demo"])
+    monkeypatch.setenv("PATH", str(script.parent))
+    monkeypatch.setattr(sys, "argv", [str(script), "demo"])
     assert program.command("models") == "patchword models"
     assert program.near(tmp_path / "a" / "b.jpg") == "a/b.jpg"
     assert program.near("/elsewhere/b.jpg") == "/elsewhere/b.jpg"
 
 
 def coloured(values: np.ndarray, mask: np.ndarray) -> float:
-    """The share of a map's colour that lies on a mask (H, W), or within half a patch of it."""
+    """The share of a map's colour that lies on a mask (H, W) or within half a patch of it."""
     unit = (values - values.min()) / np.ptp(values)
     step = ((unit - 0.2) / 0.8).clip(0, 1)
     colour = step * step * (3 - 2 * step)
@@ -265,42 +267,46 @@ def coloured(values: np.ndarray, mask: np.ndarray) -> float:
 
 @lru_cache
 def defect_map(path: Path) -> np.ndarray:
-    """Where demo-blip sees what a wafer is said to have."""
+    """The heatmap of demo-blip for the label of a wafer."""
     return patchword.load("demo-blip").heatmap(path, [drawing(path).label]).values[0]
 
 
-def test_the_maps_of_the_page_are_those_that_lie_most_on_what_is_meant() -> None:
-    """Of each kind of defect one of demo-blip, of the shapes beside others two of demo. Another
-    processor, or a method that is a little changed, may prefer a second one that is as good."""
+def test_the_maps_of_the_page_lie_best_on_their_objects() -> None:
+    """The page has one map by demo-blip for each kind of defect, and two by demo for shapes beside
+    others. Their shares may be slightly below the best ones: another processor, or a small change
+    of the method, may prefer a map that is as good."""
     clip = patchword.load("demo")
     shares: dict[str, dict[tuple[str, str], float]] = {}
     for path in WAFERS + SHAPES:
-        seen, name = drawing(path), path.relative_to(SAMPLES).as_posix()
-        wafer = path in WAFERS
-        if not seen.objects or (not wafer and len(seen.objects) == 1):
+        drawn, name = drawing(path), path.relative_to(SAMPLES).as_posix()
+        is_wafer = path in WAFERS
+        if not drawn.objects or (not is_wafer and len(drawn.objects) == 1):
             continue
-        mask = np.any([thing.mask for thing in seen.objects], axis=0)
-        asked = [(seen.label, mask)] if wafer else [(t.name, t.mask) for t in seen.objects]
-        for text, where in asked:
-            values = defect_map(path) if wafer else clip.heatmap(path, [text]).values[0]
-            kind = shares.setdefault(text if wafer else "shapes", {})
-            kind[name, text] = coloured(values, where)
+        if is_wafer:
+            mask = np.any([each.mask for each in drawn.objects], axis=0)
+            targets = [(drawn.label, mask)]
+        else:
+            targets = [(each.name, each.mask) for each in drawn.objects]
+        for text, mask in targets:
+            values = defect_map(path) if is_wafer else clip.heatmap(path, [text]).values[0]
+            kind = shares.setdefault(text if is_wafer else "shapes", {})
+            kind[name, text] = coloured(values, mask)
     chosen = [*samples.MATCHED, *samples.POINTED]
     for kind, found in shares.items():
         count = 2 if kind == "shapes" else 1
-        least = sorted(found.values())[-count]
-        own = [found[each] for each in chosen if each in found]
-        assert len(own) == count
-        assert min(own) >= least - 0.02, (kind, sorted(found.items(), key=lambda one: -one[1])[:3])
+        best = sorted(found.items(), key=lambda item: -item[1])
+        chosen_shares = [found[each] for each in chosen if each in found]
+        assert len(chosen_shares) == count
+        assert min(chosen_shares) >= best[count - 1][1] - 0.02, (kind, best[:3])
 
 
 def test_a_second_run_finds_the_index_and_says_the_same(
-    shown: tuple[Path, list[dict[str, Any]]],
+    demo_run: tuple[Path, list[dict[str, Any]]],
     model: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, first = shown
+    folder, first = demo_run
     monkeypatch.chdir(folder)
     demo("--model", model, "--out", "report", "--json")
     *again, _ = map(json.loads, capsys.readouterr().out.splitlines())
@@ -308,7 +314,7 @@ def test_a_second_run_finds_the_index_and_says_the_same(
     done = {"classify", "search", "heatmap", "caption", "ask", "match", "similarity"}
     assert {record["job"] for record in first} == done
     bundle = patchword.load(model)
-    store = patchword.open_index(findings.index_of(Path("report"), bundle, SAMPLES))
+    store = patchword.open_index(findings.index_path(Path("report"), bundle, SAMPLES))
     assert len(store) == 40
     assert store.add(SAMPLES, bundle).unchanged == 40
 
@@ -324,49 +330,44 @@ def test_the_embedded_model_does_well(capsys: pytest.CaptureFixture[str]) -> Non
     assert all("green-heart" in path for path in first)
     maps = [record for record in records if record.get("job") == "heatmap"]
     assert len(maps) == 6
-    for record in maps:  # chosen ones: the brightest place is on what is meant, or within a patch
-        things = drawing(SAMPLES / record["image"]).objects
-        mask = next(t.mask for t in things if t.name == record["text"] or len(things) == 1)
+    for record in maps:  # the brightest place is on the object, or within a patch of it
+        objects = drawing(SAMPLES / record["image"]).objects
+        mask = next(o.mask for o in objects if o.name == record["text"] or len(objects) == 1)
         assert distance_transform_edt(~mask)[record["y"], record["x"]] <= 256 / 12, record
 
 
 def test_none_of_these() -> None:
-    """What the README says of its line with --reject."""
+    """The numbers that the README has for --reject."""
     model, labels = patchword.load("demo"), list(samples.WAFERS.values())
-    none = [
-        sum(
-            scores[0].label == "none of these"
-            for scores in model.classify(each, labels, reject=0.9)
-        )
-        for each in (SHAPES, WAFERS)
-    ]
-    assert none == [18, 0]
+    for paths, rejected in ((SHAPES, 18), (WAFERS, 0)):
+        best = [scores[0].label for scores in model.classify(paths, labels, reject=0.9)]
+        assert best.count("none of these") == rejected
 
 
 def test_the_embedded_blip_does_well() -> None:
     model = patchword.load("demo-blip")
     named = dict(zip(samples.WAFERS, DEFECT_NAMES, strict=True))
-    right = said = 0
+    right_answers = right_captions = 0
     for path in WAFERS:
         defect = named[path.stem.rpartition("-")[0]]
-        right += model.ask(path, "what defect does the wafer have?").text == defect
-        said += f"defect={defect}" in stated(model.caption([path])[0].text).facts
-    assert right >= 17  # of 18
-    assert said >= 17
-    true = model.match(WAFERS, WAFER_CLASSES).probabilities
-    own = [list(samples.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
-    assert np.mean(true.argmax(axis=1) == own) > 0.9
+        right_answers += model.ask(path, "what defect does the wafer have?").text == defect
+        right_captions += f"defect={defect}" in stated(model.caption([path])[0].text).facts
+    assert right_answers >= 17  # of 18
+    assert right_captions >= 17
+    matches = model.match(WAFERS, WAFER_CLASSES).probabilities
+    truths = [list(samples.WAFERS).index(path.stem.rpartition("-")[0]) for path in WAFERS]
+    assert np.mean(matches.argmax(axis=1) == truths) > 0.9
 
 
 def test_the_embedded_blip_shows_where_defects_are() -> None:
     """The brightest place is on the defect, or within a patch of it, a twelfth of the side."""
-    near, chance = [], []
+    hits, chances = [], []
     for path in WAFERS:
-        seen = drawing(path)
         values = defect_map(path)
-        for thing in seen.objects:
-            away = distance_transform_edt(~thing.mask) * 12 / len(thing.mask)
-            near.append(away[np.unravel_index(np.nanargmax(values), values.shape)] <= 1)
-            chance.append(np.mean(away <= 1))
-    assert np.mean(chance) < 0.15
-    assert sum(near) >= 12  # of 15
+        for defect in drawing(path).objects:
+            distance = distance_transform_edt(~defect.mask) * 12 / len(defect.mask)  # in patches
+            brightest = np.unravel_index(np.nanargmax(values), values.shape)
+            hits.append(distance[brightest] <= 1)
+            chances.append(np.mean(distance <= 1))  # of a random place
+    assert np.mean(chances) < 0.15
+    assert sum(hits) >= 12  # of 15

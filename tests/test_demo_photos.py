@@ -1,4 +1,4 @@
-"""The demo on somebody's own photos: the same page, and one clear error where there is none."""
+"""The demo on a user's own photos: its page, its records and its errors."""
 
 import json
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten photos, two of them in a folder of the folder, and one file that is none."""
+    """Ten photos, two of them in a subfolder, and two files that are no photos."""
     folder = tmp_path / "my photos"
     (folder / "more").mkdir(parents=True)
     for i in range(10):
@@ -64,8 +64,8 @@ def test_the_page_of_ones_own_photos(
     assert "right" not in printed.out
     page = Path("photos-report/index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|<script|url\(|@import|https?:', page)
-    shown = page.count("data:image/jpeg;base64,")
-    assert shown == 10 + 3 * findings.HITS + 2 * 3 + own_photos.COMPARED
+    pictures = page.count("data:image/jpeg;base64,")
+    assert pictures == 10 + 3 * findings.HITS + 2 * 3 + own_photos.COMPARED
     assert all(f"“{label}”" in page for label in ("dog", "cat", "a car"))
     assert "wafer" not in page
     assert "What is there?" not in page
@@ -74,10 +74,10 @@ def test_the_page_of_ones_own_photos(
     assert "--labels" in page
 
 
-def test_what_is_said_of_each_photo(
+def test_the_records_are_what_the_model_gives(
     photos: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the model itself says it, of every photo that can be read."""
+    """For every photo that can be read."""
     assert demo("--photos", photos, "-l", "dog,cat", "-m", model, "--json") == 1
     *found, last = records(capsys.readouterr().out)
     assert last["report"] == "photos-report/index.html"
@@ -96,21 +96,19 @@ def test_what_is_said_of_each_photo(
     assert str(photos / where["dog"]) == hits[0]
 
 
-def test_each_label_has_a_photo_of_its_own_while_there_is_one() -> None:
+def test_each_label_gets_its_own_photo_while_there_is_one() -> None:
     near = {"cat": ["a", "b", "c"], "dog": ["a", "b", "c"], "bird": ["b", "a", "c"], "hat": ["a"]}
-    assert own_photos.one_each(near) == {"cat": "a", "dog": "b", "bird": "c", "hat": "a"}
+    assert own_photos.nearest_photos(near) == {"cat": "a", "dog": "b", "bird": "c", "hat": "a"}
 
 
 def test_two_folders_have_two_indexes(
     photos: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run on another folder finds nothing of the first."""
+    """A run on another folder does not find photos of the first."""
     assert demo("--photos", photos, "-l", "dog,cat", "-m", model, "--json") == 1
+    capsys.readouterr()
     assert demo("--photos", photos / "more", "-l", "dog,cat", "-m", model, "--json") == 0
-    found = list(records(capsys.readouterr().out))
-    hits = [
-        r["image"] for r in found[[("report" in r) for r in found].index(True) :] if "query" in r
-    ]
+    hits = [r["image"] for r in records(capsys.readouterr().out) if "query" in r]
     assert {Path(path).parent for path in hits} == {photos / "more"}
 
 
@@ -124,7 +122,7 @@ def test_a_blip_captions_and_matches_them(photos: Path, capsys: pytest.CaptureFi
     assert "What is there?" in Path("photos-report/index.html").read_text()
 
 
-def test_what_is_left_out_is_said(
+def test_the_page_names_what_it_leaves_out(
     photos: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_photos, "SHOWN", 4)
@@ -138,7 +136,7 @@ def test_what_is_left_out_is_said(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--photos", "my photos"), "--photos needs --labels"),
         (("--photos", "my photos", "-l", " , "), "an empty text is given"),
@@ -149,15 +147,15 @@ def test_what_is_left_out_is_said(
         (("--photos", "empty", "-l", "dog,cat"), "no images in empty"),
     ],
 )  # fmt: skip
-def test_what_no_page_can_be_made_of(
-    arguments: tuple[str, ...], said: str, photos: Path, capsys: pytest.CaptureFixture[str]
+def test_refused_photos_and_labels(
+    arguments: tuple[str, ...], message: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Refused before a model is opened, with nothing written."""
+    """They are refused before a model is loaded and before anything is written."""
     Path("empty").mkdir()
     Path("empty/notes.txt").write_text("no photo")
     assert demo(*arguments, "-m", "no/model") == 2
     printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert said in printed
+    assert message in printed
     assert not Path("photos-report").exists()
 
 

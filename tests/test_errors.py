@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import patchword
-from patchword.errors import ImageWarning, ScopeWarning, warn
+from patchword.errors import ImageWarning, ScopeWarning, counted, warn
 from patchword.images.prefetch import ahead
 
 
@@ -46,3 +46,10 @@ def test_filters_hold() -> None:
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match=r"^odd$"):
             warn("odd")
+
+
+def test_counted() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2, 1200)] == [
+        "0 images", "1 image", "2 images", "1,200 images",
+    ]  # fmt: skip
+    assert counted(2, "photo has", "photos have") == "2 photos have"

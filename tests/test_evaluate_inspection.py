@@ -254,7 +254,7 @@ def test_the_command(run: Run, folder: Path) -> None:
     assert found.out.startswith("category,method,measure,value,image,error\nboard,memory,images,4")
     for words, said in (
         (["--subject", "wafer"], "subject is of winclip"),
-        (["--one-pass"], "--one-pass is of winclip, not of memory"),
+        (["--one-pass"], "--one-pass is for winclip, not of memory"),
         (["--method", "memories"], "do you mean memory?"),
         (["--method", "winclip", "--layer", "1"], "it has no layers"),
         ([], "no such folder"),

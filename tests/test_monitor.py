@@ -25,7 +25,13 @@ from torch import Tensor, nn
 
 from patchword import models
 from patchword.bundle import Bundle, make
-from patchword.cli.train import Course, end, learned, line, results
+from patchword.cli.train import (
+    RunSummary,
+    evaluation_sentences,
+    finish_run,
+    step_line,
+    trained_objective,
+)
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ConfigError, ImageError, RecipeError
 from patchword.train import curves as drawing
@@ -483,7 +489,7 @@ def test_a_thinned_curve_keeps_its_peaks() -> None:
 def test_the_line_fits(width: int, total: int) -> None:
     metrics = {"loss": 1.23456, "samples_per_s": 85.2, "memory_gb": 1.23}
     for step in (1, total // 2, total):
-        drawn = line(width, step, total, metrics, 754.2).plain
+        drawn = step_line(width, step, total, metrics, 754.2).plain
         assert len(drawn) <= width
         if width >= 56:
             parts = (f"step {step}/{total}", "loss 1.235", "85", "1.2 GB", "0:12:34")
@@ -491,9 +497,12 @@ def test_the_line_fits(width: int, total: int) -> None:
         if width >= 80:
             assert "85 samples/s" in drawn
             assert drawn.count("━") >= 10
-    assert line(79, 2, 4, {"loss": 0.5}, None).plain == f"step 2/4 {'━' * 30}  loss 0.5000  -:--:--"
-    assert "---- " in line(79, 2, 4, {"loss": 0.5}, 100000, ascii_only=True).plain
-    assert "27:46:40" in line(79, 2, 4, {"loss": 0.5}, 100000).plain
+    assert (
+        step_line(79, 2, 4, {"loss": 0.5}, None).plain
+        == f"step 2/4 {'━' * 30}  loss 0.5000  -:--:--"
+    )
+    assert "---- " in step_line(79, 2, 4, {"loss": 0.5}, 100000, ascii_only=True).plain
+    assert "27:46:40" in step_line(79, 2, 4, {"loss": 0.5}, 100000).plain
 
 
 def test_evaluations_in_words() -> None:
@@ -501,7 +510,7 @@ def test_evaluations_in_words() -> None:
         "loss": 1.0, "eval/wafers zero-shot acc1": 0.972, "eval/wafers zero-shot acc5": 1.0,
         "forgetting/quality": 0.5, "forgetting/alpha": 0.3,
     }  # fmt: skip
-    assert results(metrics) == [
+    assert evaluation_sentences(metrics) == [
         "wafers zero-shot: acc1 97.2%, acc5 100.0%",
         "forgetting: quality 50.0%, alpha 0.3",
     ]
@@ -517,33 +526,33 @@ def test_evaluations_in_words() -> None:
     ],
 )
 def test_the_end_of_a_run_names_a_command_that_the_model_can_do(recipe: str, command: str) -> None:
-    course = Course(learned(load(recipe)))
-    assert course.next(Path("out/model")).startswith(f"patchword {command}")
+    summary = RunSummary(trained_objective(load(recipe)))
+    assert summary.next_command(Path("out/model")).startswith(f"patchword {command}")
 
 
 def test_the_end_says_what_a_run_leaves(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(done: Trained, rank: str | None = None) -> tuple[int, str, str]:
+    def ended(trained: Trained, rank: str | None = None) -> tuple[int, str, str]:
         monkeypatch.delenv("RANK", raising=False)
         if rank is not None:
             monkeypatch.setenv("RANK", rank)
         code = 0
         try:
-            end(done, Path("out"), as_json=False, course=course)
+            finish_run(trained, Path("out"), as_json=False, summary=summary)
         except typer.Exit as error:
             code = error.exit_code
         return code, *capsys.readouterr()
 
-    course = Course("classification")
+    summary = RunSummary("classification")
     for right in (0.0, *[0.75] * 10):  # the last ten count
-        course.note({"loss": 0.25, "accuracy": right})
+        summary.update({"loss": 0.25, "accuracy": right})
     fine = Trained(Path("out/model"), 9, 90, images=40, classes=5)
     todo = "out/model: patchword classify PHOTOS --model out/model\n"
     said = "trained on 40 images of 5 classes in 0:00:00, last loss 0.2500; "
     last = "75.0% right in the last 10 batches of training, none held out\n"
     assert ended(fine) == (0, todo, said + last)
-    course.note({"eval/wafers zero-shot acc1": 0.972})
+    summary.update({"eval/wafers zero-shot acc1": 0.972})
     assert ended(fine) == (0, todo, f"{said}wafers zero-shot: acc1 97.2%\n")
     stopped = replace(fine, stopped=True)
     assert ended(stopped) == (1, "", "stopped after step 9: the same command continues\n")

@@ -21,8 +21,8 @@ def test_photos_on_two_drives(monkeypatch: pytest.MonkeyPatch) -> None:
     photos._start = r"C:\work"
     names = [r"C:\work\photos\a.jpg", r"D:\photos\b.jpg"]
     assert [photos.file_name(name) for name in names] == [r"photos\a.jpg", names[1]]
-    assert output.shortened(names) == ("image", names)
-    assert output.shortened([names[0], r"C:\work\photos\b.jpg"])[1] == ["a.jpg", "b.jpg"]
+    assert output.heading_and_names(names) == ("image", names)
+    assert output.heading_and_names([names[0], r"C:\work\photos\b.jpg"])[1] == ["a.jpg", "b.jpg"]
 
 
 def test_apples_gpus_have_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,7 @@ def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
         port = str(taken.getsockname()[1])
         found = CliRunner().invoke(commands, ["serve", "--port", port]).exception
         assert isinstance(found, PatchwordError)
-        assert str(found).startswith(f"port {port} of 127.0.0.1 cannot be had: Address already")
+        assert str(found).startswith(f"port {port} of 127.0.0.1 cannot be used: Address already")
     found = CliRunner().invoke(commands, ["serve", "--port", "0", "-m", "nothing"]).exception
     assert "nothing: no such file" in str(found)
     for option, wrong in (("--device", "cuda:9"), ("--dtype", "float8")):

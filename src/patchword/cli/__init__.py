@@ -1,10 +1,12 @@
 """The command line: one module per group of commands.
 
-Exit codes: 0 all done; 1 some items failed, each named on stderr with its reason, and the rest
-done; 2 wrong usage, or nothing could be done; 3 with --check: something was rejected; 141 nobody
-read on (`| head`). Results go to stdout, everything else to stderr.
-Whatever is slow to import (torch, LanceDB, matplotlib) is imported inside the commands, so that
-`patchword --help` answers at once.
+Exit codes: 0: everything was done. 1: some items failed; each is named on stderr with its reason,
+and the rest was done. 2: wrong usage, or nothing could be done. 3: something was rejected, with
+--check. 141: nobody read the output any more (`| head`). Results go to stdout, everything else to
+stderr.
+
+Libraries that are slow to import (torch, LanceDB, matplotlib) are imported inside the commands, so
+that `patchword --help` answers at once.
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ from patchword.cli import (
     serve,
     train,
 )
-from patchword.cli.broken_pipe import code_of, saving
+from patchword.cli.broken_pipe import exit_code_of, saves_result
 from patchword.cli.checkpoint_options import with_checkpoint_options
 from patchword.cli.help import Command, Group, flowing
-from patchword.cli.output import complain, warnings_said
+from patchword.cli.output import print_error, show_warnings
 from patchword.cli.output_options import with_output_options
 from patchword.errors import PatchwordError
 
-GROUPS = {  # the headings of `patchword --help`, and the files whose commands stand under each
+GROUPS = {  # the headings of `patchword --help`, and the files whose commands each one lists
     "Use a model": (
         embed_classify_similarity,
         heatmap,
@@ -66,7 +68,7 @@ GROUPS = {  # the headings of `patchword --help`, and the files whose commands s
     "Know a model": (info_models, receipt_verify, demo),
 }
 
-NARROWEST = 10  # columns of a screen; some terminals that do not know theirs say 0
+MIN_COLUMNS = 10  # a smaller COLUMNS is ignored: terminals that do not know their width say 0
 
 app = typer.Typer(
     name="patchword",
@@ -108,23 +110,24 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, sys.argv by default; ends in SystemExit with the exit code."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by who started this: nothing comes, nobody reads
+        if getattr(sys, name) is None:  # the program that started this one closed it
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) < NARROWEST:
+    if columns.isdecimal() and int(columns) < MIN_COLUMNS:
         del os.environ["COLUMNS"]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may be any bytes
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")
-    atexit.register(gc.freeze)  # what ends anyway is not searched: half a second with torch
-    saving.set(False)
+    # No last garbage collection at the end of the process: with torch it takes half a second.
+    atexit.register(gc.freeze)
+    saves_result.set(False)
     try:
-        with warnings_said(last=True), scope.together(brief=True), visible_area.together():
+        with show_warnings(last=True), scope.together(brief=True), visible_area.together():
             app(arguments)
     except SystemExit as ended:
-        sys.exit(code_of(ended))
+        sys.exit(exit_code_of(ended))
     except (PatchwordError, Warning) as error:  # a warning, under `python -W error`
-        complain(str(error))
-    except OSError as error:  # a result that cannot be written: no folder, no room, no permission
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        print_error(str(error))
+    except OSError as error:  # a result that cannot be written
+        print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     sys.exit(2)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import expand, load
-from patchword.cli.language_tables import headed
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -28,15 +27,16 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
-    make_folder,
     one_by_one,
+    picture_title,
+    prepare_output,
     print_saved,
+    refuse,
     screen,
-    titled,
-    wrong,
+    successes,
 )
-from patchword.cli.pictures import SaveOption, common_scale, pictures
+from patchword.cli.pictures import SaveOption, common_scale, picture_paths
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     Maps = AttentionMap | CaptionAttention
 
-Told = Iterator[tuple[dict[str, object], str]]  # of each map or matrix a record and a line
+Lines = Iterator[tuple[dict[str, object], str]]  # for each map or matrix a JSON record and a line
 
 
 def attention(
@@ -61,11 +61,14 @@ def attention(
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(help="One head; by default the mean of all heads, then each of them."),
+        typer.Option(help="One head; by default the mean of all heads, and each of them."),
     ] = None,
     all_layers: Annotated[
         bool,
-        typer.Option("--all-layers", help="One sheet of all layers: the mean of heads, or --head."),
+        typer.Option(
+            "--all-layers",
+            help="Show all layers in one picture: the mean of their heads, or --head.",
+        ),
     ] = False,
     rollout: Annotated[
         bool,
@@ -78,19 +81,19 @@ def attention(
         bool,
         typer.Option(
             "--matrix",
-            help="Which patch attends to which: a matrix with the patches on both axes; with "
-            "--head, beside the mean.",
+            help="Show which patch attends to which, as a matrix with the patches on both axes; "
+            "with --head, beside the mean.",
         ),
     ] = False,
     caption: Annotated[
         bool,
         typer.Option(
             "--caption",
-            help="Of a captioner: where it looks for each word of the caption that it writes.",
+            help="For a captioner: which patches it attends to for each word of its caption.",
         ),
     ] = False,
     prompt: Annotated[
-        str, typer.Option(help="With --caption: its first words, to go on from.")
+        str, typer.Option(help="With --caption: its first words, which the model continues.")
     ] = "",
     colours: ColoursOption = None,
     same_scale: SameScaleOption = False,
@@ -105,8 +108,8 @@ def attention(
 ) -> None:
     """Show what a model attends to: patches of an image, words of a text.
 
-    With images: how much the token that is pooled attends to each patch. --matrix: which patch
-    attends to which. --caption: where a captioner looks for each word that it writes.
+    For images: how much the pooled token attends to each patch. --matrix: which patch attends to
+    which. --caption: which patches a captioner attends to for each word of its caption.
 
     With --text instead of images: which token of the text attends to which.
     """
@@ -114,23 +117,21 @@ def attention(
 
     texts = read_list(text)
     if bool(images) == bool(texts):
-        wrong("give images, or texts by --text; --caption shows both together")
-    _check(bool(texts), matrix, caption, prompt, rollout, same_scale)
+        refuse("give images, or texts by --text; --caption shows both together")
+    _check_options(bool(texts), matrix, caption, prompt, rollout, same_scale)
     if texts and (stretch or squash or max_pixels is not None):
-        wrong("--stretch, --squash and --max-pixels are of images, and --text has none")
+        refuse("--stretch, --squash and --max-pixels are for images; leave them out with --text")
     known(colours or MAP)
-    files: Sequence[Source] = texts or expand(images or ())
-    names = [f"text-{i + 1}" if len(texts) > 1 else "text" for i in range(len(texts))]
-    kind = "attention"
-    targets = pictures(files, save, kind, names)
-    make_folder(next(iter(targets.values())))  # without --save too
+    sources: Sequence[Source] = texts or expand(images or ())
+    text_names = [f"text-{i}" for i in range(1, len(texts) + 1)] if len(texts) > 1 else ["text"]
+    targets = picture_paths(sources, save, "attention", text_names if texts else ())
+    prepare_output(next(iter(targets.values())))  # without --save too
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def matrix_of(source: Source) -> TokenAttention:
         if texts:
-            words = str(source)
             return bundle.attention(
-                text=words, layer=layer, head=head, rollout=rollout, all_layers=all_layers
+                text=str(source), layer=layer, head=head, rollout=rollout, all_layers=all_layers
             )
         return bundle.attention(source, layer, head, rollout, all_layers=all_layers).matrix
 
@@ -140,21 +141,22 @@ def attention(
         return bundle.attention(source, layer, head, rollout, all_layers=all_layers)
 
     def title(name: Source) -> str:
-        return titled(bundle, str(name)) if texts else headed(bundle, name)
+        return picture_title(bundle, str(name)) if texts else title_with_caveat(bundle, name)
 
     failed: list[ImageError] = []
-    several = len(files) > 1
+    total, several = len(sources), len(sources) > 1
     if texts or matrix:
-        for name, found in good(one_by_one(files, matrix_of), len(files), kind, failed, as_json):
-            _print(_matrices(found), "text" if texts else "image", str(name), several, as_json)
+        matrices = one_by_one(sources, matrix_of)
+        for name, found in successes(matrices, total, "attention", failed, as_json):
+            _print(_matrix_lines(found), "text" if texts else "image", name, several, as_json)
             _save(found.picture(title(name), colours or MATRIX), targets[name])
-        finish(failed, len(files) - len(failed))
+        finish(failed, total - len(failed))
         return
-    later: list[tuple[Source, Maps]] = []
-    each: Iterator[tuple[Source, Maps | ImageError]] = one_by_one(files, maps_of)
+    later: list[tuple[Source, Maps]] = []  # for --same-scale, which needs the values of all
+    results: Iterator[tuple[Source, Maps | ImageError]] = one_by_one(sources, maps_of)
     maps: Maps
-    for name, maps in good(each, len(files), kind, failed, as_json):  # type: ignore[assignment]
-        _print(_maps(maps), "image", str(name), several, as_json)
+    for name, maps in successes(results, total, "attention", failed, as_json):  # type: ignore[assignment]
+        _print(_map_lines(maps), "image", name, several, as_json)
         if same_scale:
             later.append((name, maps.small()))
         else:
@@ -162,54 +164,59 @@ def attention(
     scale = common_scale([maps.grid for _, maps in later])
     for name, maps in later:
         _save(maps.picture(True, title(name), colours or MAP, scale), targets[name])
-    finish(failed, len(files) - len(failed))
+    finish(failed, total - len(failed))
 
 
-def _check(
+def _check_options(
     texts: bool, matrix: bool, caption: bool, prompt: str, rollout: bool, same_scale: bool
 ) -> None:
     """Refuse options that contradict each other."""
     if texts and caption:
-        wrong("--caption is of the caption that the model writes itself; leave out --text")
+        refuse("--caption shows a caption that the model writes; leave out --text")
     if caption and (matrix or rollout):
-        wrong("--caption shows where words look; leave out --matrix and --rollout, or --caption")
+        refuse("--caption shows where words look; leave out --matrix and --rollout, or --caption")
     if prompt and not caption:
-        wrong("--prompt is of --caption")
+        refuse("--prompt needs --caption")
     if same_scale and (texts or matrix):
-        wrong("--same-scale is of maps over photos, and a matrix is none")
+        refuse("--same-scale is for maps over photos, not for matrices")
 
 
-def _print(found: Told, kind: str, name: str, several: bool, as_json: bool) -> None:
-    """Each map or matrix as a record or as a line."""
-    before = f"{name}, " if several else ""
-    for record, line in found:
+def _print(lines: Lines, key: str, name: Source, several: bool, as_json: bool) -> None:
+    """Print each map or matrix as a record or as a line. key: "image" or "text", of the record."""
+    for record, line in lines:
         if as_json:
-            emit({kind: name, **record})
+            emit({key: str(name), **record})
         else:
-            screen().print(f"{before}{line}")
+            screen().print(f"{name}, {line}" if several else line)
 
 
-def _matrices(found: TokenAttention) -> Told:
+def _matrix_lines(found: TokenAttention) -> Lines:
     for title, weights in zip(found.titles, found.weights.tolist(), strict=True):
-        named = zip(found.tokens, weights, strict=True)
-        rows = [{"token": token, "weights": row} for token, row in named]
+        rows = [
+            {"token": token, "weights": row}
+            for token, row in zip(found.tokens, weights, strict=True)
+        ]
         token, share = found.most(title)
         line = f"{title}: all tokens together attend most to {token} ({share:.1%})"
         yield {"map": title, "rows": rows}, line
 
 
-def _maps(found: Maps) -> Told:
+def _map_lines(maps: Maps) -> Lines:
     from patchword.tasks.caption_attention import CaptionAttention
 
-    places: Sequence[tuple[str, str]] = [(title, "") for title in found.titles]
-    text: dict[str, object] = {}
-    if isinstance(found, CaptionAttention):
-        places = [(title, word) for title in found.titles for word in found.words]
-        text = {"caption": found.caption.text}
-    for (title, word), (weight, x, y) in zip(places, found.peaks(), strict=True):
-        of = {"word": word} if word else {}
-        line = f"{title}{', ' if word else ''}{word}: most on x {x}, y {y} (weight {weight:.3f})"
-        yield {**text, "map": title, **of, "value": weight, "x": x, "y": y}, line
+    labels: list[tuple[str, dict[str, object]]]  # of each map: of its line, and of its record
+    if isinstance(maps, CaptionAttention):
+        text = maps.caption.text
+        labels = [
+            (f"{title}, {word}", {"caption": text, "map": title, "word": word})
+            for title in maps.titles
+            for word in maps.words
+        ]
+    else:
+        labels = [(title, {"map": title}) for title in maps.titles]
+    for (label, fields), (weight, x, y) in zip(labels, maps.peaks(), strict=True):
+        line = f"{label}: most on x {x}, y {y} (weight {weight:.3f})"
+        yield {**fields, "value": weight, "x": x, "y": y}, line
 
 
 def _save(picture: Image.Image, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -24,13 +25,13 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    make_folder,
     notes,
+    prepare_output,
     print_saved,
     progress,
+    refuse,
     screen,
-    warnings_said,
-    wrong,
+    show_warnings,
 )
 from patchword.errors import ImageError, UnsupportedError, listed
 
@@ -91,14 +92,16 @@ def capfilt(
     shard: Annotated[
         str,
         typer.Option(
-            metavar="I/N", help="0/4: the first of four parts; other processes do the others."
+            metavar="I/N",
+            help="Do one of several parts; 0/4 is the first of four. Other processes do the "
+            "others.",
         ),
     ] = "0/1",
     image_column: Annotated[
-        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+        str, typer.Option(metavar="NAME", help="By default a column with a common name.")
     ] = "",
     caption_column: Annotated[
-        str, typer.Option(metavar="NAME", help="By default a column of a usual name.")
+        str, typer.Option(metavar="NAME", help="By default a column with a common name.")
     ] = "",
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -110,38 +113,44 @@ def capfilt(
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
     IN is a dataset as “patchword train” reads it: a folder, a .csv, .tsv, .json, .jsonl or
-    .parquet, or a webdataset .tar; images without captions get sampled ones alone. OUT becomes a
+    .parquet, or a webdataset .tar; for images without captions, all are sampled. OUT becomes a
     folder that “patchword train” reads: metadata.jsonl with the captions that are kept,
     provenance.jsonl with all of them and their scores, and report.html. Interrupted at any moment,
     the same command continues. With --json, one line per image.
     """
     part = _shard(shard)
-    make_folder(out, itself=True)
+    prepare_output(out, is_folder=True)
     from patchword.capfilt.dataset import open_photos
     from patchword.capfilt.filtering import BATCH
     from patchword.capfilt.store import Store
 
     photos = open_photos(source, out, image_column, caption_column)
     if photos.left_out:
-        notes().print(f"captions alone are written; left out: {listed(photos.left_out, 8)}")
-    writer = load(captioner, device, dtype, stretch, max_pixels, squash)
-    scorer = _scorer(writer, filter, device, dtype)
+        columns = listed(photos.left_out, 8)
+        notes().print(f"only captions are written; other columns are left out: {columns}")
+    captioning = load(captioner, device, dtype, stretch, max_pixels, squash)
+    matching = _matching_model(captioning, filter, device, dtype)
     options = {
         "count": count, "top_p": top_p, "min_length": min_length, "max_length": max_length,
         "prompt": prompt, "seed": seed, "threshold": threshold,
     }  # fmt: skip
-    data = {"name": f"{source}, {len(photos)} images", "fingerprint": photos.digest}
-    plan: dict[str, Any] = {"captioner": _named(writer), "filter": _named(scorer), "data": data}
-    plan |= options | {"shards": part.count, "batch": BATCH}
-    store = Store(out, plan, part, -(-len(photos) // BATCH))
-    with warnings_said():
-        for name, scored in _run(photos, store, (writer, scorer), options):
+    plan: dict[str, Any] = {
+        "captioner": {"name": captioning.name, "fingerprint": captioning.fingerprint},
+        "filter": {"name": matching.name, "fingerprint": matching.fingerprint},
+        "data": {"name": f"{source}, {len(photos)} images", "fingerprint": photos.digest},
+        **options,
+        "shards": part.count,
+        "batch": BATCH,
+    }
+    store = Store(out, plan, part, math.ceil(len(photos) / BATCH))
+    with show_warnings():
+        for name, scored in _run(photos, store, (captioning, matching), options):
             if as_json:
                 emit({"image": name, "captions": [each.record() for each in scored]})
-    missing = store.unfinished()
-    if missing:
-        left = ", ".join(map(str, missing))
-        notes().print(f"shard {part} is done; left before the dataset is written: {left}")
+    unfinished = store.unfinished()
+    if unfinished:
+        shards = ", ".join(map(str, unfinished))
+        notes().print(f"shard {part} is done; left before the dataset is written: {shards}")
     else:
         _write(store, plan, as_json)
     rows = list(store.own())
@@ -152,49 +161,47 @@ def capfilt(
 def _run(
     photos: Photos, store: Store, models: tuple[Model, Model], options: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[ScoredText]]]:
-    """Score the images that have no scores yet, batch by batch: name and scored texts of each one
-    that could be opened, after its batch is stored."""
+    """Caption and score the images that have no scores yet, batch by batch. Yields the name and the
+    scored texts of each image that could be opened, after its batch is stored."""
     from patchword.capfilt.filtering import BATCH, capfilt_each
     from patchword.models.generate import GenerationOptions
 
     todo = store.resume()
-    blocks = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
-    waiting: deque[Photo] = deque()
+    batches = [range(b * BATCH, min((b + 1) * BATCH, len(photos))) for b in todo]
+    opened: deque[Photo] = deque()  # photos whose result has not come yet
 
     def pairs() -> Iterator[tuple[ImageLike, Sequence[str]]]:
-        for block in blocks:
-            for number in block:
-                waiting.append(photos[number])
-                yield waiting[-1].image, waiting[-1].texts
+        for batch in batches:
+            for number in batch:
+                photo = photos[number]
+                opened.append(photo)
+                yield photo.image, photo.texts
 
-    how = {name: value for name, value in options.items() if name not in ("prompt", "threshold")}
-    each = capfilt_each(
-        *models,
-        pairs(),
-        options["prompt"],
-        options["threshold"],
-        GenerationOptions(**how),
+    sampling = {k: value for k, value in options.items() if k not in ("prompt", "threshold")}
+    results = capfilt_each(
+        *models, pairs(), options["prompt"], options["threshold"], GenerationOptions(**sampling)
     )
-    total = sum(map(len, blocks))
+    total = sum(map(len, batches))
+    done = 0
     with progress("capfilt", total) as advance:
-        done = 0
-        for batch, block in zip(todo, blocks, strict=True):
-            images, results = [], []
+        for number, batch in zip(todo, batches, strict=True):
+            rows, scored_photos = [], []
             pictures: dict[str, bytes] = {}
-            for _, scored in islice(each, len(block)):
-                photo = waiting.popleft()
-                row = _row(photos, photo, scored, pictures)
-                images.append(row)
-                results += [] if isinstance(scored, ImageError) else [(photo.name, scored)]
-                advance(done := done + 1, total)
-            store.append(batch, images, pictures)
-            yield from results
+            for _, scored in islice(results, len(batch)):
+                photo = opened.popleft()
+                rows.append(_row(photos, photo, scored, pictures))
+                if not isinstance(scored, ImageError):
+                    scored_photos.append((photo.name, scored))
+                done += 1
+                advance(done, total)
+            store.append(number, rows, pictures)
+            yield from scored_photos
 
 
 def _row(
     photos: Photos, photo: Photo, scored: list[ScoredText] | ImageError, pictures: dict[str, bytes]
 ) -> dict[str, Any]:
-    """An image as it is stored; one that was inside a table or a tar is added to `pictures`."""
+    """The stored row of an image. An image from inside a table or a tar is added to `pictures`."""
     from patchword.capfilt.store import IMAGES
     from patchword.images.kinds import suffix_of
 
@@ -209,68 +216,66 @@ def _row(
 
 
 def _write(store: Store, plan: Mapping[str, Any], as_json: bool) -> None:
-    """Write the dataset, the score of every caption, and the page."""
+    """Write the dataset, the scores of all captions, and the page."""
     from patchword.capfilt import page
     from patchword.capfilt.store import DATASET, PROVENANCE, REPORT
 
-    store.replace(DATASET, _lines(store.images(), _kept))
-    store.replace(PROVENANCE, _lines(store.images(), _all))
-    found = page.Tally.of(store.images())
-    store.replace(REPORT, [page.report(found, plan, store.folder)])
-    (notes() if as_json else screen()).print(page.tally_table(found))
-    notes().print(f"{found.summary()}: {store.folder / DATASET}")
+    store.replace(DATASET, _lines(store.images(), _dataset_records))
+    store.replace(PROVENANCE, _lines(store.images(), _score_records))
+    tally = page.Tally.of(store.images())
+    store.replace(REPORT, [page.report(tally, plan, store.folder)])
+    (notes() if as_json else screen()).print(page.tally_table(tally))
+    notes().print(f"{tally.summary()}: {store.folder / DATASET}")
     print_saved(store.folder / REPORT)
 
 
 def _lines(
-    rows: Iterable[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], Iterable[Any]]
+    rows: Iterable[Mapping[str, Any]], to_records: Callable[[Mapping[str, Any]], Iterable[Any]]
 ) -> Iterator[str]:
-    """JSON Lines of the records that `each` makes of every image that could be opened."""
-    good = (row for row in rows if "error" not in row)
-    return (json.dumps(record) + "\n" for row in good for record in each(row))
+    """JSON Lines of the records of each image that could be opened."""
+    for row in rows:
+        if "error" not in row:
+            for record in to_records(row):
+                yield json.dumps(record) + "\n"
 
 
-def _kept(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The record of an image in the dataset, with its distinct texts; none without a text."""
+def _dataset_records(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The record of an image with its distinct texts that are kept; none without such a text."""
     texts = list(dict.fromkeys(each["text"] for each in row["captions"] if each["kept"]))
     if texts:
         yield {"file_name": row["image"], "captions": texts}
 
 
-def _all(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _score_records(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A record for each text of an image, kept or not."""
     return ({"image": row["image"], **each} for each in row["captions"])
 
 
-def _scorer(writer: Model, filter: str | None, device: str, dtype: str) -> Model:
-    """The model that scores captions; the captioner itself where that is the same."""
+def _matching_model(captioning: Model, filter: str | None, device: str, dtype: str) -> Model:
+    """The model that filters captions; the captioner itself where that is the same model."""
     from patchword.tasks.match import matcher
 
-    scorer = load(filter, device, dtype) if filter else writer
-    scorer = scorer.opening(
-        writer.opener.stretch,
-        writer.opener.max_pixels,
-        squash=bool(writer.options.get("squash")),
-        exact=writer.opener.exact,
+    matching = load(filter, device, dtype) if filter else captioning
+    matching = matching.opening(
+        captioning.opener.stretch,
+        captioning.opener.max_pixels,
+        squash=bool(captioning.options.get("squash")),
+        exact=captioning.opener.exact,
     )
     try:
-        matcher(scorer)
+        matcher(matching)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error}, as --filter") from error
-    return writer if scorer.fingerprint == writer.fingerprint else scorer
-
-
-def _named(model: Model) -> dict[str, str]:
-    return {"name": model.name, "fingerprint": model.fingerprint}
+    return captioning if matching.fingerprint == captioning.fingerprint else matching
 
 
 def _shard(text: str) -> Shard:
-    """ "0/4" """
+    """ "0/4" as numbers."""
     from patchword.capfilt.store import Shard
 
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        wrong(f"--shard {text}: say 0/4, 1/4, 2/4 and 3/4 for four parts")
+        refuse(f"--shard {text}: say 0/4, 1/4, 2/4 and 3/4 for four parts")
     return Shard(int(number), int(count))
 
 

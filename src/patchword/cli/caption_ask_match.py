@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchword.cli.inputs import expand, load
-from patchword.cli.language_tables import (
-    answers_table,
-    both,
-    captions_table,
-    matches_table,
-    rows_of,
-    save_answers,
-    save_captions,
-    save_matrices,
-)
 from patchword.cli.options import (
     EMBEDDED_BLIP,
     SOURCES,
@@ -39,21 +30,37 @@ from patchword.cli.output import (
     check_save,
     emit,
     finish,
-    good,
     notes,
+    refuse,
     screen,
-    warnings_said,
-    wrong,
+    show_warnings,
+)
+from patchword.cli.result_display import (
+    answers_table,
+    captions_table,
+    match_matrices,
+    matches_table,
+    rows_of,
+    save_answers,
+    save_captions,
+    save_matrices,
 )
 from patchword.cli.texts import images_then_texts, no_texts, read_list
-from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
+from patchword.cli.tiles import (
+    EachTileOption,
+    TileSizeOption,
+    TilesOption,
+    box_field,
+    collect,
+    tile_options,
+)
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
-    from patchword.cli.member_images import Source
-    from patchword.tasks.ask import Answer, Choice
+    from patchword.tasks.ask import Answer
     from patchword.tasks.caption import Caption
     from patchword.tasks.match import Match
+    from patchword.tasks.tiled import Tiled
 
 BeamsOption = Annotated[
     int | None,
@@ -142,26 +149,23 @@ def caption(
         length_penalty=length_penalty, repetition_penalty=repetition_penalty, top_p=top_p,
         top_k=top_k, temperature=temperature, seed=seed,
     )  # fmt: skip
-    how = tiles_of(tiles, tile_size, each_tile)
-    each: Iterable[tuple[object, Caption | ImageError]]
-    if how.wanted:
-        each = how.joined(caption_tiled(bundle, files, prompt, options, how.size))
+    tiling = tile_options(tiles, tile_size, each_tile)
+
+    def print_record(image: dict[str, Any], caption: Caption) -> None:
+        emit(image | _caption_fields(caption, count > 1 or tiling.wanted))
+
+    captions: Iterable[tuple[object, Caption | Tiled[Caption] | ImageError]]
+    if tiling.wanted:
+        captions = caption_tiled(bundle, files, prompt, options, tiling.size)
     else:
-        each = caption_each(bundle, files, prompt, options)
-    results: list[tuple[Source, Caption]] = []
-    rows: list[tuple[Source, Caption]] = []
-    failed: list[ImageError] = []
-    for name, one in good(each, len(files), "caption", failed, as_json):
-        results.append((name, one))
-        for called, record, found in how.rows(name, one):
-            rows.append((called, found))
-            if as_json:
-                emit(record | _captions(found, count > 1 or how.wanted))
-    if results and not as_json:
-        screen().print(captions_table(rows))
-    if results and save:
-        save_captions(results[:SHOWN], save, bundle)
-    finish(failed, len(results))
+        captions = caption_each(bundle, files, prompt, options)
+    printer = print_record if as_json else None
+    results = collect(captions, len(files), "caption", tiling.each, printer)
+    if results.photos and not as_json:
+        screen().print(captions_table(results.rows))
+    if results.photos and save:
+        save_captions(results.photos[:SHOWN], save, bundle)
+    finish(results.failed, len(results.photos))
 
 
 def ask(
@@ -169,7 +173,7 @@ def ask(
         list[str],
         typer.Argument(
             metavar="IMAGES... [QUESTIONS]...",
-            help=f"{SOURCES} Then questions, each in quotes, or by --text.",
+            help=f"{SOURCES} Then questions, each in quotes; or give them by --text.",
         ),
     ],
     text: TextsOption = None,
@@ -179,14 +183,16 @@ def ask(
             "--answers",
             "-a",
             metavar="ANSWERS",
-            help="Choose among these, separated by commas: “yes, no”; repeat, or @FILE.",
+            help="Possible answers to choose from, separated by commas: “yes, no”; repeat for "
+            "more. @FILE reads one per line.",
         ),
     ] = None,
     shortlist: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="With --answers: score in full only the N with the likeliest first tokens.",
+            help="With --answers: compute the full score only for the N answers with the most "
+            "probable first tokens.",
         ),
     ] = None,
     beams: BeamsOption = None,
@@ -212,14 +218,14 @@ def ask(
     probabilities of those that were scored sum to one. The embedded BLIP knows wafers, coloured
     shapes and clothes; for photos of the world: --model Salesforce/blip-vqa-base.
     """
-    given = read_list(answers, split=True) or None
-    if answers and not given:
-        wrong("--answers names no answer")
-    if shortlist and not given:
-        wrong("--shortlist needs --answers")
+    candidates = read_list(answers, split=True) or None
+    if answers and not candidates:
+        refuse("--answers names no answer")
+    if shortlist and not candidates:
+        refuse("--shortlist needs --answers")
     for option, value in (("--beams", beams), ("--max-length", max_length)):
-        if value and given:
-            wrong(f"{option} is for generated answers; leave out {option} or --answers")
+        if value and candidates:
+            refuse(f"{option} is for generated answers; leave out {option} or --answers")
     files, questions = images_then_texts(images, text, "--text", questions=True)
     if not questions:
         no_texts("questions", "--text")
@@ -229,30 +235,26 @@ def ask(
     from patchword.tasks.ask import ask_each
     from patchword.tasks.tiled import ask_tiled
 
-    options = None if given else GenerationOptions(beams=beams, max_length=max_length or 10)
-    how = tiles_of(tiles, tile_size, each_tile)
-    each: Iterable[tuple[object, list[Answer] | ImageError]]
-    if how.wanted:
-        told = ask_tiled(bundle, files, questions, given, shortlist, options, how.size)
-        each = how.joined(told)
+    options = None if candidates else GenerationOptions(beams=beams, max_length=max_length or 10)
+    tiling = tile_options(tiles, tile_size, each_tile)
+
+    def print_record(image: dict[str, Any], answers: list[Answer]) -> None:
+        _emit_answers(image, questions, answers)
+
+    answered: Iterable[tuple[object, list[Answer] | Tiled[list[Answer]] | ImageError]]
+    if tiling.wanted:
+        answered = ask_tiled(bundle, files, questions, candidates, shortlist, options, tiling.size)
     else:
-        each = ask_each(bundle, files, questions, given, shortlist, options)
-    results: list[tuple[Source, list[Answer]]] = []
-    rows: list[tuple[Source, list[Answer]]] = []
-    failed: list[ImageError] = []
-    for name, found in good(each, len(files), "ask", failed, as_json):
-        if not results:
-            _note_understood(questions, found)
-        results.append((name, found))
-        for called, record, said in how.rows(name, found):
-            rows.append((called, said))
-            if as_json:
-                _emit_answers(record, questions, said)
-    if results and not as_json:
-        screen().print(answers_table(questions, rows))
-    if results and save:
-        save_answers(questions, results[:SHOWN], save, bundle)
-    finish(failed, len(results))
+        answered = ask_each(bundle, files, questions, candidates, shortlist, options)
+    printer = print_record if as_json else None
+    results = collect(answered, len(files), "ask", tiling.each, printer)
+    if results.photos:
+        _note_understood(questions, results.photos[0][1])
+    if results.photos and not as_json:
+        screen().print(answers_table(questions, results.rows))
+    if results.photos and save:
+        save_answers(questions, results.photos[:SHOWN], save, bundle)
+    finish(results.failed, len(results.photos))
 
 
 def match(
@@ -272,8 +274,8 @@ def match(
         str | None,
         typer.Option(
             metavar="enc|cls",
-            help="What a text begins with: [ENC], as BLIP is trained, or [CLS], as transformers "
-            "begins it; by default as the checkpoint's own library.",
+            help="The first token of a text: [ENC], as in BLIP's training, or [CLS], as in "
+            "transformers; by default as in the library that the checkpoint is for.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -292,75 +294,88 @@ def match(
     from patchword.tasks.match import match_each
     from patchword.tasks.tiled import match_tiled
 
-    how = tiles_of(tiles, tile_size, each_tile)
-    each: Iterable[tuple[object, Match | ImageError]]
-    results: list[tuple[Source, Match]] = []
-    rows: list[tuple[Source, Match]] = []
-    failed: list[ImageError] = []
-    with warnings_said():
-        if how.wanted:
-            each = how.joined(match_tiled(bundle, files, texts, start, how.size))
+    tiling = tile_options(tiles, tile_size, each_tile)
+
+    def print_record(image: dict[str, Any], match: Match) -> None:
+        emit(image | {"texts": _match_records(match, texts)})
+
+    matches: Iterable[tuple[object, Match | Tiled[Match] | ImageError]]
+    with show_warnings():
+        if tiling.wanted:
+            matches = match_tiled(bundle, files, texts, start, tiling.size)
         else:
-            each = match_each(bundle, files, texts, start=start)
-        for name, one in good(each, len(files), "match", failed, as_json):
-            results.append((name, one))
-            for called, record, found in how.rows(name, one):
-                rows.append((called, found))
-                if as_json:
-                    emit(record | {"texts": _matched(found, texts)})
-    if results and not as_json:
-        screen().print(matches_table(rows, texts))
-    if results and save:
+            matches = match_each(bundle, files, texts, start=start)
+        printer = print_record if as_json else None
+        results = collect(matches, len(files), "match", tiling.each, printer)
+    if results.photos and not as_json:
+        screen().print(matches_table(results.rows, texts))
+    if results.photos and save:
         import numpy as np
 
-        shown = [found for _, found in results[:SHOWN]]
-        cosines = np.stack([found.cosines for found in shown])
-        matches = np.stack([found.probabilities for found in shown])
-        matrices = both(cosines, matches, bundle.name)
-        save_matrices([name for name, _ in results[:SHOWN]], texts, matrices, save, bundle.opener)
-    finish(failed, len(results))
+        names, saved = zip(*results.photos[:SHOWN], strict=True)
+        cosines = np.stack([match.cosines for match in saved])
+        probabilities = np.stack([match.probabilities for match in saved])
+        matrices = match_matrices(cosines, probabilities, bundle.name)
+        save_matrices(names, texts, matrices, save, bundle.opener)
+    finish(results.failed, len(results.photos))
 
 
-def _captions(found: Caption, several: bool) -> dict[str, Any]:
-    best = _written(found, "caption")
-    others = [_written(other, "caption") for other in found.others]
-    return best | ({"captions": [best, *others]} if several else {})
+def _caption_fields(caption: Caption, with_all: bool) -> dict[str, Any]:
+    """A caption for JSON. with_all: and a list of all captions of the image, this one first."""
+    best = _generated_text(caption, "caption")
+    if not with_all:
+        return best
+    others = [_generated_text(other, "caption") for other in caption.others]
+    return best | {"captions": [best, *others]}
 
 
-def _written(found: Caption, kind: str) -> dict[str, Any]:
-    said = list(found.token_log_probabilities)
-    return {kind: found.text, "log_probability": found.log_probability, "tokens": said}
+def _generated_text(generated: Caption, key: str) -> dict[str, Any]:
+    return {
+        key: generated.text,
+        "log_probability": generated.log_probability,
+        "tokens": list(generated.token_log_probabilities),
+    }
 
 
-def _note_understood(questions: list[str], found: list[Answer]) -> None:
-    """Say which questions were asked in the words of the model's training."""
-    for question, one in zip(questions, found, strict=True):
-        if one.understood:
-            notes().print(f"{question!r} was asked as {one.understood!r}")
+def _note_understood(questions: list[str], answers: list[Answer]) -> None:
+    """Tell which questions were replaced by a wording of the model's training."""
+    for question, answer in zip(questions, answers, strict=True):
+        if answer.understood:
+            notes().print(f"{question!r} was asked as {answer.understood!r}")
 
 
-def _emit_answers(image: dict[str, Any], questions: list[str], found: list[Answer]) -> None:
-    """A record for each question about an image, which is named in it."""
-    for question, one in zip(questions, found, strict=True):
-        record = {**image, "question": question, **_written(one, "answer")}
-        record |= {"probability": one.probability, **box_of(one.box)}
-        record |= {"understood": one.understood} if one.understood else {}
-        record |= {"declined": one.declined} if one.declined else {}
-        emit(record | ({"answers": [_choice(c) for c in one.ranking]} if one.ranking else {}))
+def _emit_answers(image: dict[str, Any], questions: list[str], answers: list[Answer]) -> None:
+    """Print a record for each question. image: the fields that name the image."""
+    for question, answer in zip(questions, answers, strict=True):
+        record = {**image, "question": question, **_generated_text(answer, "answer")}
+        record |= {"probability": answer.probability, **box_field(answer.box)}
+        if answer.understood:
+            record["understood"] = answer.understood
+        if answer.declined:
+            record["declined"] = answer.declined
+        if answer.ranking:
+            record["answers"] = [
+                {
+                    "answer": choice.text,
+                    "probability": choice.probability,
+                    "log_probability": choice.log_probability,
+                }
+                for choice in answer.ranking
+            ]
+        emit(record)
 
 
-def _choice(found: Choice) -> dict[str, Any]:
-    shares = {"probability": found.probability, "log_probability": found.log_probability}
-    return {"answer": found.text, **shares}
-
-
-def _matched(found: Match, texts: list[str]) -> list[dict[str, Any]]:
-    """A record of each text, the best first."""
-    boxes = {} if found.boxes is None else dict(zip(texts, found.boxes.tolist(), strict=True))
+def _match_records(match: Match, texts: list[str]) -> list[dict[str, Any]]:
+    """A record for each text. Its cosine is null where the model has none."""
+    boxes: list[Any] = [None] * len(texts) if match.boxes is None else match.boxes.tolist()
     return [
-        {"text": text, "match": match, "cosine": cosine if cosine == cosine else None}
-        | box_of(boxes.get(text))
-        for text, match, cosine in rows_of(found, texts)
+        {
+            "text": text,
+            "match": probability,
+            "cosine": None if math.isnan(cosine) else cosine,
+            **box_field(box),
+        }
+        for (text, probability, cosine), box in zip(rows_of(match, texts), boxes, strict=True)
     ]
 
 

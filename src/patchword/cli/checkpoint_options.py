@@ -1,108 +1,103 @@
-"""--weights, --architecture, --subfolder, --adapter, --engine and --calibrate, which every command
-that loads a model takes, and --exact, which every one takes that opens images with it.
+"""--weights, --architecture, --subfolder, --adapter, --engine and --calibrate of every command that
+loads a model, and --exact of every one that also opens images.
 
-They say how a checkpoint is read and run and how a photo is decoded, and go from here to
-`inputs.load` by themselves.
+They decide how a checkpoint is read and run, and how a photo is decoded. Commands do not pass them
+on: `inputs.load` reads them from `active_options`.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
 
-from patchword.cli.output import wrong
+from patchword.cli.added_options import option, with_options
+from patchword.cli.output import refuse
 
 OPTIONS: dict[str, Any] = {
     "weights": typer.Option(
         metavar="ema|raw",
-        help="Of a training checkpoint with both: the moving average of the weights, which is "
-        "the default, or the weights themselves.",
+        help="For a training checkpoint that has both: ema, the moving average of the weights "
+        "(default), or raw, the weights themselves.",
     ),
     "architecture": typer.Option(
         metavar="NAME",
-        help="The name that open_clip has for the network, such as ViT-B-32, for its weights "
-        "without open_clip_config.json.",
+        help="For open_clip weights without open_clip_config.json: open_clip's name of the "
+        "architecture, such as ViT-B-32.",
     ),
     "subfolder": typer.Option(
         metavar="FOLDER",
-        help="The folder inside that holds the model: text_encoder, ... of a diffusion pipeline.",
+        help="The folder inside the model's folder that holds the weights: text_encoder, for "
+        "example, of a diffusion pipeline.",
     ),
     "engine": typer.Option(
         metavar="torch|auto|compile|openvino|onnx",
-        help="What computes vectors; openvino and onnx, on a CPU, do so alone: no heatmaps, "
-        "captions or training. auto: torch, and openvino for many images on a CPU.",
+        help="What computes vectors. openvino and onnx run on a CPU and compute vectors only: "
+        "no heatmaps, captions or training. auto: openvino for many images on a CPU, "
+        "else torch.",
     ),
     "calibrate": typer.Option(
         metavar="FOLDER",
-        help="For --dtype int8: 16 or more photos like those that the model is for. The embedded "
-        "models need none: without photos only their weights are int8.",
+        help="For --dtype int8: a folder of 16 or more typical photos. The embedded models "
+        "work without: then only their weights are int8.",
     ),
     "adapter": typer.Option(
         metavar="FOLDER",
-        help="Folder or hub id of a LoRA adapter to merge; one that lies beside the weights is "
-        "merged by itself.",
+        help="Folder or hub id of a LoRA adapter to merge; an adapter beside the weights is "
+        "merged without this option.",
     ),
 }
 EXACT = Annotated[
     bool,
     typer.Option(
         "--exact",
-        help="Decode every JPEG whole, as the reference processors do, byte for byte: slower; "
-        "without it pixels are half a level of 255 from theirs on average.",
+        help="Decode JPEGs in full size, exactly as the reference processors do, which is "
+        "slower. Without it pixel values differ from theirs by 0.5 of 255 on average.",
     ),
 ]
-OF_ONE = ("subfolder", "adapter")  # apply to one model only, in a command that loads two
+FOR_ONE_MODEL = ("subfolder", "adapter")  # refused in a command that loads two models
 
 
 @dataclass
-class Chosen:
-    """The options of a command, and the first model that it loaded."""
+class CheckpointOptions:
+    """The values of these options, and the first model that was loaded with them."""
 
-    options: dict[str, Any]
+    values: dict[str, Any]
     model: str | None = None
 
-    def of(self, model: str) -> dict[str, Any]:
-        """The options for a model. Wrong usage: those of one model in a command that loads two."""
-        once = [f"--{name}" for name in OF_ONE if name in self.options]
-        if once and self.model not in (None, model):
-            wrong(f"{' and '.join(once)} could apply to {self.model} or to {model}; save it first")
+    def for_model(self, model: str) -> dict[str, Any]:
+        """The options to load a model with. Refused: an option for one model, of a second one."""
+        ambiguous = [f"--{name}" for name in FOR_ONE_MODEL if name in self.values]
+        if ambiguous and self.model not in (None, model):
+            names = " and ".join(ambiguous)
+            refuse(f"{names} could apply to {self.model} or to {model}; save it first")
         self.model = model
-        return self.options
+        return self.values
 
 
-NONE = Chosen({})
-chosen: ContextVar[Chosen] = ContextVar("chosen", default=NONE)
+NO_OPTIONS = CheckpointOptions({})
+active_options: ContextVar[CheckpointOptions] = ContextVar("active_options", default=NO_OPTIONS)
 
 
 def with_checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with these options beside its own; one that loads no model stays as it is."""
-    own = inspect.signature(command, eval_str=True)
-    if "dtype" not in own.parameters:
+    parameters = inspect.signature(command).parameters
+    if "dtype" not in parameters:
         return command
+    options = [option(name, Annotated[str | None, how], None) for name, how in OPTIONS.items()]
+    if "max_pixels" in parameters:
+        options.append(option("exact", EXACT, False))
 
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        given = {each.name: values.pop(each.name) for each in added}
-        options = {name: value for name, value in given.items() if value not in (None, False)}
-        before = chosen.set(Chosen(options))
+    def run(added: dict[str, Any], own: dict[str, Any]) -> None:
+        given = {name: value for name, value in added.items() if value not in (None, False)}
+        before = active_options.set(CheckpointOptions(given))
         try:
-            command(**values)
+            command(**own)
         finally:
-            chosen.reset(before)
+            active_options.reset(before)
 
-    added = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, how])
-        for name, how in OPTIONS.items()
-    ]
-    if "max_pixels" in own.parameters:
-        added.append(Parameter("exact", Parameter.KEYWORD_ONLY, default=False, annotation=EXACT))
-    run.__annotations__ = {**command.__annotations__, **{p.name: p.annotation for p in added}}
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    return run
+    return with_options(command, options, run)

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 
-from patchword.errors import listed, one_line
+from patchword.errors import counted, listed, one_line
 
-NAMED = 3  # images that the last line names
+NAMED = 3  # images that the closing line names
 
 
-class Dark:
-    """The first such image is said at once, and at the end how many more there are."""
+class DarkImages:
+    """Joins warnings of dark images: the first is printed at once, the others as one line at the
+    end."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
 
     def is_first(self, text: str) -> bool:
-        """Note the image that a warning is of; whether it is the first."""
+        """Note the image of a warning, and tell whether it is the first."""
         name = text.partition(": its samples ")[0]
         first = not self._names
         self._names[name] = None
         return first
 
     def others(self) -> list[str]:
-        """A line about those after the first; none where there are none."""
+        """One line about the images after the first; none without such images."""
         names = [one_line(os.path.basename(name)) for name in list(self._names)[1:]]
-        count = "1 more image is" if len(names) == 1 else f"{len(names)} more images are"
-        return [f"{count} seen so dark or grey: {listed(names, NAMED)}"] if names else []
+        if not names:
+            return []
+        count = counted(len(names), "more image is", "more images are")
+        return [f"{count} seen so dark or grey: {listed(names, NAMED)}"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.cli.hits import Member, PageGroup, check_page, from_here, save_groups
+from patchword.cli.hits import Member, PageGroup, check_page, relative_to_current, save_groups
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -22,10 +22,10 @@ from patchword.cli.options import DeviceOption, JsonOption
 from patchword.cli.output import (
     emit,
     finish,
+    heading_and_names,
     notes,
     progress,
     screen,
-    shortened,
 )
 from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
@@ -33,7 +33,7 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from patchword.index import Copy, Group, Index
 
-SHOWN = 200  # groups in a page
+MAX_GROUPS = 200  # in a page
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,16 +44,16 @@ def dedupe(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Group what the model finds alike, copy or not, from this cosine on. By default "
-            "the pictures themselves are compared.",
+            help="Group images whose vectors have this cosine or more, copies or not. By default "
+            "the pixels are compared.",
         ),
     ] = None,
     keep: Annotated[
         str,
         typer.Option(
             metavar="largest|oldest|first",
-            help="Which of a group to keep: that of the most pixels, the oldest file, or the first "
-            "by path.",
+            help="Which image of a group to keep: the one with the most pixels, the oldest file, "
+            "or the first by path.",
         ),
     ] = "largest",
     condition: WhereOption = None,
@@ -61,8 +61,8 @@ def dedupe(
         bool,
         typer.Option(
             "--delete-files",
-            help="Delete the files of all but the one to keep, and their entries. Without it "
-            "nothing is deleted.",
+            help="Delete all files of each group except the one to keep, and their entries. "
+            "Without it nothing is deleted.",
         ),
     ] = False,
     save: Annotated[
@@ -84,106 +84,111 @@ def dedupe(
 
     store.check(bundle)
     with progress("dedupe") as advance:
-        found = store.duplicates(threshold, keep=keep, where=condition, progress=advance)
-    tell_of(store, bundle, ids_of(found))
-    _print(found, as_json)
-    others = [each for group in found for each in group.others]
-    if save and found:
-        shown = [_of_page(number, group) for number, group in enumerate(found[:SHOWN], 1)]
+        groups = store.duplicates(threshold, keep=keep, where=condition, progress=advance)
+    tell_of(store, bundle, ids_of(groups))
+    _print(groups, as_json)
+    if save and groups:
+        shown = [_page_group(number, group) for number, group in enumerate(groups[:MAX_GROUPS], 1)]
         failed += save_groups("Near-duplicates", shown, save, bundle)
     deleted: list[str] = []
     if delete:
-        deleted, stayed = _delete(store, found)
-        failed += stayed
-    kind = f"{counted(len(deleted), 'file')} deleted" if deleted else "nothing is deleted"
-    groups, spare = counted(len(found), "group"), counted(len(others), "image")
-    notes().print(f"{groups}, {spare} besides those to keep; {kind}")
+        deleted, errors = _delete(store, groups)
+        failed += errors
+    copies = counted(sum(len(group.others) for group in groups), "image")
+    result = f"{counted(len(deleted), 'file')} deleted" if deleted else "nothing is deleted"
+    notes().print(f"{counted(len(groups), 'group')}, {copies} besides those to keep; {result}")
     finish(failed, len(store) or 1)
 
 
-def _print(found: Sequence[Group], as_json: bool) -> None:
-    """A row, or a JSON record, for each image, group by group, that to keep first."""
+def _print(groups: Sequence[Group], as_json: bool) -> None:
+    """A row, or a JSON record, for each image, group by group; the one to keep is the first of its
+    group."""
     members = [
-        (number, each, each is group.keep)
-        for number, group in enumerate(found, 1)
-        for each in (group.keep, *group.others)
+        (number, copy, copy is group.keep)
+        for number, group in enumerate(groups, 1)
+        for copy in (group.keep, *group.others)
     ]
     if as_json:
-        for number, each, kept in members:
+        for number, copy, kept in members:
             emit({
-                "group": number, "keep": kept, "image": each.path, "cosine": each.score,
-                "size": each.size, "width": each.width, "height": each.height,
-                "modified": each.modified.isoformat(), "id": each.id,
+                "group": number, "keep": kept, "image": copy.path, "cosine": copy.score,
+                "size": copy.size, "width": copy.width, "height": copy.height,
+                "modified": copy.modified.isoformat(), "id": copy.id,
             })  # fmt: skip
     elif members:
-        heading, names = shortened(from_here([each.path for _, each, _ in members]))
+        paths = relative_to_current([copy.path for _, copy, _ in members])
+        heading, names = heading_and_names(paths)
         out = table("group", "", "cosine", "pixels", "bytes", heading, right=("cosine", "bytes"))
-        for (number, each, kept), name in zip(members, names, strict=True):
-            pixels = f"{each.width} x {each.height}" if each.width else "–"
-            score = "" if kept else f"{each.score:.3f}"
-            out.add_row(str(number), "keep" * kept, score, pixels, str(each.size), name)
+        for (number, copy, kept), name in zip(members, names, strict=True):
+            pixels = f"{copy.width} x {copy.height}" if copy.width else "–"
+            mark, cosine = ("keep", "") if kept else ("", f"{copy.score:.3f}")
+            out.add_row(str(number), mark, cosine, pixels, str(copy.size), name)
         screen().print(out)
 
 
-def _delete(store: Index, found: Sequence[Group]) -> tuple[list[str], list[ImageError]]:
-    """Delete the files of groups but those to keep, and their entries. Returns their paths, and an
-    error for each that stays, see `_stays`."""
+def _delete(store: Index, groups: Sequence[Group]) -> tuple[list[str], list[ImageError]]:
+    """Delete all files of groups but those to keep, and their entries. Returns the paths of deleted
+    files, and an error for each that is not deleted."""
     deleted, failed = [], []
-    for group in found:
-        for each in group.others:
+    for group in groups:
+        for copy in group.others:
             try:
-                if why := _stays(store, group.keep, each):
-                    raise OSError(0, why)
-                os.unlink(each.path)
-                deleted.append(each.path)
+                if reason := _why_not_deleted(store, group.keep, copy):
+                    raise OSError(0, reason)
+                os.unlink(copy.path)
+                deleted.append(copy.path)
             except OSError as error:
-                failed.append(ImageError(each.path, f"not deleted: {error.strerror}"))
+                failed.append(ImageError(copy.path, f"not deleted: {error.strerror}"))
     if deleted:
         store.remove(deleted)
     return deleted, failed
 
 
-def _stays(store: Index, keep: Copy, other: Copy) -> str:
-    """Why a file is not deleted: it is inside another file or has changed since it was indexed; or
-    the one to keep has, is gone, or is the same file under another name. "" where it may be."""
+def _why_not_deleted(store: Index, keep: Copy, other: Copy) -> str:
+    """Why the file of `other` is not deleted; empty if it may be.
+
+    It is inside another file, or has changed since it was indexed; or the file to keep has changed,
+    is gone, or is the same file under another name.
+    """
     from patchword.index import members
 
     if not os.path.isfile(other.path):
         return "no such file, or inside another file"
-    if not _same(store, other):
+    if not _is_unchanged(store, other):
         return "changed since it was indexed; index again"
     if members.gone(keep.path):
         return f"{keep.path}, which is to be kept, is gone; index again, with --prune"
-    if not os.path.isfile(keep.path):  # inside a file, or at an address
+    if not os.path.isfile(keep.path):  # inside another file, or at an address
         return ""
-    if not _same(store, keep):
+    if not _is_unchanged(store, keep):
         return f"{keep.path}, which is to be kept, changed since it was indexed; index again"
-    one_place = os.path.realpath(keep.path) == os.path.realpath(other.path)
-    links = os.stat(keep.path).st_nlink  # of several, the others stay
-    if os.path.samefile(keep.path, other.path) and (one_place or links < 2):
+    same_path = os.path.realpath(keep.path) == os.path.realpath(other.path)
+    links = os.stat(keep.path).st_nlink  # of several hard links, the others stay
+    if os.path.samefile(keep.path, other.path) and (same_path or links < 2):
         return f"it is the file to keep, {keep.path}, under another name"
     return ""
 
 
-def _same(store: Index, entry: Copy) -> bool:
-    """Whether a file is as it was indexed: its size and time, or its size and content."""
+def _is_unchanged(store: Index, entry: Copy) -> bool:
+    """Whether a file has the size of its entry, and the same time or content."""
     from patchword.images.files import File, hashed
 
     status = os.stat(entry.path)
-    time = (entry.modified - _EPOCH) // timedelta(microseconds=1)
-    if status.st_size != entry.size or status.st_mtime_ns // 1000 == time:
-        return status.st_size == entry.size
-    now = hashed(File(entry.path, status.st_size, status.st_mtime_ns)).digest
-    return bool(now) and now == store.row(entry.id, ["hash"])["hash"]
+    if status.st_size != entry.size:
+        return False
+    if status.st_mtime_ns // 1000 == (entry.modified - _EPOCH) // timedelta(microseconds=1):
+        return True
+    digest = hashed(File(entry.path, status.st_size, status.st_mtime_ns)).digest
+    return bool(digest) and digest == store.row(entry.id, ["hash"])["hash"]
 
 
-def _of_page(number: int, group: Group) -> PageGroup:
+def _page_group(number: int, group: Group) -> PageGroup:
     members = []
-    for each in (group.keep, *group.others):
-        kept = each is group.keep
-        note = f"{each.width} x {each.height}, {each.size:,} bytes"
-        note = f"keep · {note}" if kept else f"cosine {each.score:.3f} · {note}"
-        members.append(Member(each.path, note, kept))
+    for copy in (group.keep, *group.others):
+        kept = copy is group.keep
+        mark = "keep" if kept else f"cosine {copy.score:.3f}"
+        note = f"{mark} · {copy.width} x {copy.height}, {copy.size:,} bytes"
+        members.append(Member(copy.path, note, kept))
     return f"Group {number}", members
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from patchword.cli.inputs import embed_texts, expand, load
-from patchword.cli.language_tables import rejection, save_scores
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -38,20 +37,33 @@ from patchword.cli.output import (
     check_save,
     emit,
     finish,
-    good,
-    make_folder,
+    heading_and_names,
     notes,
-    print_saved,
+    prepare_output,
     progress,
+    refuse,
+    refuse_overwriting,
     screen,
-    shortened,
-    spare,
+    successes,
     warn,
-    wrong,
 )
+from patchword.cli.result_display import match_matrices, rejection, save_matrices, save_scores
 from patchword.cli.texts import images_then_texts, no_texts, read_list
-from patchword.cli.tiles import EachTileOption, TileSizeOption, TilesOption, box_of, tiles_of
-from patchword.cli.vectors_file import begun, check_lines, record, save_vectors, show_vectors
+from patchword.cli.tiles import (
+    EachTileOption,
+    TileSizeOption,
+    TilesOption,
+    box_field,
+    collect,
+    tile_options,
+)
+from patchword.cli.vectors_file import (
+    check_lines,
+    save_vectors,
+    show_vectors,
+    vector_record,
+    vector_size,
+)
 from patchword.errors import ImageError, counted
 from patchword.show.percent import share
 from patchword.show.terminal_table import table
@@ -61,11 +73,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from patchword.api import Model
+    from patchword.cli.result_display import TitledMatrix
     from patchword.cli.vectors_file import Row
     from patchword.tasks.classify import Score
+    from patchword.tasks.tiled import Tiled
 
 BAR_CELLS = 24  # columns of a bar in the terminal
-NAME_CELLS, NUMBER_CELLS = 22, 9  # of a matrix: least for names, and for each number
+NAME_CELLS, NUMBER_CELLS = 22, 9  # columns of a matrix: at least, for names; for each number
 
 OnError = Literal["nan", "error"]
 
@@ -87,14 +101,14 @@ def classify(
             metavar="P",
             min=0,
             max=1,
-            help="Answer “none of these” where no label is as probable, of all labels and none of "
-            "them, and, whatever P is, for an image that looks unlike what the model knows; of "
-            "clothing photos that is wrongly so of 13.5% by demo and 11.2% by demo-blip. With "
-            "--multi-label, and of a SigLIP, each is judged by itself: several may pass, even at "
-            "100%.",
+            help="Answer “none of these” where no label has this probability, and, for any P, "
+            "where an image looks unlike what the model knows; for clothing photos the "
+            "latter is wrong in 13.5% with demo and 11.2% with demo-blip. With "
+            "--multi-label, and with a SigLIP, each label is judged by itself, so that "
+            "several can pass.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Number of labels shown for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels to show for each image.")] = 5,
     save: SaveOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -110,49 +124,49 @@ def classify(
 ) -> None:
     """Say which words fit each image best.
 
-    Without --labels, a classifier answers in its own classes.
+    Without labels, a classifier predicts its own classes.
     """
-    files, given = images_then_texts(images, labels, "--labels", split=True)
-    words = given or None
+    files, words = images_then_texts(images, labels, "--labels", split=True)
     if labels and not words:
-        wrong("--labels names no label")
+        refuse("--labels names no label")
     check_save(save, pages=True, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     from patchword.tasks.classify import classify_each
     from patchword.tasks.tiled import classify_tiled
 
-    sentences = read_list(template) or None
-    how = tiles_of(tiles, tile_size, each_tile)
-    if two_views and (how.wanted or squash):
-        wrong("--two-views shows the whole beside the crop; leave --squash and --tiles out")
-    if how.wanted and not words:
-        wrong("--tiles needs labels: what a classifier's own classes say of a part is not joined")
+    templates = read_list(template) or None
+    tiling = tile_options(tiles, tile_size, each_tile)
+    if two_views and (tiling.wanted or squash):
+        refuse("--two-views shows the whole beside the crop; leave --squash and --tiles out")
+    if tiling.wanted and not words:
+        refuse("--tiles needs labels: a classifier's own classes are not joined over tiles")
     if words and len(words) == 1 and not multi_label and reject is None:
         warn(
             f"one label is always 100%, for probabilities of labels sum to one: give others beside "
             f"{words[0]!r}, or --multi-label, which judges it by itself"
         )
-    each: Iterable[tuple[object, list[Score] | ImageError]]
-    if how.wanted and words:
-        told = classify_tiled(bundle, files, words, sentences, multi_label, reject, how.size)
-        each = how.joined(told)
+
+    def print_record(image: dict[str, Any], scores: list[Score]) -> None:
+        if scores[0].outside:
+            image = image | {"outside": True}
+        emit(image | {"scores": [_score_record(score) for score in scores[:top]]})
+
+    scored: Iterable[tuple[object, list[Score] | Tiled[list[Score]] | ImageError]]
+    if tiling.wanted:
+        scored = classify_tiled(bundle, files, words, templates, multi_label, reject, tiling.size)
     else:
-        each = classify_each(bundle, files, words, sentences, multi_label, reject, two_views)
-    results: list[tuple[Source, list[Score]]] = []
-    rows: list[tuple[Source, list[Score]]] = []
-    failed: list[ImageError] = []
-    for name, found in good(each, len(files), "classify", failed, as_json):
-        results.append((name, found[:top]))
-        for called, named, scores in how.rows(name, found):
-            rows.append((called, scores[:top]))
-            if as_json:
-                unlike = {"outside": True} if scores[0].outside else {}
-                emit(named | unlike | {"scores": [_score(score) for score in scores[:top]]})
-    if results and not as_json:
+        scored = classify_each(
+            bundle, files, words or None, templates, multi_label, reject, two_views
+        )
+    printer = print_record if as_json else None
+    results = collect(scored, len(files), "classify", tiling.each, printer)
+    if results.photos and not as_json:
+        rows = [(name, scores[:top]) for name, scores in results.rows]
         screen().print(scores_table(rows, reject, bundle.name))
-    if results and save:
-        save_scores(results[:SHOWN], save, bundle, reject)
-    finish(failed, len(results))
+    if results.photos and save:
+        best = [(name, scores[:top]) for name, scores in results.photos[:SHOWN]]
+        save_scores(best, save, bundle, reject)
+    finish(results.failed, len(results.photos))
 
 
 def embed(
@@ -171,7 +185,8 @@ def embed(
         ),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="An image that fails: a row of NaN, or stop with an error.")
+        OnError,
+        typer.Option(help="For an image that fails: write a row of NaN, or stop with an error."),
     ] = "nan",
     long_text: LongTextOption = "truncate",
     stretch: StretchOption = False,
@@ -193,26 +208,26 @@ def embed(
     """
     texts = read_list(text)
     if bool(images) == bool(texts):
-        wrong("give either images or --text")
+        refuse("give either images or --text")
     if out and out.suffix not in (".npz", ".npy", ".jsonl"):
-        wrong(f"--out {out}: the name must end in .npz, .npy or .jsonl")
+        refuse(f"--out {out}: the name must end in .npz, .npy or .jsonl")
     files = expand(images) if images else []
-    spare([out], files)
-    make_folder(out)
-    kind, names = ("image", files) if files else ("text", texts)
+    refuse_overwriting([out], files)
+    prepare_output(out)
+    kind, names = ("image", files) if files else ("text", texts)  # fields of records
     if out and out.suffix == ".npy":
         check_lines(names)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     failed: list[ImageError] = []
-    each: Iterator[Row]
+    rows: Iterator[Row]
     if files:
-        each = _noted(bundle.embed_each(files), len(files), failed, on_error == "error")
+        rows = _image_rows(bundle.embed_each(files), len(files), failed, on_error == "error")
     else:
-        each = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
-    width, rows = begun(each)
+        rows = zip(texts, embed_texts(bundle, texts, long_text), strict=True)
+    width, rows = vector_size(rows)
     if out is None and (as_json or not sys.stdout.isatty()):
         for name, row in rows:
-            emit(record(kind, name, row))
+            emit(vector_record(kind, name, row))
     elif out is None and width:
         show_vectors(kind, rows, bundle)
     elif out and width:
@@ -231,7 +246,8 @@ def similarity(
     beside: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="A second model, whose matrix --save draws beside the first."
+            metavar="MODEL",
+            help="A second model, whose matrix --save draws beside that of the first.",
         ),
     ] = None,
     stretch: StretchOption = False,
@@ -244,23 +260,24 @@ def similarity(
 ) -> None:
     """Print the cosine of every image with every text.
 
-    --save draws them, and for a BLIP with a matching head also the probability that image and text
-    belong together.
+    --save draws them. For a BLIP with a matching head it also draws the probability that image and
+    text belong together.
     """
     if beside and not save:
-        wrong("--beside needs --save, which draws both matrices")
+        refuse("--beside needs --save, which draws both matrices")
     files, texts = images_then_texts(images, text, "--text")
     if not texts:
         no_texts("texts", "--text")
     check_save(save, images=files)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     other = load(beside, device, dtype, stretch, max_pixels, squash) if beside else None
-    columns = embed_texts(bundle, texts, long_text)
+    text_vectors = embed_texts(bundle, texts, long_text)
     names: list[Source] = []
     rows = []
     failed: list[ImageError] = []
-    for name, row in good(bundle.embed_each(files), len(files), "embed", failed, as_json):
-        cosines = columns @ row
+    vectors = bundle.embed_each(files)
+    for name, vector in successes(vectors, len(files), "embed", failed, as_json):
+        cosines = text_vectors @ vector
         names.append(name)
         rows.append(cosines)
         if as_json:
@@ -271,62 +288,67 @@ def similarity(
     if rows and save:
         import numpy as np
 
-        found = [(bundle, np.stack(rows[:SHOWN]))]
+        shown = names[:SHOWN]
+        matrices = _matrices(bundle, np.stack(rows[:SHOWN]), shown, texts)
         if other:
-            found.append((other, other.similarity(names[:SHOWN], texts, long_text=long_text)))
-        _save_matrices(names[:SHOWN], texts, found, save)
+            cosines = other.similarity(shown, texts, long_text=long_text)
+            matrices += _matrices(other, cosines, shown, texts)
+        save_matrices(shown, texts, matrices, save, bundle.opener)
     finish(failed, len(rows))
 
 
-def _score(score: Score) -> dict[str, Any]:
-    return {"label": score.label, "probability": score.probability, **box_of(score.box)}
+def _score_record(score: Score) -> dict[str, Any]:
+    return {"label": score.label, "probability": score.probability, **box_field(score.box)}
 
 
 def scores_table(
-    results: list[tuple[Source, list[Score]]], reject: float | None = None, model: str = ""
+    results: Sequence[tuple[Source, list[Score]]], reject: float | None = None, model: str = ""
 ) -> Table:
-    """One image: a row per label. More: a row per image, its answer first. What is rejected says
-    why, instead of a number of its own. model: its name."""
+    """Of one image a row per label; of several a row per image, its answer first. The answer of an
+    image that is rejected is the reason, without a number. model: its name."""
     from rich.text import Text
 
-    def cells(scores: list[Score]) -> tuple[str, str]:
-        said = rejection(scores, reject, model)
-        return said or scores[0].label, "" if said else share(scores[0].probability)
+    def answer(scores: list[Score]) -> tuple[str, str]:
+        if reason := rejection(scores, reject, model):
+            return reason, ""
+        return scores[0].label, share(scores[0].probability)
 
     if len(results) == 1:
         name, scores = results[0]
         out = table(str(name), " ", "  ", right=(" ",))
         sign = "#" if screen().options.ascii_only else "█"
         for rank, score in enumerate(scores):
-            label, number = cells(scores[rank:])
-            drawn = number and not math.isnan(score.probability)
-            bar = Text(sign * round(BAR_CELLS * score.probability) if drawn else "", style="blue")
-            out.add_row(label, number, bar)
+            label, number = answer(scores[rank:])
+            cells = 0
+            if number and not math.isnan(score.probability):
+                cells = round(BAR_CELLS * score.probability)
+            out.add_row(label, number, Text(sign * cells, style="blue"))
         return out
-    heading, names = shortened([name for name, _ in results])
+    heading, names = heading_and_names([name for name, _ in results])
     out = table(heading, "answer", " ", "others", right=(" ",))
-    for name, (_, (best, *others)) in zip(names, results, strict=True):
-        rest = ", ".join(
-            f"{s.label} {share(s.probability)}" for s in others if s.probability >= 0.01
+    for name, (_, scores) in zip(names, results, strict=True):
+        label, number = answer(scores)
+        others = ", ".join(
+            f"{s.label} {share(s.probability)}" for s in scores[1:] if s.probability >= 0.01
         )
-        label, number = cells([best, *others])
-        out.add_row(name, Text(label, style="bold"), number, Text(rest, style="dim"))
+        out.add_row(name, Text(label, style="bold"), number, Text(others, style="dim"))
     return out
 
 
 def _print_matrix(sources: list[Source], texts: list[str], rows: list[NDArray[Any]]) -> None:
-    """A column per text, numbered where there are several, in as many tables as they take; the best
-    of each image is bold."""
+    """Print cosines: a row per image, whose best is bold, and a column per text. Several texts are
+    numbered, and make as many tables as the width of the screen needs."""
     from rich.text import Text
 
-    titles = [str(i) for i in range(1, len(texts) + 1)] if len(texts) > 1 else texts
+    titles = texts
     if len(texts) > 1:
+        titles = [str(number) for number in range(1, len(texts) + 1)]
         for number, text in zip(titles, texts, strict=True):
             screen().print(f"{number}  {text}")
-    heading, names = shortened(sources)
-    some = max((screen().width - NAME_CELLS) // NUMBER_CELLS, 1)
-    for start in range(0, len(texts), some):
-        shown = slice(start, start + some)
+    heading, names = heading_and_names(sources)
+    per_table = max((screen().width - NAME_CELLS) // NUMBER_CELLS, 1)
+    for start in range(0, len(texts), per_table):
+        shown = slice(start, start + per_table)
         out = table(heading, *titles[shown], right=titles[shown])
         for name, row in zip(names, rows, strict=True):
             cells = [
@@ -337,42 +359,26 @@ def _print_matrix(sources: list[Source], texts: list[str], rows: list[NDArray[An
         screen().print(out)
 
 
-def _save_matrices(
-    names: list[Source], texts: list[str], found: list[tuple[Model, NDArray[Any]]], path: Path
-) -> None:
-    """The cosines of each model as a picture; with a matching head, its probabilities too."""
-    from patchword.cli.language_tables import Titled, both, save_matrices
-    from patchword.show import plots
-    from patchword.show.matrix_picture import similarity_matrix
-
-    opener = found[0][0].opener
-    matrices: list[Titled] = []
-    for bundle, cosines in found:
-        name = Path(bundle.name).name
-        if bundle.config.matching:
-            matrices += both(cosines, bundle.match(names, texts).probabilities, name)
-        else:
-            matrices.append((f"{name}: cosine of the vectors", cosines))
-    if len(matrices) > 1:
-        save_matrices(names, texts, matrices, path, opener)
-        return
-    thumbs = [opener(name, at_least=plots.TILE // 2) for name in names]
-    stems = [Path(str(name)).stem for name in names]
-    (title, cosines), *_ = matrices
-    plots.save(similarity_matrix(thumbs, texts, cosines, names=stems, title=title), path)
-    print_saved(path)
+def _matrices(
+    bundle: Model, cosines: NDArray[Any], names: list[Source], texts: list[str]
+) -> list[TitledMatrix]:
+    """The cosines of a model; where it has a matching head, also its match probabilities."""
+    name = Path(bundle.name).name
+    if bundle.config.matching:
+        return match_matrices(cosines, bundle.match(names, texts).probabilities, name)
+    return [(f"{name}: cosine of the vectors", cosines)]
 
 
-def _noted(
-    each: Iterable[tuple[object, NDArray[Any] | ImageError]],
+def _image_rows(
+    results: Iterable[tuple[object, NDArray[Any] | ImageError]],
     total: int,
     failed: list[ImageError],
     stop: bool,
 ) -> Iterator[Row]:
-    """Name and result of each image, with a progress bar on a terminal; errors are added to
-    `failed`, or with `stop` the first is raised."""
+    """Name and vector, or error, of each image, with a progress bar. Errors are added to `failed`;
+    stop: the first one is raised."""
     with progress("embed", total) as advance:
-        for number, (source, result) in enumerate(each, start=1):
+        for number, (source, result) in enumerate(results, start=1):
             advance(number, total)
             if isinstance(result, ImageError):
                 result = ImageError(str(source), result.reason)

@@ -26,19 +26,19 @@ from patchword.cli.options import (
 )
 from patchword.cli.output import (
     check_save,
-    complain,
     emit,
     finish,
-    make_folder,
     notes,
+    prepare_output,
+    print_error,
     print_saved,
     progress,
+    refuse,
     screen,
+    show_warnings,
     warn,
-    warnings_said,
-    with_near_file,
-    wrong,
 )
+from patchword.cli.suggestions import with_near_file
 from patchword.cli.texts import read_list
 from patchword.errors import PatchwordError, counted
 from patchword.show.terminal_table import table
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
 
     from patchword.evaluate import Answer, Classified, Evaluation, Options, Retrieved
 
-CLASSES = 40  # rows of the table of classes; what is more is in --json
-NAMED = 4  # labels that a hint names
+MAX_CLASSES = 40  # rows of the table of classes; --json has all
+MAX_LABELS = 4  # that a hint names
 
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="zero-shot|classifier|probe|knn|retrieval",
-        help="What to measure, by default all that model and data allow; repeat, or separate by "
-        "commas.",
+        help="What to measure, by default all that the model and the data allow; repeat, or "
+        "separate by commas.",
     ),
 ]
 TrainOption = Annotated[
@@ -109,24 +109,27 @@ def eval(
     name, data = model_and_path(arguments, model, "folder: patchword eval MODEL DATA")
     check_save(save)
     if not data.exists():
-        wrong(f"{data}: no such file or folder")
+        refuse(f"{data}: no such file or folder")
     bundle = load(name, device, dtype, stretch, max_pixels, squash)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
     options = evaluation_options(template, labels, neighbours)
     with progress("images") as advance:
         run = Evaluation(bundle, options, advance)
-        answers = answered(run, data, train, read_list(task, split=True) or None)
+        answers = run_tasks(run, data, train, read_list(task, split=True) or None)
     _warn_of_unused(answers, template, labels, train)
     if train and os.path.realpath(train) == os.path.realpath(data):
-        warn(f"--train {train} is what is evaluated too: such numbers say nothing of other photos")
+        warn(
+            f"--train {train} is also the evaluated data: these numbers say nothing about other "
+            "photos"
+        )
     if not (template or labels):
-        _hint(answers)
+        _hint_at_labels(answers)
     if as_json:
         for answer in answers:
             emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **answer.record()})
     else:
-        show(answers)
+        print_tables(answers)
     by_class = [answer for answer in answers if isinstance(answer, Classified)]
     if save and not by_class:
         notes().print("no picture: retrieval has no confusion matrix")
@@ -141,27 +144,26 @@ def eval(
 def _warn_of_unused(
     answers: Sequence[Answer], template: object, labels: object, train: object
 ) -> None:
-    """Warn of options that none of the tasks that were done uses."""
+    """Warn of options that no task uses."""
     done = [answer.task for answer in answers]
-    for option, given, users in (
-        ("--template", template, {"zero-shot"}),
-        ("--labels", labels, {"zero-shot"}),
-        ("--train", train, {"probe", "knn"}),
+    for option, value, users in (
+        ("--template", template, ["zero-shot"]),
+        ("--labels", labels, ["zero-shot"]),
+        ("--train", train, ["knn", "probe"]),
     ):
-        if given and not users & set(done):
-            tasks = " and ".join(sorted(users))
-            warn(f"{option} is of {tasks} and changes nothing: {' and '.join(done)} was done")
+        if value and not set(users) & set(done):
+            tasks = " and ".join(users)
+            warn(f"{option} is for {tasks} and has no effect on {' and '.join(done)}")
 
 
-def _hint(answers: Sequence[Answer]) -> None:
-    """Before the numbers of zero-shot classification by the classes' names: what was compared."""
+def _hint_at_labels(answers: Sequence[Answer]) -> None:
+    """For zero-shot classification by the names of folders: tell that better labels help."""
     for answer in answers:
         if answer.task == "zero-shot":
-            names = ", ".join(answer.record()["labels"][:NAMED])
+            names = ", ".join(answer.record()["labels"][:MAX_LABELS])
             notes().print(
-                f"zero-shot took the folders' names for labels ({names}): words that say what is "
-                'on the photos do better, --labels "a name for each" or --template "a photo of a '
-                '{}"'
+                f"zero-shot used the names of the folders as labels ({names}); words that describe "
+                'the photos do better: --labels "a name for each" or --template "a photo of a {}"'
             )
 
 
@@ -197,60 +199,62 @@ def blend(
 ) -> None:
     """Mix the weights of two models of the same shape: (1 - alpha) A + alpha B (WiSE-FT).
 
-    The mean of the weights before and after fine-tuning often keeps what the model learned by
-    fine-tuning and what it would have forgotten by it. With --eval the best alpha by top-1
-    accuracy (of retrieval, by the mean of recall@1 both ways) is kept, the first of equals.
+    The mean of the weights before and after fine-tuning often keeps both what the model learned by
+    fine-tuning and what it would have forgotten by it. With --eval the alpha with the best top-1
+    accuracy is kept (for retrieval: the best mean of recall@1 both ways), the first of equals.
     """
-    alphas = shares(alpha)
+    alphas = parse_alphas(alpha)
     if len(alphas) > 1 and data is None:
-        wrong("several alphas need --eval DATA, by which the best is kept")
+        refuse("several alphas need --eval DATA, by which the best is kept")
     if out is None and data is None:
-        wrong("give -o FOLDER for the result, or --eval DATA")
+        refuse("give -o FOLDER for the result, or --eval DATA")
     if data is not None and not data.exists():
-        wrong(f"--eval {data}: no such file or folder")
-    make_folder(out, itself=True)
-    start, end = load(first, device, dtype), load(second, device, dtype)
+        refuse(f"--eval {data}: no such file or folder")
+    prepare_output(out, is_folder=True)
+    first_model, second_model = load(first, device, dtype), load(second, device, dtype)
     from patchword import api, evaluate
     from patchword.checkpoints.formats import own
 
     if out is not None and out.exists() and not own.may_replace(out):
-        wrong(f"-o {out}: it holds something other than a patchword model")
-    best, kept = None, alphas[0]
+        refuse(f"-o {out}: it holds something other than a patchword model")
+    best, best_alpha = None, alphas[0]
     results: list[evaluate.Answer] = []
     for share in alphas:
+        # Warnings of the first blend hold for all of them.
         with warnings.catch_warnings(action="ignore") if results else nullcontext():
-            mixed = evaluate.blend(start, end, share)  # what it warns of is said of the first
+            mixed = evaluate.blend(first_model, second_model, share)
         if data is None:
             best = mixed
             break
         with progress(f"alpha {share:g}") as advance:
             run = evaluate.Evaluation(mixed, evaluation_options(template, labels), advance)
-            answer = answered(run, data, None, read_list(task, split=True) or None, first=True)[0]
+            tasks = read_list(task, split=True) or None
+            [answer] = run_tasks(run, data, None, tasks, first_only=True)
         if not results or evaluate.quality(answer) > max(map(evaluate.quality, results)):
-            best, kept = mixed, share
+            best, best_alpha = mixed, share
         results.append(answer)
         if as_json:
             emit({"alpha": share, **answer.record()})
     if results and not as_json:
-        screen().print(alphas_table(alphas, results, kept))
+        screen().print(alphas_table(alphas, results, best_alpha))
     if out is not None and best is not None:
         api.save(best, out)
         print_saved(out)
         if as_json:
-            emit({"model": str(out), "alpha": kept, "fingerprint": best.fingerprint})
+            emit({"model": str(out), "alpha": best_alpha, "fingerprint": best.fingerprint})
     if results:
         finish(run.broken, results[-1].images, as_json)
 
 
-def shares(text: str) -> list[float]:
+def parse_alphas(text: str) -> list[float]:
     """The values of --alpha."""
     try:
-        found = [float(word) for word in text.split(",")]
+        alphas = [float(number) for number in text.split(",")]
     except ValueError:
-        wrong(f"--alpha {text}: give numbers from 0 to 1, separated by commas")
-    if not all(0 <= share <= 1 for share in found):
-        wrong(f"--alpha {text}: numbers go from 0, the first model, to 1, the second")
-    return found
+        refuse(f"--alpha {text}: give numbers from 0 to 1, separated by commas")
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        refuse(f"--alpha {text}: numbers go from 0, the first model, to 1, the second")
+    return alphas
 
 
 def evaluation_options(
@@ -263,31 +267,33 @@ def evaluation_options(
     return options if neighbours is None else replace(options, neighbours=neighbours)
 
 
-def answered(
+def run_tasks(
     run: Evaluation,
     data: Path,
     train: Path | None,
     tasks: list[str] | None,
-    first: bool = False,
+    first_only: bool = False,
 ) -> list[Answer]:
-    """The answers, or the first alone. Where there is none, the images that failed are named."""
+    """The answers of all tasks, or of the first. Where there is none, the images that failed are
+    printed before the error is raised."""
     try:
-        with warnings_said(": their ends are not read"):
-            each = run.on(data, train, tasks)
-            return [next(each)] if first else list(each)
+        with show_warnings(": their ends are not read"):
+            answers = run.on(data, train, tasks)
+            return [next(answers)] if first_only else list(answers)
     except PatchwordError:
         for error in run.broken:
-            complain(with_near_file(error))
+            print_error(with_near_file(error))
         raise
 
 
-def show(answers: Sequence[Answer]) -> None:
-    """A table of the tasks, and one of the classes."""
+def print_tables(answers: Sequence[Answer]) -> None:
+    """Print a table of the tasks, and one of the classes."""
     from patchword.evaluate import Classified, Retrieved
 
     by_class = [answer for answer in answers if isinstance(answer, Classified)]
-    for found in (answer for answer in answers if isinstance(answer, Retrieved)):
-        screen().print(retrieval_table(found))
+    for answer in answers:
+        if isinstance(answer, Retrieved):
+            screen().print(retrieval_table(answer))
     if not by_class:
         return
     numbers = ("images", "top-1", "top-5", "mean per class")
@@ -297,51 +303,54 @@ def show(answers: Sequence[Answer]) -> None:
         scores = percent(answer.top1), top5, percent(answer.mean_per_class_recall)
         out.add_row(answer.task, str(answer.images), *scores, details(answer))
     screen().print(out)
+    by_classes: dict[tuple[str, ...], list[Classified]] = {}  # tasks with the same classes
     for answer in by_class:
-        same = [other for other in by_class if other.classes == answer.classes]
-        if same[0] is answer:
-            screen().print("")
-            screen().print(classes_table(same))
+        by_classes.setdefault(tuple(answer.classes), []).append(answer)
+    for same in by_classes.values():
+        screen().print("")
+        screen().print(classes_table(same))
 
 
 def classes_table(answers: Sequence[Classified]) -> Table:
-    """The accuracy of each class by each task, and the label with which the first task most often
-    confused it."""
+    """A row per class: its accuracy by each task, and the label with which the first task most
+    often confused it."""
     import numpy as np
 
     first, tasks = answers[0], [answer.task for answer in answers]
     out = table("class", "images", *tasks, "else taken for", right=("images", *tasks))
-    seen = np.flatnonzero(first.confusion.sum(axis=1))
-    for row in seen[:CLASSES].tolist():
+    occurring = np.flatnonzero(first.confusion.sum(axis=1))
+    for row in occurring[:MAX_CLASSES].tolist():
         counts = [answer.confusion[row] for answer in answers]
-        right = [percent(each[row] / each.sum()) for each in counts]
-        wrongly = counts[0].copy()
-        wrongly[row] = 0
-        at, total = int(wrongly.argmax()), int(counts[0].sum())
-        other = f"{first.classes[at]} {percent(wrongly[at] / total)}" if wrongly[at] else ""
-        out.add_row(first.classes[row], str(total), *right, other)
-    if len(seen) > CLASSES:
-        out.caption = f"{len(seen) - CLASSES} more classes: --json"
+        accuracies = [percent(each[row] / each.sum()) for each in counts]
+        errors = counts[0].copy()
+        errors[row] = 0
+        worst, total = int(errors.argmax()), int(counts[0].sum())
+        confused = ""
+        if errors[worst]:
+            confused = f"{first.classes[worst]} {percent(errors[worst] / total)}"
+        out.add_row(first.classes[row], str(total), *accuracies, confused)
+    if len(occurring) > MAX_CLASSES:
+        out.caption = f"{len(occurring) - MAX_CLASSES} more classes: --json"
     return out
 
 
-def retrieval_table(found: Retrieved) -> Table:
-    """A table of recall in both directions."""
-    columns = [f"recall@{k}" for k in found.image_recall]
+def retrieval_table(answer: Retrieved) -> Table:
+    """Recall in both directions."""
+    columns = [f"recall@{k}" for k in answer.image_recall]
     out = table("from", "to", *columns, right=columns)
-    images, captions = counted(found.images, "image"), counted(found.captions, "caption")
-    out.add_row(captions, images, *map(percent, found.image_recall.values()))
-    out.add_row(images, captions, *map(percent, found.text_recall.values()))
+    images, captions = counted(answer.images, "image"), counted(answer.captions, "caption")
+    out.add_row(captions, images, *map(percent, answer.image_recall.values()))
+    out.add_row(images, captions, *map(percent, answer.text_recall.values()))
     return out
 
 
-def alphas_table(alphas: Sequence[float], results: Sequence[Answer], kept: float) -> Table:
-    """A table of each blend's quality; the one that is kept is bold."""
+def alphas_table(alphas: Sequence[float], results: Sequence[Answer], best_alpha: float) -> Table:
+    """A row for each blend; the best one is bold."""
     rows = [numbers(answer) for answer in results]
     out = table("alpha", *rows[0], "", right=("alpha", *rows[0]))
     for alpha, row in zip(alphas, rows, strict=True):
-        best = alpha == kept
-        out.add_row(f"{alpha:g}", *row.values(), "best" if best else "", style="bold" * best)
+        mark, style = ("best", "bold") if alpha == best_alpha else ("", "")
+        out.add_row(f"{alpha:g}", *row.values(), mark, style=style)
     return out
 
 
@@ -350,8 +359,10 @@ def numbers(answer: Answer) -> dict[str, str]:
     from patchword.evaluate import Classified
 
     if isinstance(answer, Classified):
-        means = answer.mean_per_class_recall
-        return {f"{answer.task} top-1": percent(answer.top1), "mean per class": percent(means)}
+        return {
+            f"{answer.task} top-1": percent(answer.top1),
+            "mean per class": percent(answer.mean_per_class_recall),
+        }
     return {
         "captions to images, recall@1": percent(answer.image_recall[1]),
         "images to captions, recall@1": percent(answer.text_recall[1]),

@@ -20,7 +20,7 @@ from patchword.cli.options import (
     StretchOption,
     SubjectOption,
 )
-from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, progress, refuse, screen
 from patchword.cli.texts import read_list
 from patchword.errors import ImageError, counted
 from patchword.show.terminal_table import table
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from patchword.evaluate.inspection import Measured
     from patchword.inspect.protocol import Method
 
-SHOWN = {
+MEASURES = {  # the columns of the table, by the names of measures in JSON
     "image_auroc": "AUROC",
     "image_ap": "AP",
     "image_f1_max": "F1-max",
@@ -47,15 +47,16 @@ def eval_inspect(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="A folder as of MVTec AD: train/good, test/good, test/KIND and, with a mask for "
-            "each bad photo, or a folder of masks, ground_truth/KIND; or a folder of such.",
+            help="A folder in the format of MVTec AD: train/good, test/good, test/KIND, and "
+            "ground_truth/KIND with a mask, or a folder of masks, for each bad photo; or a "
+            "folder of such folders.",
         ),
     ],
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar="memory|subspace|winclip|mutual|reference",
-            help="How defects are found, by default memory; repeat, or separate by commas.",
+            help="The methods to measure, by default memory; repeat, or separate by commas.",
         ),
     ] = None,
     layer: Annotated[
@@ -73,15 +74,15 @@ def eval_inspect(
         int | None,
         typer.Option(
             min=0,
-            help="Learn from the first so many good photos; 0, for winclip: from words alone.",
+            help="Learn from the first N good photos; 0, for winclip: from words alone.",
         ),
     ] = None,
     side: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Pixels of the longer side at which maps and masks are compared; by default those "
-            "of the photo.",
+            help="Pixels of the longer side to which maps and masks are resized; by default the "
+            "size of the photo.",
         ),
     ] = None,
     stretch: StretchOption = False,
@@ -93,125 +94,139 @@ def eval_inspect(
 ) -> None:
     """Measure how well defects are found, on photos with labels and masks.
 
-    Of images: AUROC, AP and F1-max. Of pixels, against the masks: AUROC, the area under the
-    per-region overlap up to a false positive rate of 0.3 (AUPRO, by every score as threshold) and
-    under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). A method learns from all of train/good;
-    mutual from the photos of the test. --json and --csv have every measure. Where a
-    defects_config.json says how much of a defect is enough, as MVTec LOCO AD has it, also the area
-    under the saturated overlap up to 0.05 (sPRO).
+    For images: AUROC, AP and F1-max. For pixels, compared with the masks: AUROC, the area under the
+    per-region overlap up to a false positive rate of 0.3 (AUPRO, with every score as threshold) and
+    under the per-image overlap from 1e-5 to 1e-4 (AUPIMO). Where a defects_config.json, as in MVTec
+    LOCO AD, states how much of a defect must be found, also the area under the saturated overlap up
+    to 0.05 (sPRO). A method learns from all of train/good; mutual learns from the test photos.
+    --json and --csv have every measure.
     """
     names = read_list(method, split=True) or ["memory"]
     if one_pass and "winclip" not in names:
-        wrong(f"--one-pass is of winclip, not of {', '.join(names)}")
-    options = {"layers": layer, "short_side": short_side, "subject": subject}
-    options |= {"exact": False if one_pass else None}
-    methods = with_options(names, options)
+        refuse(f"--one-pass is for winclip, not of {', '.join(names)}")
+    methods = configured_methods(names, layer, short_side, subject, one_pass)
     if not folder.is_dir():
-        wrong(f"{folder}: no such folder")
+        refuse(f"{folder}: no such folder")
     from patchword.evaluate.inspection import Inspecting, categories, category, enough_shots
 
-    found = [category(each) for each in categories(folder)]
-    for each in found:
-        enough_shots(each, shots)
+    datasets = [category(path) for path in categories(folder)]
+    for dataset in datasets:
+        enough_shots(dataset, shots)
     bundle = load(model, device, dtype, stretch, max_pixels)
     done: list[Measured] = []
     failed: dict[str, ImageError] = {}
-    for each in found:
-        for way in methods:
-            with progress(f"{each.path.name}, {way.name}") as advance:
+    for dataset in datasets:
+        for each in methods:
+            with progress(f"{dataset.path.name}, {each.name}") as advance:
                 run = Inspecting(bundle, side, shots, advance)
-                done.append(run.measure(each, way))
+                done.append(run.measure(dataset, each))
             failed |= {error.image: error for error in run.broken}
             if as_json:
                 record = done[-1].record()
                 emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **record})
     if not as_json:
-        screen().print(shown(done, screen().width))
-    explain(done)
-    measured = {each.category: each.images for each in done}
-    finish(list(failed.values()), sum(measured.values()), as_json)
+        screen().print(measures_table(done, screen().width))
+    print_settings(done)
+    images = {each.category: each.images for each in done}
+    finish(list(failed.values()), sum(images.values()), as_json)
 
 
-def with_options(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
-    """The methods of these names, each with the options that are meant for it: the subject and
-    whether windows are exact are of winclip, layers of all others. Raises UnsupportedError for one
-    that is of none of them."""
+def configured_methods(
+    names: Sequence[str],
+    layers: list[int] | None,
+    short_side: int | None,
+    subject: str | None,
+    one_pass: bool,
+) -> list[Method]:
+    """The methods of these names with their options. Where winclip is beside others, subject and
+    one_pass are for winclip and layers for the others. Raises UnsupportedError for an option that
+    none of the methods has."""
     from patchword.inspect.methods import chosen
 
-    words = [name == "winclip" for name in names]
-    apart = {"subject": any(words), "exact": any(words), "layers": not all(words)}
-    found = []
-    for name, reads in zip(names, words, strict=True):
-        left_out = {"subject": not reads, "exact": not reads, "layers": reads}
-        own = {k: v for k, v in options.items() if not (apart.get(k) and left_out[k])}
-        found.append(chosen(name, own))
-    return found
+    mixed = 0 < names.count("winclip") < len(names)
+    methods = []
+    for name in names:
+        options: dict[str, Any] = {"short_side": short_side}
+        if name == "winclip" or not mixed:
+            options |= {"subject": subject, "exact": False if one_pass else None}
+        if name != "winclip" or not mixed:
+            options["layers"] = layers
+        methods.append(chosen(name, options))
+    return methods
 
 
-def shown(done: Sequence[Measured], room: int) -> Table:
+def measures_table(done: Sequence[Measured], width: int) -> Table:
     """A row for each category and method; of several categories also the means. Where that is wider
-    than `room` columns, a row for each measure instead."""
-    many = len({each.category for each in done}) > 1
-    measured = [name for name in SHOWN if any(name in each.values for each in done)]
-    names = ("method", *(SHOWN[name] for name in measured), "s/photo")
-    rows: list[tuple[str, ...]] = []
+    than `width` columns, a row for each measure instead."""
+    several = len({each.category for each in done}) > 1
+    names = [name for name in MEASURES if any(name in each.values for each in done)]
+    columns = [*(MEASURES[name] for name in names), "s/photo"]
+    labels = ["category", "method"] if several else ["method"]  # the columns before the measures
+    rows = []
     for each in done:
-        numbers = [percent(each.values.get(name)) for name in measured]
-        row = (each.method, *numbers, f"{each.seconds:.2f}")
-        rows.append((*([each.category] if many else []), *row))
-    for method in dict.fromkeys(each.method for each in done) if many else ():
-        own = [each for each in done if each.method == method]
-        numbers = [percent(mean([each.values.get(name) for each in own])) for name in measured]
-        rows.append(("mean", method, *numbers, ""))
-    heads = (*(["category"] if many else []), *names)
-    lengths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    first = len(heads) - len(names) + 1  # of the measures
-    wide = sum(lengths) + 3 * (len(heads) - 1) <= room
-    out = table(*heads, right=names[1:]) if wide else table(*heads[:first], "measure", "")
+        row = [each.category, each.method] if several else [each.method]
+        row += [percent(each.values.get(name)) for name in names]
+        rows.append([*row, f"{each.seconds:.2f}"])
+    if several:
+        for method in dict.fromkeys(each.method for each in done):
+            values = [each.values for each in done if each.method == method]
+            means = [percent(mean([each.get(name) for each in values])) for name in names]
+            rows.append(["mean", method, *means, ""])
+    header = [*labels, *columns]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    one_row = sum(widths) + 3 * (len(header) - 1) <= width
+    if one_row:
+        out = table(*header, right=["method", *columns] if several else columns)
+    else:
+        out = table(*labels, "measure", "")
     for row in rows:
         style = "bold" if row[0] == "mean" else ""
-        if wide:
+        if one_row:
             out.add_row(*row, style=style)
             continue
-        for name, value in zip(heads[first:], row[first:], strict=True):
-            out.add_row(*row[:first], name, value, style=style)
+        for column, value in zip(columns, row[len(labels) :], strict=True):
+            out.add_row(*row[: len(labels)], column, value, style=style)
     return out
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """None where one of them is."""
+    """The mean; None where one of the values is None."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def explain(done: Sequence[Measured]) -> None:
-    """What could not be measured, and with which settings the rest was."""
+def print_settings(done: Sequence[Measured]) -> None:
+    """Print what could not be measured and why, and the settings of the measures."""
     for each in done:
+        run = f"{each.category}, {each.method}"
         notes().print(
-            f"{each.category}, {each.method}: learned from "
-            f"{counted(each.learned, 'photo')}; {each.bad} of {each.images} are bad"
+            f"{run}: learned from {counted(each.learned, 'photo')}; {each.bad} of {each.images} "
+            "are bad"
         )
         if each.known:
-            are, them = ("is", "its score says") if each.known == 1 else ("are", "their scores say")
+            are, says = ("is", "its score says") if each.known == 1 else ("are", "their scores say")
             notes().print(
-                f"Attention: {each.category}, {each.method}: {each.known} of {each.images} {are} "
-                f"among the photos that it learned from, pixel for pixel: {them} nothing"
+                f"Attention: {run}: {each.known} of {each.images} {are} among the photos that it "
+                f"learned from, pixel for pixel: {says} nothing"
             )
         for reason in dict.fromkeys(each.missing.values()):
-            lacking = ", ".join(name for name, why in each.missing.items() if why == reason)
-            notes().print(f"{each.category}, {each.method}: no {lacking}: {reason}")
-    first = done[0].record()["settings"]
-    size = f"{first['side']} px of the longer side" if first["side"] else "the photos' own pixels"
-    low, high = first["aupimo"]["bounds"]
+            measures = ", ".join(name for name, why in each.missing.items() if why == reason)
+            notes().print(f"{run}: no {measures}: {reason}")
+    settings = done[0].record()["settings"]
+    size = "the photos' own pixels"
+    if settings["side"]:
+        size = f"{settings['side']} px of the longer side"
+    low, high = settings["aupimo"]["bounds"]
     notes().print(
-        f"settings: maps {first['maps']}, at {size}; AUPRO up to {first['aupro']['limit']:g}, "
-        f"{first['aupro']['neighbours']} neighbours; AUPIMO {low:g} to {high:g}; sPRO up to "
-        f"{first['spro']['limit']:g}"
+        f"settings: maps {settings['maps']}, at {size}; AUPRO up to "
+        f"{settings['aupro']['limit']:g}, {settings['aupro']['neighbours']} neighbours; AUPIMO "
+        f"{low:g} to {high:g}; sPRO up to {settings['spro']['limit']:g}"
     )
     for method, options in {each.method: each.options for each in done}.items():
         flat = {**options["view"], **options}
-        given = {name: v for name, v in flat.items() if name != "view" and v not in (None, (), [])}
-        notes().print(f"{method}: {', '.join(f'{name} {v}' for name, v in given.items())}")
+        del flat["view"]
+        shown = [f"{name} {v}" for name, v in flat.items() if v not in (None, (), [])]
+        notes().print(f"{method}: {', '.join(shown)}")
 
 
 def percent(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from patchword.cli.options import (
     TemplateOption,
     WindowOption,
 )
-from patchword.cli.output import emit, finish, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, progress, refuse, screen
 from patchword.cli.texts import read_list
 from patchword.errors import counted
 from patchword.show.terminal_table import table
@@ -41,21 +42,25 @@ def eval_segment(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="JPEGImages and SegmentationClass, as in Pascal VOC, or images and masks: PNG, in "
-            "each pixel the number of its class, 255 where none counts.",
+            help="A folder with JPEGImages and SegmentationClass, as in Pascal VOC, or images and "
+            "masks. Masks are PNG; each pixel is the number of its class, or 255 where it "
+            "does not count.",
         ),
     ],
     classes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A class a line, in the order of their numbers, synonyms separated by commas; by "
-            "default FOLDER/classes.txt.",
+            help="A file with one class per line, in the order of their numbers, with synonyms "
+            "separated by commas; by default FOLDER/classes.txt.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Only the photos in FOLDER/ImageSets/Segmentation/SPLIT.txt, as val."),
+        typer.Option(
+            help="Use only the photos that FOLDER/ImageSets/Segmentation/SPLIT.txt names; for "
+            "example val."
+        ),
     ] = None,
     template: TemplateOption = None,
     method: DenseMethodOption = "auto",
@@ -66,19 +71,22 @@ def eval_segment(
     logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
-        typer.Option(help="0 to 1: where no class is as probable, it is the first class."),
+        typer.Option(
+            help="0 to 1: pixels where no class has this probability get the first class."
+        ),
     ] = 0.0,
     least_area: Annotated[
         float,
         typer.Option(
-            help="0 to 1: a class with no larger share of the area of all but the first is left "
-            "out."
+            help="0 to 1: a class is left out if its share of the area of all classes except the "
+            "first is not larger."
         ),
     ] = 0.0,
     reduce_zero_label: Annotated[
         bool,
         typer.Option(
-            "--reduce-zero-label", help="0 in a mask does not count, and 1 is the first class."
+            "--reduce-zero-label",
+            help="Pixels of 0 in a mask do not count, and 1 is the first class.",
         ),
     ] = False,
     stretch: StretchOption = False,
@@ -91,53 +99,55 @@ def eval_segment(
 ) -> None:
     """Measure how well a model segments photos that have masks.
 
-    Mean IoU, pixel accuracy and each class, as mmsegmentation defines them: pixels are counted over
-    all photos together. The settings that a number depends on are told with it. Numbers of CLIP
-    papers have --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
+    Prints mean IoU, pixel accuracy and the IoU of each class, as mmsegmentation defines them:
+    pixels are counted over all photos together. The settings are printed with the numbers. CLIP
+    papers use --template imagenet, --logit-scale 40, --short-side 336, --window 224 --stride 112.
     """
     if not folder.is_dir():
-        wrong(f"{folder}: no such folder")
+        refuse(f"{folder}: no such folder")
     from patchword.evaluate import segmentation
     from patchword.where.windows import Scale
 
     data = segmentation.masked(folder, split)
-    words = segmentation.read_classes(classes or folder / segmentation.CLASSES)
+    class_names = segmentation.read_classes(classes or folder / segmentation.CLASSES)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
     settings = segmentation.settled(
-        bundle, words, read_list(template) or None, method, logit_scale, threshold, least_area,
-        Scale(window, stride, short_side), refine, reduce_zero_label,
+        bundle, class_names, read_list(template) or None, method, logit_scale, threshold,
+        least_area, scale=Scale(window, stride, short_side), refine=refine,
+        reduce_zero_label=reduce_zero_label,
     )  # fmt: skip
     with progress("photos") as advance:
         run = segmentation.Segmenting(bundle, advance)
-        found = run.measure(data, settings)
+        measured = run.measure(data, settings)
     if as_json:
-        emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **found.record()})
+        emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **measured.record()})
     else:
-        screen().print(classes_table(found))
+        screen().print(classes_table(measured))
         screen().print(
-            f"mean IoU {found.mean_iou:.1%}, pixel accuracy {found.pixel_accuracy:.1%}, mean "
-            f"accuracy {found.mean_accuracy:.1%}, of {counted(found.images, 'photo')}"
+            f"mean IoU {measured.mean_iou:.1%}, pixel accuracy {measured.pixel_accuracy:.1%}, mean "
+            f"accuracy {measured.mean_accuracy:.1%}, of {counted(measured.images, 'photo')}"
         )
     if data.unmasked:
         notes().print(f"{counted(data.unmasked, 'photo has', 'photos have')} no mask, left out")
-    explain(found)
-    finish(run.broken, found.images, as_json)
+    print_settings(measured)
+    finish(run.broken, measured.images, as_json)
 
 
-def classes_table(found: Segmented) -> Table:
+def classes_table(measured: Segmented) -> Table:
     """A row per class."""
     out = table("class", "IoU", "accuracy", right=("IoU", "accuracy"))
-    for words, iou, accuracy in zip(found.settings.classes, found.iou, found.accuracy, strict=True):
-        out.add_row(words[0], *("-" if n != n else f"{n:.1%}" for n in (iou, accuracy)))
+    rows = zip(measured.settings.classes, measured.iou, measured.accuracy, strict=True)
+    for synonyms, *numbers in rows:
+        out.add_row(synonyms[0], *("-" if math.isnan(n) else f"{n:.1%}" for n in numbers))
     return out
 
 
-def explain(found: Segmented) -> None:
-    """With which settings it was measured."""
-    known = found.settings.record()
-    names = known.pop("classes")
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
-    notes().print(f"settings: {said}; {len(names)} classes: {', '.join(names)}")
+def print_settings(measured: Segmented) -> None:
+    """Print the settings of the measures."""
+    settings = measured.settings.record()
+    names = settings.pop("classes")
+    shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    notes().print(f"settings: {shown}; {len(names)} classes: {', '.join(names)}")
 
 
 COMMANDS = (eval_segment,)

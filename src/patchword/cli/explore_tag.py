@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.hits import Member, check_page, from_here, save_groups
+from patchword.cli.hits import Member, check_page, relative_to_current, save_groups
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -17,11 +17,14 @@ from patchword.cli.indexes import (
     index_and_model,
 )
 from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
-from patchword.cli.output import emit, finish, notes, progress, screen, warnings_said
+from patchword.cli.output import emit, finish, notes, progress, screen, show_warnings
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import counted, one_line
 from patchword.scope import stored
 from patchword.show.terminal_table import table
+
+if TYPE_CHECKING:
+    from patchword.index import Cluster
 
 
 def explore(
@@ -29,18 +32,22 @@ def explore(
     clusters: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many clusters at most; by default more for more images, 2 to 64."
+            min=1,
+            help="The most clusters to make; by default 2 to 64, depending on the number of "
+            "images.",
         ),
     ] = None,
     words: Annotated[
         list[str] | None,
         typer.Option(
             metavar="A,B,...",
-            help="Words to name clusters by; @FILE reads one a line. By default what photos often "
-            "show, or what the model says it knows.",
+            help="Words to name clusters with; @FILE reads one per line. By default names of "
+            "common things, or what the model states that it knows.",
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Images of each cluster.")] = 12,
+    examples: Annotated[
+        int, typer.Option(min=1, help="Number of images to show of each cluster.")
+    ] = 12,
     condition: WhereOption = None,
     save: Annotated[
         Path | None,
@@ -51,47 +58,53 @@ def explore(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is in an index: clusters of images that are alike, named by words."""
+    """Show what is in an index: clusters of similar images, named with words."""
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
-    named = read_list(words, split=True) if words else None
-    with warnings_said():
-        found = store.explore(
-            clusters, words=named, examples=examples, where=condition, model=bundle
+    names = read_list(words, split=True) if words else None
+    with show_warnings():
+        found_clusters = store.explore(
+            clusters, words=names, examples=examples, where=condition, model=bundle
         )
     if as_json:
-        for each in found:
-            paths = [hit.path for hit in each.examples]
-            emit({"cluster": each.name, "images": each.count, "examples": paths})
-    elif found:
-        out = table("cluster", "images", "for example", right=("images",))
-        firsts = from_here([each.examples[0].path for each in found])
-        names = numbered(
-            [
-                each.name.removesuffix(f", like {Path(path).name}")
-                for each, path in zip(found, firsts, strict=True)
-            ]
-        )
-        for each, name, path in zip(found, names, firsts, strict=True):
-            out.add_row(name, str(each.count), one_line(path))
-        screen().print(out)
-        if any(each.name.startswith("unnamed") for each in found):
+        for cluster in found_clusters:
+            paths = [hit.path for hit in cluster.examples]
+            emit({"cluster": cluster.name, "images": cluster.count, "examples": paths})
+    elif found_clusters:
+        _print_clusters(found_clusters)
+        if any(cluster.name.startswith("unnamed") for cluster in found_clusters):
+            other = "other " if words else ""
             notes().print(
                 "unnamed: no word fits most of its images clearly best; "
-                f"--words a,b,c gives {'other ' * bool(words)}words to choose from"
+                f"--words a,b,c gives {other}words to choose from"
             )
     else:
         notes().print("nothing found")
-    if save and found:
+    if save and found_clusters:
         groups = [
             (
-                f"{each.name}: {counted(each.count, 'image')}",
-                [Member(h.path) for h in each.examples],
+                f"{cluster.name}: {counted(cluster.count, 'image')}",
+                [Member(hit.path) for hit in cluster.examples],
             )
-            for each in found
+            for cluster in found_clusters
         ]
         failed += save_groups("What is in the index", groups, save, bundle)
-    finish(failed, sum(each.count for each in found) or 1)
+    finish(failed, sum(cluster.count for cluster in found_clusters) or 1)
+
+
+def _print_clusters(clusters: list[Cluster]) -> None:
+    """A row for each cluster, with its first example."""
+    examples = relative_to_current([cluster.examples[0].path for cluster in clusters])
+    names = numbered(
+        [
+            cluster.name.removesuffix(f", like {Path(path).name}")
+            for cluster, path in zip(clusters, examples, strict=True)
+        ]
+    )
+    out = table("cluster", "images", "for example", right=("images",))
+    for cluster, name, path in zip(clusters, names, examples, strict=True):
+        out.add_row(name, str(cluster.count), one_line(path))
+    screen().print(out)
 
 
 def tag(
@@ -99,7 +112,9 @@ def tag(
     labels: LabelsOption = None,
     threshold: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Probability from which on an image is given a label."),
+        typer.Option(
+            min=0.0, max=1.0, help="The least probability with which an image gets a label."
+        ),
     ] = 0.5,
     templates: TemplateOption = None,
     condition: WhereOption = None,
@@ -111,20 +126,20 @@ def tag(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the images of an index those labels that each is probable to show, each by itself.
+    """Tag the images of an index with the labels that they probably show.
 
-    They are stored in the column tags, in the place of what was there: search --where
-    "array_has(tags, 'dog')" finds them.
+    Each label is judged by itself. The tags are stored in the column tags and replace earlier ones;
+    search --where "array_has(tags, 'dog')" finds them.
     """
     if not labels:
         no_texts("labels", "--labels")
     from patchword.tasks.classify import scorer
 
-    asked = read_list(labels, split=True)
+    names = read_list(labels, split=True)
     store, bundle, failed = index_and_model(index, model, device, dtype)
     store.check(bundle)
-    with warnings_said():
-        score = scorer(bundle, asked, templates, multi_label=True)
+    with show_warnings():
+        score = scorer(bundle, names, templates, multi_label=True)
 
     outside: list[bool] = []  # of each image that is tagged
 
@@ -133,31 +148,30 @@ def tag(
         return [each.label for each in score(vector) if each.probability >= threshold]
 
     with progress("tag") as advance:
-        found = store.tag(choose, where=condition, store=not dry, progress=advance)
-    stored(bundle.name, bundle.scope, dict(zip(found, outside, strict=True)))
+        tagged = store.tag(choose, where=condition, store=not dry, progress=advance)
+    stored(bundle.name, bundle.scope, dict(zip(tagged, outside, strict=True)))
     if as_json:
-        for path, tags in found.items():
+        for path, tags in tagged.items():
             emit({"image": path, "tags": tags})
     else:
-        counts = {label: sum(label in tags for tags in found.values()) for label in asked}
         out = table("label", "images", right=("images",))
-        for label, count in counts.items():
-            out.add_row(label, str(count))
+        for name in names:
+            out.add_row(name, str(sum(name in tags for tags in tagged.values())))
         screen().print(out)
-    none = sum(not tags for tags in found.values())
-    kind = "nothing is stored" if dry else "stored in the column tags"
-    notes().print(f"{counted(len(found), 'image')}, {none} without a tag; {kind}")
-    finish(failed, len(found) or 1)
+    untagged = sum(not tags for tags in tagged.values())
+    result = "nothing is stored" if dry else "stored in the column tags"
+    notes().print(f"{counted(len(tagged), 'image')}, {untagged} without a tag; {result}")
+    finish(failed, len(tagged) or 1)
 
 
 def numbered(names: list[str]) -> list[str]:
-    """Names, those that several have with a number."""
-    repeated = Counter(names)
+    """Names; those that occur several times get a number."""
+    totals = Counter(names)
     seen: Counter[str] = Counter()
     out = []
     for name in names:
         seen[name] += 1
-        out.append(f"{name} ({seen[name]})" if repeated[name] > 1 else name)
+        out.append(f"{name} ({seen[name]})" if totals[name] > 1 else name)
     return out
 
 

@@ -8,10 +8,11 @@ import typer
 
 from patchword.cli.inputs import load, model_and_path
 from patchword.cli.options import DtypeOption, JsonOption, ModelTooOption
-from patchword.cli.output import emit, make_folder, notes, wrong
+from patchword.cli.output import emit, notes, prepare_output, refuse
 
 TARGETS = ("onnx", "openvino")  # of --to
-INT8_ATOL = 0.1  # of the largest number of a row: int8's towers are within 0.05 of float32's
+# The --atol for int8, as a share of the largest number of a row: int8 differs by at most 0.05.
+INT8_ATOL = 0.1
 
 
 def export(
@@ -36,8 +37,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="For --int8: 16 or more photos like those that the model is for. The embedded "
-            "models need none: without photos only their weights are int8.",
+            help="For --int8: a folder of 16 or more typical photos. The embedded models work "
+            "without: then only their weights are int8.",
         ),
     ] = None,
     dtype: DtypeOption = "float32",
@@ -45,33 +46,34 @@ def export(
 ) -> None:
     """Write a model as graphs that onnxruntime or OpenVINO runs without patchword.
 
-    Its preprocessing and tokenizer lie beside them, as transformers, transformers.js and optimum
-    read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs with
-    the model. Every command takes DIR as --model for what needs vectors alone.
+    The folder also holds the preprocessing and the tokenizer, as transformers, transformers.js and
+    optimum read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs
+    with the model. Commands that need only vectors take DIR as --model.
     """
-    name, place = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
+    name, out = model_and_path(arguments, model, "folder: patchword export MODEL DIR")
     if to not in TARGETS:
-        wrong(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
+        refuse(f"--to is {to!r}; there are {' and '.join(TARGETS)}")
     if dtype == "int8":
-        wrong("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
-    make_folder(place, itself=True)
+        refuse("--dtype int8: a model is exported from float32; to write it in int8 give --int8")
+    prepare_output(out, is_folder=True)
     bundle = load(name, "cpu", dtype)
     from patchword.api import exports
 
-    made = exports.export(bundle, place, to=to, int8=int8, photos=photos)
-    folder = made.folder
+    exported = exports.export(bundle, out, to=to, int8=int8, photos=photos)
+    folder = exported.folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if as_json:
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-        agreement = {name: vars(each) for name, each in made.agreement.items()}
-        emit({"folder": str(folder), "to": to, "files": sizes, "agreement": agreement})
+        agreements = {name: vars(each) for name, each in exported.agreement.items()}
+        emit({"folder": str(folder), "to": to, "files": sizes, "agreement": agreements})
         return
     for path in files:
         print(f"{path.stat().st_size:>12,}  {path}")
-    for part, found in made.agreement.items():
-        print(f"{part} vectors, {found}")
-    allowed = f" --atol {INT8_ATOL:g}" if int8 else ""
-    command = f"patchword verify {folder} {folder}/receipt.json{allowed}"
+    for part, agreement in exported.agreement.items():
+        print(f"{part} vectors, {agreement}")
+    command = f"patchword verify {folder} {folder}/receipt.json"
+    if int8:
+        command += f" --atol {INT8_ATOL:g}"
     notes().print(f"compare it with the model: {command}")
 
 

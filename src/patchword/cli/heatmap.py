@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import headed
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -34,15 +33,16 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
-    make_folder,
     one_by_one,
+    prepare_output,
     print_saved,
     progress,
+    refuse,
     screen,
-    wrong,
+    successes,
 )
-from patchword.cli.pictures import SaveOption, common_scale, pictures
+from patchword.cli.pictures import SaveOption, common_scale, picture_paths
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import FUNCTION_WORDS, images_then_texts, no_texts, read_list
 from patchword.cli.tiles import TileSizeOption, TilesOption
 from patchword.errors import ImageError, UnsupportedError
@@ -63,22 +63,23 @@ def heatmap(
         typer.Option(
             metavar="METHOD",
             help="auto, cosine, maskclip, maskclip-paper, maskclip-keys, sclip, clearclip, value, "
-            "naclip, nonly, attnpool, gem, surgery, surgery-features, scclip, resclip, legrad, "
-            "chefer, gradcam, head or rollout; patchword info says which one auto is and why; "
-            "rollout is of no text, attnpool of CLIP's ResNets alone.",
+            "naclip, nonly, attnpool, gem, surgery, surgery-features, scclip, resclip, "
+            "legrad, chefer, gradcam, head or rollout; patchword info shows what auto means "
+            "and why; rollout uses no text, and attnpool is only for CLIP's ResNets.",
         ),
     ] = "auto",
     words: Annotated[
         bool,
         typer.Option(
-            "--words", help="With gradcam: also a map for each word but “a”, “with” and the like."
+            "--words",
+            help="With gradcam: also a map for each word, except words such as “a” and “with”.",
         ),
     ] = False,
     layer: Annotated[
         int | None,
         typer.Option(
             help="With gradcam: the block whose cross-attention is shown, by default the 8th of "
-            "12. With legrad, chefer: the first block that counts."
+            "12. With legrad, chefer: the first block that is used."
         ),
     ] = None,
     window: WindowOption = None,
@@ -91,8 +92,8 @@ def heatmap(
         str | None,
         typer.Option(
             metavar="X,Y",
-            help="Instead of texts: what looks like the patch at this pixel. For models without "
-            "words, too.",
+            help="Instead of texts: find places similar to the patch at this pixel. Works also "
+            "for models without text.",
         ),
     ] = None,
     like_image: Annotated[
@@ -102,14 +103,17 @@ def heatmap(
     present: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: a text that is less probable is not found, and has no map; 0: every map. "
-            "By default 0.7 with head, 0.5 with --negatives, else 0.1 among the words that a photo "
-            "may show."
+            help="0 to 1: a text with a lower probability counts as not found and has no map; 0: "
+            "all texts have maps. By default 0.7 with head, 0.5 with --negatives, else 0.1 "
+            "compared with a list of common words."
         ),
     ] = None,
     negatives: NegativesOption = None,
     own_scale: Annotated[
-        bool, typer.Option("--own-scale", help="Stretch the colours of each map over its values.")
+        bool,
+        typer.Option(
+            "--own-scale", help="Scale the colours of each map to its own range of values."
+        ),
     ] = False,
     same_scale: SameScaleOption = False,
     colours: ColoursOption = None,
@@ -129,102 +133,123 @@ def heatmap(
     if not texts and like is None and method != "rollout":
         no_texts("texts", "--text")
     if same_scale and (own_scale or words):
-        wrong("--same-scale is one scale for all; leave out --own-scale and --words, or that")
+        refuse("--same-scale is one scale for all; leave out --own-scale and --words, or that")
     known(colours or MAP)
-    targets = pictures(files, save, "heatmap")
-    make_folder(next(iter(targets.values())))  # without --save too
+    targets = picture_paths(files, save, "heatmap")
+    prepare_output(next(iter(targets.values())))  # without --save too
     others = None if negatives is None else read_list([negatives], split=True)
-    point = place(like)
+    point = parse_point(like)
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
-    # Opened here, so that what is wrong with it is said of it, and not of each photo.
-    other = like_image and bundle.opener(like_image, exact=True)
+    # Opened once, so that an error names this image and not each photo.
+    other_image = bundle.opener(like_image, exact=True) if like_image else None
+    # With --words a map for each text alone, so that its words follow it.
+    text_groups = [[text] for text in texts] if words else [texts]
 
     def run(source: Source) -> list[Heatmap]:
-        # With words one text at a time, so that each has a panel with its own words.
         with progress("windows") as advance:
             return [
                 bundle.heatmap(
-                    source, asked, method, words, layer, None, window, stride, short_side, refine,
-                    point, other, present, others, advance, None, tile_size or tiles,
+                    source, group, method, words, layer, window=window, stride=stride,
+                    short_side=short_side, refine=refine, like=point, like_image=other_image,
+                    present=present, negatives=others, progress=advance,
+                    tiles=tile_size or tiles,
                 )
-                for asked in ([[text] for text in texts] if words else [texts])
+                for group in text_groups
             ]  # fmt: skip
 
-    each = one_by_one(files, run)
     failed: list[ImageError] = []
-    later: list[tuple[list[Heatmap], str, Path]] = []
-    for name, maps in good(each, len(files), "heatmap", failed, as_json):
-        parts = [content(found, texts) for found in maps]
-        title = headed(bundle, name)
-        for part in parts:
-            for record in records(part) if as_json else ():
-                emit({"image": str(name), **record})
-            if not as_json:
-                screen().print(peaks_table(str(name) if len(files) > 1 else "", part))
+    later: list[tuple[list[Heatmap], str, Path]] = []  # for --same-scale, which needs all values
+    results = one_by_one(files, run)
+    for name, found in successes(results, len(files), "heatmap", failed, as_json):
+        maps = [without_function_words(each, texts) for each in found]
+        title = title_with_caveat(bundle, name)
+        for each in maps:
+            if as_json:
+                for record in records(each):
+                    emit({"image": str(name), **record})
+            else:
+                screen().print(peaks_table(str(name) if len(files) > 1 else "", each))
         if same_scale:
-            later.append(([part.small() for part in parts], title, targets[name]))
-        else:  # words are weak beside each other: each has its own scale
-            draw(parts, title, targets[name], own_scale or words, colours)
-    scale = common_scale([part.grid[list(part.found)] for parts, _, _ in later for part in parts])
-    for parts, title, target in later:
-        draw(parts, title, target, False, colours, scale)
+            later.append(([each.small() for each in maps], title, targets[name]))
+        else:  # the maps of single words are weak, so that each has its own scale
+            draw(maps, title, targets[name], own_scale or words, colours)
+    scale = common_scale([each.grid[list(each.found)] for maps, _, _ in later for each in maps])
+    for maps, title, target in later:
+        draw(maps, title, target, False, colours, scale)
     finish(failed, len(files) - len(failed))
 
 
 def draw(
-    parts: Sequence[Heatmap],
+    maps: Sequence[Heatmap],
     title: str,
     target: Path,
-    each: bool,
+    own_scale: bool,
     colours: str | None,
     scale: tuple[float, float] | None = None,
 ) -> None:
-    """Save the pictures of a photo's heatmaps, one under the other."""
+    """Save the pictures of a photo's heatmaps, one below the other."""
     from patchword.show import plots
     from patchword.show.colours import MAP
 
     panels = [
-        part.picture(each, "" if number else title, colours or MAP, scale)
-        for number, part in enumerate(parts)
+        heatmap.picture(own_scale, "" if number else title, colours or MAP, scale)
+        for number, heatmap in enumerate(maps)
     ]
     plots.save(plots.stacked(panels), target)
     print_saved(target)
 
 
-def content(found: Heatmap, asked: Sequence[str]) -> Heatmap:
-    """The maps without those of words that say nothing of what is in an image, unless asked for."""
-    known = enumerate(found.texts)
-    kept = [n for n, text in known if text in asked or text not in FUNCTION_WORDS]
-    if not found.texts or len(kept) == len(found.texts) or not asked:
-        return found
-    present = found.present and tuple(found.present[n] for n in kept)
-    texts = tuple(found.texts[n] for n in kept)
-    return replace(found, texts=texts, grid=found.grid[kept], probable=present)
+def without_function_words(heatmap: Heatmap, asked: Sequence[str]) -> Heatmap:
+    """The maps of content words, such as "cat" and not "a". A function word among `asked` stays."""
+    kept = [
+        number
+        for number, text in enumerate(heatmap.texts)
+        if text in asked or text not in FUNCTION_WORDS
+    ]
+    if len(kept) == len(heatmap.texts) or not asked:
+        return heatmap
+    present = heatmap.present and tuple(heatmap.present[number] for number in kept)
+    texts = tuple(heatmap.texts[number] for number in kept)
+    return replace(heatmap, texts=texts, grid=heatmap.grid[kept], probable=present)
 
 
-def records(found: Heatmap) -> Iterator[dict[str, object]]:
-    """Of each text the highest value and its place, and whether it was found where that was
-    asked."""
-    for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
-        where = {"text": text, "value": value, "x": x, "y": y, "method": found.method}
-        sure = {"probability": found.present[number]} if found.present else {}
-        yield {**where, **sure, **({"found": found.found[number]} if found.present else {})}
+def records(heatmap: Heatmap) -> Iterator[dict[str, object]]:
+    """For each text its highest value and the place of that, and, where it was computed, how
+    probable the text is and whether that is enough."""
+    for number, (text, (value, x, y)) in enumerate(
+        zip(heatmap.texts, heatmap.peaks(), strict=True)
+    ):
+        record = {"text": text, "value": value, "x": x, "y": y, "method": heatmap.method}
+        if heatmap.present:
+            record |= {
+                "probability": heatmap.present[number], "found": heatmap.found[number],
+            }  # fmt: skip
+        yield record
 
 
-def peaks_table(name: str, found: Heatmap) -> Table:
-    """A row per text: the highest value and its place. name: of the image, where there are
+def peaks_table(name: str, heatmap: Heatmap) -> Table:
+    """A row per text: its highest value and the place of that. name: of the image, where there are
     several."""
-    kind, form = ("highest cosine", ".3f") if measure(found) == "cosine" else ("highest", ".3g")
-    more = ("probability",) if found.present else ()
-    out = table(name or "text", kind, "at x, y (pixels)", *more, right=(kind, *more))
-    for number, (text, (value, x, y)) in enumerate(zip(found.texts, found.peaks(), strict=True)):
-        sure = (share(found.present[number]),) if found.present else ()
-        spot = f"{x}, {y}" if found.found[number] else "not found"
-        out.add_row(text, f"{value:{form}}", spot, *sure)
+    if unit(heatmap) == "cosine":
+        value_column, number_format = "highest cosine", ".3f"
+    else:
+        value_column, number_format = "highest", ".3g"
+    columns = [name or "text", value_column, "at x, y (pixels)"]
+    if heatmap.present:
+        columns.append("probability")
+    out = table(*columns, right=(value_column, "probability"))
+    for number, (text, (value, x, y)) in enumerate(
+        zip(heatmap.texts, heatmap.peaks(), strict=True)
+    ):
+        place = f"{x}, {y}" if heatmap.found[number] else "not found"
+        cells = [text, f"{value:{number_format}}", place]
+        if heatmap.present:
+            cells.append(share(heatmap.present[number]))
+        out.add_row(*cells)
     return out
 
 
-def place(like: str | None) -> list[int] | None:
+def parse_point(like: str | None) -> list[int] | None:
     """ "120,80" as numbers. Raises UnsupportedError for what is not two whole numbers."""
     if like is None:
         return None
@@ -234,10 +259,10 @@ def place(like: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def measure(found: Heatmap) -> str:
-    """The unit of a map's values; those of some methods have none."""
+def unit(heatmap: Heatmap) -> str:
+    """What the values of a map are: "cosine", or "highest" for methods without a unit."""
     without = ("gradcam", "legrad", "chefer", "surgery-features", "rollout", "maskclip-keys")
-    return "highest" if found.method in without else "cosine"
+    return "highest" if heatmap.method in without else "cosine"
 
 
 COMMANDS = (heatmap,)

@@ -1,4 +1,4 @@
-"""How the hits of searches are printed and saved."""
+"""Tables, pictures and pages of the hits of searches, and pages of groups of photos."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from patchword.atomic_write import write
 from patchword.cli.output import (
     check_save,
     emit,
+    heading_and_names,
     notes,
+    picture_title,
     print_saved,
+    refuse,
     screen,
-    shortened,
-    titled,
-    wrong,
 )
 from patchword.errors import ImageError
 from patchword.scope import UNLIKE, current
@@ -35,107 +35,128 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one query found. title: of its pictures; query: its words, where there are several."""
+class QueryHits:
+    """The hits of one query. title: of its pictures. query: its words, shown where several queries
+    are answered."""
 
     title: str
     query: str
-    answers: list[Reranked[Hit]]
+    hits: list[Reranked[Hit]]
     reranked: bool
-    first: int = 1  # rank of the first answer
+    first_rank: int = 1
 
 
-def print_hits(found: Sequence[Found], failed: list[ImageError], as_json: bool) -> None:
-    """A table for each query, or JSON Lines with those of `failed` that are not among the hits
-    first."""
+def print_hits(results: Sequence[QueryHits], failed: list[ImageError], as_json: bool) -> None:
+    """Print a table for each query, or JSON Lines. These begin with the errors of `failed` whose
+    image is not among the hits."""
     from patchword.index.members import gone
 
-    paths = {each.hit.path for one in found for each in one.answers}
-    lost = {path for path in paths if gone(path)}
-    for error in failed if as_json else ():
-        if error.image not in paths:
-            emit({"image": error.image, "error": error.reason})
-    for one in found:
-        if not as_json and len(found) > 1:
-            screen().print(f"\n{one.query}" if one is not found[0] else one.query)
+    several = len(results) > 1
+    paths = {ranked.hit.path for result in results for ranked in result.hits}
+    deleted = {path for path in paths if gone(path)}
+    if as_json:
+        for error in failed:
+            if error.image not in paths:
+                emit({"image": error.image, "error": error.reason})
+    for number, result in enumerate(results):
         if as_json:
-            for rank, each in enumerate(one.answers, start=one.first):
-                asked = {"query": one.query} if len(found) > 1 else {}
-                emit(asked | _record(rank, each, one.reranked, lost))
-        elif one.answers:
-            screen().print(hits_table(one, lost))
-        if not one.answers:
-            notes().print(f"nothing found for {one.query!r}" if len(found) > 1 else "nothing found")
+            query = {"query": result.query} if several else {}
+            for rank, ranked in enumerate(result.hits, start=result.first_rank):
+                emit(query | _record(rank, ranked, result.reranked, deleted))
+        else:
+            if several:
+                screen().print(f"\n{result.query}" if number else result.query)
+            if result.hits:
+                screen().print(hits_table(result, deleted))
+        if not result.hits:
+            notes().print(f"nothing found for {result.query!r}" if several else "nothing found")
 
 
 def _record(
-    rank: int, each: Reranked[Hit], reranked: bool, lost: Collection[str]
+    rank: int, ranked: Reranked[Hit], reranked: bool, deleted: Collection[str]
 ) -> dict[str, object]:
-    match = {"match": each.probability} if reranked else {}
-    found = {"rank": rank, "image": each.hit.path, "cosine": each.hit.score}
-    since = {"gone": True} if each.hit.path in lost else {}
-    return found | match | {"modified": each.hit.modified.isoformat(), "id": each.hit.id} | since
+    record: dict[str, object] = {"rank": rank, "image": ranked.hit.path, "cosine": ranked.hit.score}
+    if reranked:
+        record["match"] = ranked.probability
+    record |= {"modified": ranked.hit.modified.isoformat(), "id": ranked.hit.id}
+    if ranked.hit.path in deleted:
+        record["gone"] = True
+    return record
 
 
-def hits_table(found: Found, lost: Collection[str]) -> Table:
-    """Rank, match where hits were reranked, cosine and path of each hit; lost: those whose files
-    are gone."""
-    heading, names = shortened(from_here([each.hit.path for each in found.answers]))
-    match = ("match",) * found.reranked
-    out = table("", *match, "cosine", heading, right=("", "match", "cosine"))
-    for rank, (each, name) in enumerate(zip(found.answers, names, strict=True), start=found.first):
-        hit = each.hit
-        sure = "–" if each.probability is None else share(each.probability)
-        cells = [sure] * found.reranked
-        name += " (gone)" if hit.path in lost else ""
-        out.add_row(str(rank), *cells, f"{hit.score:.3f}", name)
+def hits_table(result: QueryHits, deleted: Collection[str]) -> Table:
+    """A row for each hit: rank, match if hits were reranked, cosine and path. deleted: the paths
+    whose files do not exist any more."""
+    heading, names = heading_and_names(
+        relative_to_current([ranked.hit.path for ranked in result.hits])
+    )
+    columns = ["", "match", "cosine", heading] if result.reranked else ["", "cosine", heading]
+    out = table(*columns, right=("", "match", "cosine"))
+    rows = zip(result.hits, names, strict=True)
+    for rank, (ranked, name) in enumerate(rows, start=result.first_rank):
+        cells = [str(rank)]
+        if result.reranked:
+            cells.append("–" if ranked.probability is None else share(ranked.probability))
+        cells.append(f"{ranked.hit.score:.3f}")
+        cells.append(f"{name} (gone)" if ranked.hit.path in deleted else name)
+        out.add_row(*cells)
     return out
 
 
-def from_here(paths: list[str]) -> list[str]:
-    """Paths as one sees them from the current folder: below it, or below a link in it."""
-    links: dict[str, str] = {}
-    with suppress(OSError), os.scandir() as entries:  # one that is gone, or that may not be read
-        links = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
-    places = {**links, os.path.realpath("."): ""}
-    out = []
+def relative_to_current(paths: list[str]) -> list[str]:
+    """Paths as they are written in the current folder: relative to it, or through a link in it.
+    Other paths stay absolute."""
+    prefixes: dict[str, str] = {}  # what a resolved folder is called here
+    with suppress(OSError), os.scandir() as entries:  # the folder may be deleted or unreadable
+        prefixes = {os.path.realpath(e.path): e.name for e in entries if e.is_symlink()}
+    prefixes[os.path.realpath(".")] = ""
+    relative = []
     for path in paths:
-        place = next((p for p in places if path.startswith(os.path.join(p, ""))), None)
-        out.append(path if place is None else os.path.join(places[place], path[len(place) + 1 :]))
-    return out
+        for folder, name in prefixes.items():
+            if path.startswith(os.path.join(folder, "")):
+                path = os.path.join(name, path[len(folder) + 1 :])
+                break
+        relative.append(path)
+    return relative
 
 
 def save_hits(
-    found: Sequence[Found], path: Path, model: Model, texts: Sequence[str | None]
+    results: Sequence[QueryHits], path: Path, model: Model, heatmap_texts: Sequence[str | None]
 ) -> list[ImageError]:
-    """The hits of each query as a picture, or as a page with a part for each; the errors of those
-    whose file is gone since or cannot be opened, in whose place an empty picture stands. texts: of
-    which a heatmap is drawn over each hit, one for each query."""
+    """Save the hits of all queries as one picture, or as a page with a section for each query.
+
+    heatmap_texts: one for each query, whose heatmap is drawn over its hits; None: none is drawn.
+    Returns the errors of hits that cannot be opened; an empty picture takes their place.
+    """
     import numpy as np
 
     from patchword.show import html_page, plots
 
     failed: list[ImageError] = []
-    page = path.suffix.lower() == ".html"
-    # of one query at a time, so that no more photos are in memory
-    each = (_cards(*both, model, page, failed) for both in zip(found, texts, strict=True))
-    titles = [one.title for one in found]
-    if page:
-        several = len(found) > 1
-        title = f"{len(found)} searches" if several else titles[0]
+    is_page = path.suffix.lower() == ".html"
+    several = len(results) > 1
+    # A generator, so that the photos of only one query at a time are in memory.
+    cards_of_queries = (
+        _cards(result, text, model, is_page, failed)
+        for result, text in zip(results, heatmap_texts, strict=True)
+    )
+    titles = [result.title for result in results]
+    if is_page:
         sections = (
-            html_page.cards(cards, name * several) for cards, name in zip(each, titles, strict=True)
+            html_page.cards(cards, title if several else "")
+            for cards, title in zip(cards_of_queries, titles, strict=True)
         )
-        write(path, html_page.pieces(title, titled(model), sections))
+        page_title = f"{len(results)} searches" if several else titles[0]
+        write(path, html_page.pieces(page_title, picture_title(model), sections))
     else:
         pictures = [
             plots.search_panel(
                 [np.asarray(card.picture) for card in cards],
                 [card.title for card in cards],
                 [card.note for card in cards],
-                titled(model, name),
+                picture_title(model, title),
             )
-            for cards, name in zip(each, titles, strict=True)
+            for cards, title in zip(cards_of_queries, titles, strict=True)
         ]
         plots.save(plots.stacked(pictures), path)
     print_saved(path)
@@ -143,79 +164,92 @@ def save_hits(
 
 
 def _cards(
-    one: Found, text: str | None, model: Model, page: bool, failed: list[ImageError]
+    result: QueryHits,
+    heatmap_text: str | None,
+    model: Model,
+    is_page: bool,
+    failed: list[ImageError],
 ) -> list[Card]:
-    """A card for each hit of a query, for a page or a picture; the errors of those that cannot be
-    opened are added to `failed`. text: of which a heatmap is drawn over each."""
+    """A card for each hit of a query, see `save_hits`. Errors are added to `failed`."""
     from patchword.show.html_page import Card
 
-    out = []
-    for rank, each in enumerate(one.answers, start=one.first):
-        match = "" if each.probability is None else f" · {matched(each.probability)}"
-        photo, error = shown(each.hit.path, model, text)
-        failed += [error] if error else []
-        name = Path(each.hit.path).name + (" (cannot be opened)" if error else "")
-        unlike = f" · {UNLIKE}" * (each.hit.outside and page)
-        note = f"rank {rank} · cosine {each.hit.score:.3f}{match}{unlike}"
-        out.append(Card(photo, name, note))
-    return out
+    cards = []
+    for rank, ranked in enumerate(result.hits, start=result.first_rank):
+        picture, error = load_picture(ranked.hit.path, model, heatmap_text)
+        name = Path(ranked.hit.path).name
+        if error:
+            failed.append(error)
+            name += " (cannot be opened)"
+        note = f"rank {rank} · cosine {ranked.hit.score:.3f}"
+        if ranked.probability is not None:
+            note += f" · {matched(ranked.probability)}"
+        if ranked.hit.outside and is_page:
+            note += f" · {UNLIKE}"
+        cards.append(Card(picture, name, note))
+    return cards
 
 
 class Member(NamedTuple):
-    """A photo of a group on a page. note: under its name; kept: marked as what is kept."""
+    """A photo of a group on a page. note: a text below its name. kept: marked as one to keep."""
 
     path: str
     note: str = ""
     kept: bool = False
 
 
-PageGroup = tuple[str, Sequence[Member]]  # its heading, and what is in it
+PageGroup = tuple[str, Sequence[Member]]  # a heading, and the photos below it
 
 
 def check_page(path: Path | None) -> None:
-    """Refuse, before any work is done, a name that is not of a page."""
+    """Refuse, before any work is done, a file that is not a page or cannot be written."""
     check_save(path, pages=True)
     if path is not None and path.suffix.lower() != ".html":
-        wrong(f"--save {path}: the name must end in .html")
+        refuse(f"--save {path}: the name must end in .html")
 
 
 def save_groups(
     title: str, groups: Sequence[PageGroup], path: Path, model: Model
 ) -> list[ImageError]:
-    """A page of groups of photos; the errors of those that cannot be opened, as of `save_hits`."""
+    """Save a page with groups of photos. Returns the errors of those that cannot be opened; an
+    empty picture takes their place."""
     from patchword.show import html_page
 
     failed: list[ImageError] = []
-    bodies = []
+    sections = []
     for heading, members in groups:
-        items = []
-        for each in members:
-            photo, error = shown(each.path, model)
-            failed += [error] if error else []
-            name = Path(each.path).name
-            notes = [each.note, UNLIKE * current().outside(each.path)]
-            note = " · ".join(filter(None, notes))
-            items.append(html_page.Card(photo, name, note, verdict="right" if each.kept else ""))
-        bodies.append(html_page.cards(items, heading))
-    beware = [f"Beware: {each}." for each in current().remarks()]
-    intro = " ".join([titled(model) + "." * bool(beware), *beware])
-    write(path, html_page.page(title, intro, bodies))
+        cards = []
+        for member in members:
+            picture, error = load_picture(member.path, model)
+            if error:
+                failed.append(error)
+            unlike = UNLIKE if current().outside(member.path) else ""
+            note = " · ".join(filter(None, [member.note, unlike]))
+            verdict: Literal["", "right"] = "right" if member.kept else ""
+            cards.append(html_page.Card(picture, Path(member.path).name, note, verdict=verdict))
+        sections.append(html_page.cards(cards, heading))
+    intro = picture_title(model)
+    if remarks := current().remarks():
+        intro = " ".join([f"{intro}.", *(f"Beware: {remark}." for remark in remarks)])
+    write(path, html_page.page(title, intro, sections))
     print_saved(path)
     return failed
 
 
-def shown(path: str, model: Model, text: str | None = None) -> tuple[Any, ImageError | None]:
-    """A photo of an index to draw, with the heatmap of a text over it where one is given; an empty
-    one where it cannot be opened, and why."""
+def load_picture(
+    path: str, model: Model, heatmap_text: str | None = None
+) -> tuple[Any, ImageError | None]:
+    """A photo of an index, with the heatmap of a text drawn over it if one is given; or an empty
+    picture and the error, where it cannot be opened."""
     from patchword.index.members import content_or_path
     from patchword.show import plots
 
     try:
         source = content_or_path(path)
-        if text is None:
+        if heatmap_text is None:
             return model.opener(source, at_least=plots.TILE), None
-        found = model.heatmap(source, text)
-        drawn = found.values[0] if found.found[0] else None
-        return found.image if drawn is None else plots.overlay(found.image, drawn), None
+        heatmap = model.heatmap(source, heatmap_text)
+        if not heatmap.found[0]:
+            return heatmap.image, None
+        return plots.overlay(heatmap.image, heatmap.values[0]), None
     except ImageError as error:
         return plots.empty(), ImageError(path, error.reason)

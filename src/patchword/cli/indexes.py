@@ -6,14 +6,14 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchword import cache
 from patchword.cli.inputs import load
 from patchword.cli.options import EMBEDDED
-from patchword.cli.output import finish, notes, progress, wrong
+from patchword.cli.output import finish, notes, progress, refuse
 from patchword.cli.program import command
 from patchword.errors import ImageError, PatchwordError, counted
 
@@ -25,7 +25,8 @@ IndexArgument = Annotated[
     str,
     typer.Argument(
         metavar="INDEX",
-        help="The index, a folder or s3://bucket/name; or a folder of images, indexed on the way.",
+        help="The index, a folder or s3://bucket/name; or a folder of images, which is then "
+        "indexed first.",
     ),
 ]
 WhereOption = Annotated[
@@ -53,15 +54,15 @@ OwnDtypeOption = Annotated[
 def index_and_model(
     index: str, model: str | None, device: str, dtype: str | None, texts_alone: bool = False
 ) -> tuple[Index, Model, list[ImageError]]:
-    """The index to read and its model; of a folder, also the errors of images not indexed.
-    texts_alone: the model is for texts alone."""
+    """The index to read, its model, and for a folder of images the errors of those that are not in
+    its index. texts_alone: load only what texts need."""
     from patchword.images.broken_links import dangling
     from patchword.index import open_index
 
     if not index:  # as of a variable of the shell that is not set; Path("") is the current folder
-        wrong("the name of the index is empty")
-    if why := dangling(index):
-        wrong(f"{index}: {why}")
+        refuse("the name of the index is empty")
+    if reason := dangling(index):
+        refuse(f"{index}: {reason}")
     folder = Path(index)
     if folder.is_dir() and not any(folder.glob("*.lance")):
         bundle = load(model or EMBEDDED, device, dtype or "float32")
@@ -69,40 +70,47 @@ def index_and_model(
         return store, bundle, failed
     store = open_index(index)
     name = model or store.model_name
-    options = {"dtype": "float32", **({} if model else store.options)}
-    options |= {"dtype": dtype} if dtype else {}
+    options: dict[str, Any] = {"dtype": "float32"}
+    if not model:
+        options |= store.options
+    if dtype:
+        options["dtype"] = dtype
     store.read_ahead()
     return store, load(name, device, texts_alone=texts_alone, **options), []
 
 
 def index_of(folder: Path, model: Model) -> tuple[Index, list[ImageError]]:
-    """The index of a folder of images, brought up to date, and the errors of images that are not
-    in it. It is kept in the user's cache, one for each folder and model."""
+    """The index of a folder of images, brought up to date, and the errors of images that are not in
+    it. The user's cache holds one for each folder and model."""
     from patchword.index import open_index
     from patchword.index.schema import FORMAT
 
     real = os.path.realpath(folder)
-    mark = hashlib.sha256(f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape"))
-    place = cache.folder() / "indexes" / f"{Path(real).name}-{mark.hexdigest()[:12]}"
+    key = f"{real}\0{model.fingerprint}\0{FORMAT}".encode(errors="surrogateescape")
+    digest = hashlib.sha256(key).hexdigest()[:12]
+    place = cache.folder() / "indexes" / f"{Path(real).name}-{digest}"
     if not place.exists():
-        own = command("index", str(folder), "--into", "photos.index")
+        own_place = command("index", str(folder), "--into", "photos.index")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=place.parent).close()
         except OSError as error:
             raise PatchwordError(
                 f"{folder}: no index of it can be kept in {place.parent}: {error.strerror}; let "
-                f"PATCHWORD_CACHE name a folder that can be written, or choose a place: {own}"
+                "PATCHWORD_CACHE name a folder that can be written, or choose the place: "
+                f"{own_place}"
             ) from error
-        notes().print(f"makes an index in {place} ($PATCHWORD_CACHE); in a place of yours: {own}")
+        notes().print(
+            f"making an index in {place} ($PATCHWORD_CACHE); to choose the place: {own_place}"
+        )
     store = open_index(place)
     with progress("index") as advance:
         report = store.add(folder, model, progress=advance)
     if not (report.added or report.unchanged or report.moved or report.failed):
-        kept = f"; what was there is still indexed: {counted(len(store), 'image')}"
-        raise PatchwordError(
-            f"{folder}: neither an index nor a folder with images in it{kept if len(store) else ''}"
-        )
+        message = f"{folder}: neither an index nor a folder with images in it"
+        if len(store):
+            message += f"; what was there is still indexed: {counted(len(store), 'image')}"
+        raise PatchwordError(message)
     pruned = len(store.prune()) if len(store) else 0
     if report.added or pruned:
         counts = f"{report.added} added, {report.unchanged} unchanged, {pruned} pruned"

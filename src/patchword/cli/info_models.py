@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.info_bench import bench as measured
-from patchword.cli.inputs import load, named_once
+from patchword.cli.info_bench import bench as print_bench
+from patchword.cli.inputs import load, model_name
 from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -17,7 +17,7 @@ from patchword.cli.options import (
     ModelArgument,
     ModelTooOption,
 )
-from patchword.cli.output import emit, notes, screen, wrong
+from patchword.cli.output import emit, notes, refuse, screen
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from patchword.config import ModelConfig
     from patchword.variants.catalogue import Checkpoint, Group
 
-GRADIENTS = ("torch", "compile")  # engines that give more than vectors
-# Files of Hugging Face's with the preprocessing of images.
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+WITH_NETWORK = ("torch", "compile")  # engines that hold a network; others give vectors alone
+# Hugging Face's files with the preprocessing of images.
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def info(
@@ -40,8 +40,8 @@ def info(
         bool,
         typer.Option(
             "--bench",
-            help="Measure each engine here instead, in about two minutes: images/s, and how far "
-            "its vectors are from float32.",
+            help="Measure each engine on this machine instead, in about two minutes: images/s, "
+            "and how far its vectors are from float32.",
         ),
     ] = False,
     photos: Annotated[
@@ -61,12 +61,12 @@ def info(
     (norms, activations, softmax) is not counted.
     """
     if photos and not bench:
-        wrong("--photos is for --bench")
-    bundle = load(named_once(source, model), device, dtype)
+        refuse("--photos is for --bench")
+    bundle = load(model_name(source, model), device, dtype)
     if bench:
         if bundle.engine.name != "torch" or dtype != "float32":
-            wrong("--bench runs every engine of the model itself: leave out --engine and --dtype")
-        measured(bundle, photos, as_json)
+            refuse("--bench runs every engine of the model itself: leave out --engine and --dtype")
+        print_bench(bundle, photos, as_json)
         return
     if as_json:
         from patchword.config import to_dict
@@ -77,7 +77,7 @@ def info(
                 "name": bundle.name,
                 "family": family(bundle.config),
                 "fingerprint": bundle.fingerprint,
-                "parameters": parameters(structure(bundle)),
+                "parameters": parameters(network_of(bundle)),
                 "gflops": gflops(bundle.config),
                 "tokenizer": bundle.tokenizer and Path(bundle.tokenizer.name).name,
                 "device": str(bundle.device),
@@ -87,12 +87,12 @@ def info(
         return
     from rich.table import Table
 
-    answer = Table(box=None, pad_edge=False, show_header=False)
-    answer.add_column(style="bold", no_wrap=True)
-    answer.add_column(overflow="fold")
-    for name, words in described(bundle):
-        answer.add_row(name, words)
-    screen().print(answer)
+    out = Table(box=None, pad_edge=False, show_header=False)
+    out.add_column(style="bold", no_wrap=True)
+    out.add_column(overflow="fold")
+    for name, value in summary_rows(bundle):
+        out.add_row(name, value)
+    screen().print(out)
 
 
 def models(
@@ -108,11 +108,11 @@ def models(
 ) -> None:
     """List public checkpoints that load by their hub id, by family.
 
-    Beside each its size, licence and published accuracy. The models in the package are “demo” and
-    “demo-blip”.
+    Each is listed with its size, licence and published accuracy. The models in the package are
+    “demo” and “demo-blip”.
     """
-    some = show_configurations(words, as_json) if configs else show_checkpoints(words, as_json)
-    if not some:
+    show = show_configurations if configs else show_checkpoints
+    if not show(words, as_json):
         raise PatchwordError(
             f"no public checkpoint has {words!r} in its name or family; leave it out for all. The "
             "embedded models are demo and demo-blip: patchword info demo"
@@ -122,7 +122,8 @@ def models(
 
 
 def show_checkpoints(words: str, as_json: bool) -> bool:
-    """The public checkpoints with `words` in name or family, and whether there is one."""
+    """Print the public checkpoints with `words` in their name or family. Returns whether there is
+    one."""
     from patchword.variants import catalogue
 
     groups = list(catalogue.found(words))
@@ -137,61 +138,66 @@ def show_checkpoints(words: str, as_json: bool) -> bool:
 
 
 def show_group(group: Group, rows: list[Checkpoint]) -> None:
-    """Checkpoints that came together, as a table under their title."""
-    out = screen()
-    measured = f"; top-1 on ImageNet-1k, {group.measure}, in percent" if group.source else ""
-    out.print(f"{group.title} (licence: {group.licence})", style="bold")
-    out.print(f"size in parameters{measured}", style="dim")
+    """Print the checkpoints of a family as a table under its title."""
+    console = screen()
+    console.print(f"{group.title} (licence: {group.licence})", style="bold")
     if group.source:
-        out.print(f"from {group.source}", style="dim")
+        measure = f"top-1 on ImageNet-1k, {group.measure}, in percent"
+        console.print(f"size in parameters; {measure}", style="dim")
+        console.print(f"from {group.source}", style="dim")
+    else:
+        console.print("size in parameters", style="dim")
     numbers = ["size", "px", "top-1"]
-    answer = table("checkpoint", *numbers, right=numbers)
-    for column in answer.columns[1:]:
+    out = table("checkpoint", *numbers, right=numbers)
+    for column in out.columns[1:]:
         column.no_wrap = True
     for row in rows:
         name = f"{row.name}\n  {row.note}" if row.note else row.name
         accuracy = "-" if row.top1 is None else f"{row.top1:.1f}"
-        answer.add_row(name, short_count(row.parameters * 1e6), str(row.pixels), accuracy)
-    out.print(answer)
-    out.print()
+        out.add_row(name, short_count(row.parameters * 1e6), str(row.pixels), accuracy)
+    console.print(out)
+    console.print()
 
 
 def show_configurations(words: str, as_json: bool) -> bool:
-    """The named configurations with `words` in name or family, and whether there is one."""
+    """Print the named configurations with `words` in their name or family. Returns whether there is
+    one."""
+    from patchword.models import outline
     from patchword.show.config_summary import family
     from patchword.variants import VARIANTS
 
-    wanted, out, origin = words.lower(), screen(), ""
     chosen = {
         name: variant
         for name, variant in VARIANTS.items()
-        if wanted in f"{name} {family(variant.config)}".lower()
+        if words.lower() in f"{name} {family(variant.config)}".lower()
     }
+    console, last_title = screen(), ""
     longest = max(map(len, chosen), default=0)
     for name, variant in chosen.items():
         config, vision = variant.config, variant.config.vision
         size = "x".join(map(str, vision.image_size)) if vision else "texts"
-        count = total_parameters(config)
+        count = parameters(outline(config))["all"]
         if as_json:
             keys = {"name": name, "family": family(config), "image_size": size}
             emit({**keys, "parameters": count, "source": variant.source})
             continue
-        if (title := f"{family(config)} ({variant.source})") != origin:
-            out.print(title, style="bold")
-            origin = title
-        out.print(f"  {name:<{longest}} {size:>7} {short_count(count):>7}")
+        title = f"{family(config)} ({variant.source})"
+        if title != last_title:
+            console.print(title, style="bold")
+            last_title = title
+        console.print(f"  {name:<{longest}} {size:>7} {short_count(count):>7}")
     return bool(chosen)
 
 
-def described(model: Model) -> Iterator[tuple[str, str]]:
-    """A model as rows of a name and words."""
+def summary_rows(model: Model) -> Iterator[tuple[str, str]]:
+    """A model as rows of a name and a value; a row without a name goes on with the one above."""
     from patchword.show import config_summary
 
-    config, counts = model.config, parameters(structure(model))
+    config, counts = model.config, parameters(network_of(model))
     yield "model", model.name
     yield "family", config_summary.family(config)
     yield "parameters", ", ".join(f"{name} {short_count(count)}" for name, count in counts.items())
-    yield "GFLOPs", cost_words(config)
+    yield "GFLOPs", cost_summary(config)
     if config.vision is not None:
         yield "image tower", config_summary.vision_summary(config.vision, config.preprocess.size)
     if config.text:
@@ -209,61 +215,66 @@ def described(model: Model) -> Iterator[tuple[str, str]]:
     if config.matching and config.text:
         yield "matching", config_summary.matching_summary(config.text)
     if config.classes:
-        named = f": {', '.join(config.labels[:3])}, ..." if config.labels else ", unnamed"
-        yield "classes", f"{config.classes}{named}"
+        labels = f": {', '.join(config.labels[:3])}, ..." if config.labels else ", unnamed"
+        yield "classes", f"{config.classes}{labels}"
     if config.vision is not None:
         yield "preprocessing", config_summary.preprocess_summary(config.preprocess)
         yield "normalised by", config_summary.normalisation_summary(config.preprocess)
-        if model.engine.name in GRADIENTS:
-            yield from heatmaps(model)
-            yield "inspect", inspecting(model)
+        if model.engine.name in WITH_NETWORK:
+            yield from heatmap_rows(model)
+            yield "inspect", inspect_summary(model)
     yield "fingerprint", model.fingerprint
-    kind = str(model.engine.dtype).removeprefix("torch.")
-    yield "device", f"{model.device}, engine {model.engine.name}, {kind}"
+    dtype = str(model.engine.dtype).removeprefix("torch.")
+    yield "device", f"{model.device}, engine {model.engine.name}, {dtype}"
     for part, agreement in getattr(model.engine, "agreement", {}).items():
         yield "", f"{part} vectors, {agreement}"
-    for number, words in enumerate(origins(model)):
-        yield "" if number else "read from", words
+    for number, origin in enumerate(origin_rows(model)):
+        yield "" if number else "read from", origin
     if not config.assumed:
         yield "assumed", "nothing: every value is in the checkpoint's own files"
     for number, (name, why) in enumerate(config.assumed.items()):
         yield "" if number else "assumed", f"{name}: {why}"
 
 
-def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
-    """Which heatmap method is taken by default and why; what is known to go wrong."""
+def heatmap_rows(model: Model) -> Iterator[tuple[str, str]]:
+    """The default heatmap method and the reason for it, known problems, and costs."""
     from patchword.config import ViTConfig
     from patchword.models import outline
     from patchword.where.auto import usual, warning
     from patchword.where.cost import least
 
-    words = bool(model.config.text and (model.config.embed_dim or model.config.matching))
-    method, why = usual(model, like=not words)
-    yield "heatmap", f"{method}{'' if words else ' with --like'}: {why}"
-    if found := warning(model.config):
-        yield "", found
-    dear = ["gem"] if words and isinstance(model.config.vision, ViTConfig) else []
-    dear += ["head"] if model.config.dense_head else []
-    if dear:
-        network = outline(model.config).eval().requires_grad_(False)
-        costs = [f"{name} {least(network, model.config, name):.3g}" for name in dear]
+    config = model.config
+    reads_texts = bool(config.text and (config.embed_dim or config.matching))
+    method, why = usual(model, like=not reads_texts)
+    yield "heatmap", f"{method}{'' if reads_texts else ' with --like'}: {why}"
+    if problem := warning(config):
+        yield "", problem
+    expensive = []
+    if reads_texts and isinstance(config.vision, ViTConfig):
+        expensive.append("gem")
+    if config.dense_head:
+        expensive.append("head")
+    if expensive:
+        network = outline(config).eval().requires_grad_(False)
+        costs = [f"{name} {least(network, config, name):.3g}" for name in expensive]
         yield "", f"encodings of the same pixels that a map costs at least: {', '.join(costs)}"
 
 
-def inspecting(model: Model) -> str:
-    """Which layers `inspect` compares by default and why."""
+def inspect_summary(model: Model) -> str:
+    """The default layers of `inspect` and the reason for them."""
     from patchword.inspect.features import usual_layers
 
     layers, why = usual_layers(model)
-    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers)) or -1}, {why}"
+    noun = "layers" if len(layers) > 1 else "layer"
+    return f"{noun} {', '.join(map(str, layers)) or -1}, {why}"
 
 
-def origins(model: Model) -> Iterator[str]:
-    """Which file each group of values was read from."""
+def origin_rows(model: Model) -> Iterator[str]:
+    """The file that each group of values was read from."""
     from patchword.checkpoints.read import WORDS
 
     weights, *configs = model.config.read_from or ("memory",)
-    processors = [name for name in configs if name in PROCESSORS]
+    processors = [name for name in configs if name in PROCESSOR_FILES]
     tokens = [Path(model.tokenizer.name).name] if model.tokenizer else []
     tokens += [name for name in configs if name in WORDS and name not in tokens]
     others = [name for name in configs if name not in (*processors, *tokens)]
@@ -271,26 +282,27 @@ def origins(model: Model) -> Iterator[str]:
     yield f"weights and their sizes: {weights}"
     yield f"towers: {', '.join(others) or f'the sizes in {weights}'}"
     if model.config.vision is not None:
-        # transformers' config.json says nothing of it; other libraries' has both.
-        both = [] if model.config.source == "huggingface" else others
-        yield f"preprocessing: {', '.join(processors or both) or 'nowhere: see assumed'}"
+        # The config.json of other libraries holds the preprocessing too; that of transformers not.
+        if not processors and model.config.source != "huggingface":
+            processors = others
+        yield f"preprocessing: {', '.join(processors) or 'nowhere: see assumed'}"
     if model.config.text_or_decoder:
         yield f"tokens: {', '.join(tokens) if model.tokenizer else 'none came with it'}"
 
 
-def cost_words(config: ModelConfig) -> str:
-    """The cost of an image and of a text, in one sentence."""
-    size = config.preprocess.size
-    what = {
-        "image": f"an image of {size[0]}x{size[1]}",
+def cost_summary(config: ModelConfig) -> str:
+    """The GFLOPs of an image and of a text, in words."""
+    height, width = config.preprocess.size
+    inputs = {
+        "image": f"an image of {height}x{width}",
         "text": f"a text of {config.text.context if config.text else 0} tokens",
     }
-    return ", ".join(f"{what[name]} {count:.3g}" for name, count in gflops(config).items())
+    return ", ".join(f"{inputs[name]} {count:.3g}" for name, count in gflops(config).items())
 
 
 def gflops(config: ModelConfig) -> dict[str, float]:
-    """Billions of operations of each tower, one input each; nothing is computed, so a large model
-    takes no longer than a small one. A text tower that always attends to an image is left out."""
+    """Billions of operations of each tower for one input. A text tower that needs an image is left
+    out. The network has no weights ("meta" device), so that nothing is computed."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -302,23 +314,24 @@ def gflops(config: ModelConfig) -> dict[str, float]:
         inputs["image"] = torch.empty(1, 3, *config.preprocess.size, device="meta")
     if config.text is not None and (config.embed_dim or not config.text.cross_width):
         inputs["text"] = torch.zeros(1, config.text.context, dtype=torch.long, device="meta")
-    out = {}
+    counts = {}
     for name, batch in inputs.items():
+        encode = network.encode_image if name == "image" else network.encode_text
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network.encode_image(batch) if name == "image" else network.encode_text(batch)
-        out[name] = counter.get_total_flops() / 1e9
-    return out
+            encode(batch)
+        counts[name] = counter.get_total_flops() / 1e9
+    return counts
 
 
-def structure(model: Model) -> nn.Module:
-    """A model's network, or one like it without weights where the engine has none."""
+def network_of(model: Model) -> nn.Module:
+    """A model's network; where the engine has none, one of the same shape without weights."""
     from patchword.models import outline
 
-    return model.own_network if model.engine.name in GRADIENTS else outline(model.config)
+    return model.own_network if model.engine.name in WITH_NETWORK else outline(model.config)
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
-    """How many numbers a network has: in all, and in each part that has some."""
+    """The number of parameters of a network: of all, and of each part that has some."""
     counts = {"all": sum(p.numel() for p in network.parameters())}
     for name, part in network.named_children():
         count = sum(p.numel() for p in part.parameters())
@@ -327,15 +340,8 @@ def parameters(network: nn.Module) -> dict[str, int]:
     return counts
 
 
-def total_parameters(config: ModelConfig) -> int:
-    """How many numbers a network of this config has; none is made."""
-    from patchword.models import outline
-
-    return sum(p.numel() for p in outline(config).parameters())
-
-
 def short_count(count: float) -> str:
-    """A number in three digits: 151 M."""
+    """A number with three digits: 151 M."""
     size, unit = (1e9, "G") if count >= 1e9 else (1e6, "M")
     return f"{count / size:.3g} {unit}"
 

@@ -10,7 +10,7 @@ import typer
 
 from patchword.cli.inputs import check_beside, expand, load
 from patchword.cli.inspect_run import Run
-from patchword.cli.inspect_table import one_good
+from patchword.cli.inspect_table import hint_at_one_good
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -24,7 +24,7 @@ from patchword.cli.options import (
     StretchOption,
     SubjectOption,
 )
-from patchword.cli.output import make_folder, notes, print_saved, progress, wrong
+from patchword.cli.output import notes, prepare_output, print_saved, progress, refuse
 from patchword.errors import ImageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="GOOD IMAGES...",
-            help="A folder of good photos, a glob in quotes or @FILE; then what to inspect. "
+            help=f"Good photos: a folder, a glob in quotes or @FILE; then the images to inspect. "
             f"{SOURCES} With --fitted and --without-good there is no GOOD.",
         ),
     ],
@@ -56,18 +56,21 @@ def inspect(
     confidence: Annotated[
         float | None,
         typer.Option(
-            help="0 to 1: the share holds with this probability for the good photos that were "
-            "held out, instead of in the mean over all that might have been."
+            help="0 to 1: guarantee the share with this probability for the photos that were held "
+            "out, instead of on average over all possible ones."
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Reject scores above it, whatever good photos say.")
+        float | None,
+        typer.Option(
+            help="Reject scores above this, instead of a threshold learned from good photos."
+        ),
     ] = None,
     false_discoveries: Annotated[
         float | None,
         typer.Option(
-            help="Judge all photos as one list: in the mean at most this share of those that are "
-            "rejected is good (Benjamini-Hochberg)."
+            help="Judge all photos together: on average at most this share of the rejected ones "
+            "is good (Benjamini-Hochberg)."
         ),
     ] = None,
     calibration: Annotated[
@@ -81,16 +84,16 @@ def inspect(
         bool,
         typer.Option(
             "--without-good",
-            help="There are no good photos to learn from: for winclip and mutual.",
+            help="Inspect without good photos: for winclip and mutual.",
         ),
     ] = False,
     by_folder: Annotated[
         bool,
-        typer.Option("--by-folder", help="A threshold for each name of a folder with photos."),
+        typer.Option("--by-folder", help="Learn a threshold for each folder name."),
     ] = False,
     fitted: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Go on with what --save-fitted wrote, without GOOD."),
+        typer.Option(metavar="DIR", help="Use what --save-fitted wrote, instead of GOOD."),
     ] = None,
     save_fitted: Annotated[
         Path | None,
@@ -101,52 +104,66 @@ def inspect(
         typer.Option(
             metavar="NUMBER",
             help="The block whose patches are compared, 0 the first and -1 the last; repeat for "
-            "more. By default (patchword info says which) the one measured to be the best, as in "
-            "the embedded models; else that in the middle of a network that was trained by words "
-            "or classes; else the last.",
+            "more. The default, which patchword info shows, is the block measured to be the "
+            "best, as for the embedded models; else the middle block of a network trained "
+            "with texts or classes; else the last.",
         ),
     ] = None,
     short_side: Annotated[
         int | None,
         typer.Option(
-            help="Pixels: resize photos' shorter side, and look at them in tiles of the network's "
-            "size. By default the whole photo is one tile: take more for small defects."
+            help="Pixels: resize the shorter side of photos to this, and process them in tiles of "
+            "the network's input size. By default the whole photo is one tile: take more for "
+            "small defects."
         ),
     ] = None,
     neighbours: Annotated[
-        int | None, typer.Option(help="memory: the mean distance to so many good patches.")
+        int | None,
+        typer.Option(
+            help="memory: the number of nearest good patches whose mean distance is the score."
+        ),
     ] = None,
     rotations: Annotated[
-        bool, typer.Option("--rotations", help="Good parts lie in any direction: learn from 8.")
+        bool,
+        typer.Option(
+            "--rotations",
+            help="Learn from each good photo in 8 rotations: for parts that lie in any direction.",
+        ),
     ] = False,
     coreset: Annotated[
         float | None,
-        typer.Option(help="memory: keep this share of the good patches, spread out."),
+        typer.Option(help="memory: keep this share of the good patches, chosen to be far apart."),
     ] = None,
     reweight: Annotated[
-        bool, typer.Option("--reweight", help="memory: PatchCore's score of a photo.")
+        bool,
+        typer.Option("--reweight", help="memory: weight the score of a photo as PatchCore does."),
     ] = False,
     half: Annotated[
         bool, typer.Option("--half", help="memory: keep good patches as float16.")
     ] = False,
     patches: Annotated[
-        int | None, typer.Option(help="memory: keep at most so many good patches, 100000.")
+        int | None, typer.Option(help="memory: the most good patches to keep, by default 100000.")
     ] = None,
     foreground: Annotated[
-        float | None, typer.Option(help="memory: AnomalyDINO's mask of the object; 10 for DINOv2.")
+        float | None,
+        typer.Option(
+            help="memory: the threshold of AnomalyDINO's mask of the object; 10 for DINOv2."
+        ),
     ] = None,
     mask_good: Annotated[
         bool,
         typer.Option(
-            "--mask-good", help="memory: with --foreground, learn from the object's patches alone."
+            "--mask-good", help="memory: with --foreground, learn only from patches of the object."
         ),
     ] = False,
     variance: Annotated[
         float | None,
-        typer.Option(help="subspace: the share of the variance that components keep, 0.99."),
+        typer.Option(
+            help="subspace: the share of the variance that the components keep, by default 0.99."
+        ),
     ] = None,
     components: Annotated[
-        int | None, typer.Option(help="subspace: how many there are instead.")
+        int | None, typer.Option(help="subspace: the number of components, instead of --variance.")
     ] = None,
     subject: SubjectOption = None,
     one_pass: OnePassOption = False,
@@ -170,16 +187,17 @@ def inspect(
 ) -> None:
     """Find defects, from photos of good products: 2 are enough to begin.
 
-    For each photo a score, a map and boxes of what is not found in good photos, and a verdict. With
-    enough good photos (103 for 1%) some are held out, and then no more than --false-alarms of good
-    photos are rejected in the mean; with fewer the threshold is not calibrated, and that is said.
+    Each photo gets a score, a map and boxes of what good photos do not have, and a verdict. With
+    enough good photos (103 for 1%) some are held out, so that on average no more than the share
+    --false-alarms of good photos is rejected. With fewer the threshold is not calibrated, and the
+    command says so.
     """
     if fitted is None and not without_good and len(photos) < 2:
-        wrong(
+        refuse(
             "give a folder of good photos, and then the images to inspect; where there are no good "
             "photos: --without-good --method mutual, or winclip"
         )
-    own = {
+    options = {
         "layers": layer, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations or None, "coreset": coreset, "reweight": reweight or None,
         "half": half or None, "patches": patches, "foreground": foreground,
@@ -188,77 +206,77 @@ def inspect(
         "exact": False if one_pass else None,
     }  # fmt: skip
     if one_pass and not fitted and method != "winclip":
-        wrong(f"--one-pass is of winclip, not of {method or 'memory'}")
-    flags = [by_folder or None, without_good or None]
-    fresh = [save_fitted, method, calibration, *flags, *own.values()]
-    if fitted and any(value is not None for value in fresh):
-        wrong(
-            "--fitted stands for GOOD, --without-good, --calibration, --by-folder, --method and "
+        refuse(f"--one-pass is for winclip, not of {method or 'memory'}")
+    fitting = [save_fitted, method, calibration, by_folder or None, without_good or None]
+    if fitted and any(value is not None for value in (*fitting, *options.values())):
+        refuse(
+            "--fitted replaces GOOD, --without-good, --calibration, --by-folder, --method and "
             "its options"
         )
     if false_discoveries is not None and not 0 < false_discoveries < 1:
-        wrong(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
+        refuse(f"--false-discoveries {false_discoveries:g}: it is a share, between 0 and 1")
     if false_discoveries is not None and threshold is not None:
-        wrong("--false-discoveries judges by p-values, --threshold does not; give one of them")
-    for place in (save, save_fitted):
-        make_folder(place, itself=True)
+        refuse("--false-discoveries judges by p-values, --threshold does not; give one of them")
+    for folder in (save, save_fitted):
+        prepare_output(folder, is_folder=True)
     if save:
         check_beside(save, [*photos, *(calibration or ())])
     if save_fitted:
         from patchword.inspect.inspector_folder import free
 
-        free(save_fitted)  # before any work is done
+        free(save_fitted)  # refuses a folder of something else, before any work is done
+    given = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
+    rule = {name: value for name, value in given.items() if value is not None}
     failed: list[ImageError] = []
-    asked = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
-    rule = {name: value for name, value in asked.items() if value is not None}
     good: Sequence[Source] = []
-    held: Sequence[Source] | None = None
-    first = photos[0]
+    held_out: Sequence[Source] | None = None
     if fitted:
         sources = expand(photos)
         from patchword.inspect.inspector import reopened
 
         inspector = reopened(load(model, device, dtype, stretch, max_pixels), fitted, rule)
     else:
+        good_argument = photos[0]
         if not without_good:
             good, photos = expand(photos[:1]), photos[1:]
         sources = expand(photos)
-        held = expand(calibration) if calibration else None
-        if good and method != "reference" and (said := one_good(first, good, sources)):
-            notes().print(said)
+        held_out = expand(calibration) if calibration else None
+        hint = hint_at_one_good(good_argument, good, sources) if good else ""
+        if hint and method != "reference":
+            notes().print(hint)
         bundle = load(model, device, dtype, stretch, max_pixels)
         from patchword.inspect.methods import chosen
 
-        how = chosen(method or "memory", own)
-        inspector = learn(bundle, good, held, how, rule, by_folder, failed)
+        configured = chosen(method or "memory", options)
+        inspector = learn(bundle, good, held_out, configured, rule, by_folder, failed)
     if save_fitted:
         print_saved(inspector.save(save_fitted))
-    others = len({*map(str, good), *map(str, held or ())})
-    run = Run(inspector, sources, false_discoveries, save, as_json, others)
-    run.failed = failed
-    run.all()
-    if place := fitted or save_fitted:
-        run.keep_drift(place)
+    good_count = len({*map(str, good), *map(str, held_out or ())})
+    run = Run(inspector, sources, false_discoveries, save, as_json, good_count, failed)
+    run.inspect_all()
+    if drift_folder := fitted or save_fitted:
+        run.save_drift(drift_folder)
     run.finish(check)
 
 
 def learn(
     bundle: Model,
     good: Sequence[Source],
-    held: Sequence[Source] | None,
+    held_out: Sequence[Source] | None,
     method: Method,
     rule: dict[str, Any],
     by_folder: bool,
     failed: list[ImageError],
 ) -> Inspector:
-    """What good photos teach; those that cannot be opened are added to `failed`."""
+    """Fit a method to good photos. The errors of those that cannot be opened are added to
+    `failed`."""
     from patchword.inspect.calibration import Rule
     from patchword.inspect.fitting import fit
 
     with progress("good photos") as advance:
         return fit(
-            bundle, good, method, Rule(**rule), calibration=held, grouped=by_folder, failed=failed,
-            progress=advance,
+            bundle, good, method, Rule(**rule), calibration=held_out, grouped=by_folder,
+            failed=failed, progress=advance,
         )  # fmt: skip
 
 

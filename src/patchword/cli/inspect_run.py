@@ -1,4 +1,4 @@
-"""What inspect does with the photos: prints, saves, and says what the verdicts mean."""
+"""A run of `inspect`: prints and saves the result of each photo, and tells what verdicts mean."""
 
 from __future__ import annotations
 
@@ -12,34 +12,31 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from patchword.cli.dark_images import Dark
-from patchword.cli.inspect_table import marked, summary, verdicts
+from patchword.cli.dark_images import DarkImages
+from patchword.cli.inspect_table import mark_footnote, summary, verdicts_table
 from patchword.cli.member_images import Source
-from patchword.cli.output import complain, emit, notes, print_saved, progress, screen, stderr
-from patchword.cli.pictures import maps_of, stem
+from patchword.cli.output import emit, notes, print_error, print_saved, progress, screen, stderr
+from patchword.cli.pictures import map_paths, stem
 from patchword.errors import DarkWarning, ImageError, ImageWarning
-from patchword.visible_area import current as sights
+from patchword.visible_area import current as current_visible_area
 
 if TYPE_CHECKING:
     from patchword.inspect.inspector import Inspector
     from patchword.inspect.result import Inspection
 
-COLUMNS = (
-    "path",
-    "score",
-    "p_value",
-    "rejected",
-    "boxes",
-    "outside",
-    "known",
-    "one_colour",
-    "error",
+# fmt: off
+COLUMNS = (  # of results.csv
+    "path", "score", "p_value", "rejected", "boxes", "outside", "known", "one_colour", "error",
 )
+# fmt: on
 
 
 class Run:
-    """The photos to inspect, one after the other: printed, and saved where that is asked. good: how
-    many others were given as good ones."""
+    """Inspects photos one after the other, prints the results and saves them if asked.
+
+    good_count: how many good photos were given. failed: their errors, to which those of the
+    inspected photos are added.
+    """
 
     def __init__(
         self,
@@ -48,121 +45,127 @@ class Run:
         false_discoveries: float | None,
         save: Path | None,
         as_json: bool,
-        good: int,
+        good_count: int,
+        failed: list[ImageError],
     ) -> None:
         from patchword.inspect.report import Report
 
         self.inspector, self.sources, self.save, self.as_json = inspector, sources, save, as_json
-        self.false_discoveries, self.good = false_discoveries, good
-        self.failed: list[ImageError] = []
+        self.false_discoveries, self.good_count = false_discoveries, good_count
+        self.failed = failed
         self.rows: list[dict[str, Any]] = []
-        self.remarks: list[str] = []
-        self.warned: list[str] = []
+        self.remarks: list[str] = []  # of the end of the run, and of the page
+        self.photo_warnings: list[str] = []  # of the page; they are printed as they come
         self.report = Report(inspector, false_discoveries) if save else None
-        self.maps = maps_of(sources, save)
+        self.maps = map_paths(sources, save) if save else {}
 
-    def all(self) -> None:
-        """Inspect all photos."""
+    def inspect_all(self) -> None:
+        """Inspect all photos; print the results, and write the report."""
         from patchword.inspect.inspector import check_list
 
         if self.false_discoveries is not None:
             check_list(self.inspector)
         for error in self.failed:
             self._record({"path": error.image, "error": error.reason})
-        with self._noted():
+        with self._collect_warnings():
             self._inspect()
-        self._remark()
+        self._add_remarks()
         if not self.as_json and any("error" not in row for row in self.rows):
-            screen().print(verdicts(self.rows))
-            if said := marked(self.rows, self.inspector.model.name):
-                screen().print(said)
+            screen().print(verdicts_table(self.rows))
+            if footnote := mark_footnote(self.rows, self.inspector.model.name):
+                screen().print(footnote)
         if self.save:
             self._write(self.save)
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
-        """Warnings of the photos are shown as before, and are remarks of the page too."""
-        dark, before = Dark(), warnings.showwarning
+    def _collect_warnings(self) -> Iterator[None]:
+        """Warnings of photos are kept for the page, and shown as before."""
+        dark, show = DarkImages(), warnings.showwarning
 
-        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             text = str(message)
-            if issubclass(category, ImageWarning) and (
-                not issubclass(category, DarkWarning) or dark.is_first(text)
-            ):
-                self.warned.append(text)
-            before(message, category, *where, **more)
+            is_repeated = issubclass(category, DarkWarning) and not dark.is_first(text)
+            if issubclass(category, ImageWarning) and not is_repeated:
+                self.photo_warnings.append(text)
+            show(message, category, *where, **more)
 
-        warnings.showwarning = note
+        warnings.showwarning = keep
         try:
             yield
         finally:
-            warnings.showwarning = before
-            self.warned += dark.others()
+            warnings.showwarning = show
+            self.photo_warnings += dark.others()
 
     def _inspect(self) -> None:
-        found = self._each()
-        if self.false_discoveries is not None:  # verdicts depend on all the others
-            found = iter(self.inspector.listed(list(found), self.false_discoveries))
-        for each in found:
-            self._record(each.record())
+        inspections = self._inspections()
+        if self.false_discoveries is not None:  # each verdict depends on all photos
+            inspections = iter(self.inspector.listed(list(inspections), self.false_discoveries))
+        for inspection in inspections:
+            self._record(inspection.record())
             if self.report:
-                self.report.add(each, stem(each.path))
+                self.report.add(inspection, stem(inspection.path))
 
     def finish(self, check: bool) -> None:
-        """Say what the verdicts mean and what failed, and end with the exit code for that."""
-        said = summary(self.rows, self.inspector, self.false_discoveries is not None)
+        """Print what the verdicts mean and what failed, and end with the exit code for that."""
+        counts = summary(self.rows, self.inspector, self.false_discoveries is not None)
         done = sum("error" not in row for row in self.rows)
-        meant = self.inspector.guarantee(self.false_discoveries, done)
-        for sentence in filter(None, [said, *meant, *self.remarks]):
+        guarantee = self.inspector.guarantee(self.false_discoveries, done)
+        for sentence in filter(None, [counts, *guarantee, *self.remarks]):
             notes().print(sentence)
         for error in self.failed:
-            complain(str(error))
+            print_error(str(error))
         if self.failed:
             stderr().print(self._failures(len(self.sources) - done))
         if check and any(row.get("rejected") for row in self.rows):
             raise typer.Exit(3)
         if check and any(row.get("rejected", False) is None for row in self.rows):
-            complain("--check: there are photos without a verdict")
+            print_error("--check: there are photos without a verdict")
             raise typer.Exit(2)
         if self.failed:
             raise typer.Exit(1 if done else 2)
 
-    def _failures(self, own: int) -> str:
-        """How many failed, `own` of them photos to inspect, the others good ones."""
-        good = len(self.failed) - own
-        said = [f"{own} of {len(self.sources)} images"] * bool(own)
-        said += [f"{good} of {self.good} good photos"] * bool(good)
-        return f"{' and '.join(said)} failed"
+    def _failures(self, inspected: int) -> str:
+        """How many photos failed. inspected: how many of these were to be inspected; the others are
+        good ones."""
+        good = len(self.failed) - inspected
+        parts = []
+        if inspected:
+            parts.append(f"{inspected} of {len(self.sources)} images")
+        if good:
+            parts.append(f"{good} of {self.good_count} good photos")
+        return f"{' and '.join(parts)} failed"
 
-    def keep_drift(self, fitted: Path) -> None:
-        """The drift alarm goes on with these photos next time."""
+    def save_drift(self, fitted: Path) -> None:
+        """Save the scores of these photos, so that the drift alarm goes on with them next time."""
         try:
             self.inspector.keep_drift(fitted)
         except OSError as error:
             self.remarks.append(f"The drift alarm forgets these photos: {fitted}: {error.strerror}")
 
-    def _each(self) -> Iterator[Inspection]:
-        """Each that can be opened, its map written; the others fail."""
+    def _inspections(self) -> Iterator[Inspection]:
+        """Inspect each photo and write its map; errors are recorded."""
         from patchword.inspect.maps import save_map
 
-        clipped, without = 0, set[str]()
+        clipped, without_verdict = 0, set[str]()
         with progress("photos", len(self.sources)) as advance:
-            for number, (source, found) in enumerate(self.inspector.inspect_each(self.sources), 1):
+            results = self.inspector.inspect_each(self.sources)
+            for number, (source, result) in enumerate(results, start=1):
                 advance(number, len(self.sources))
-                if isinstance(found, ImageError):
-                    error = ImageError(str(source), found.reason)
+                if isinstance(result, ImageError):
+                    error = ImageError(str(source), result.reason)
                     self.failed.append(error)
                     self._record({"path": error.image, "error": error.reason})
                     continue
                 if self.save:
-                    clipped += not save_map(found, self.maps[cast("Source", source)])
-                if found.group and found.rejected is None:
-                    without.add(found.group)
-                yield found
-        if without:
+                    clipped += not save_map(result, self.maps[cast("Source", source)])
+                if result.group and result.rejected is None:
+                    without_verdict.add(result.group)
+                yield result
+        if without_verdict:
+            folders = ", ".join(sorted(without_verdict))
             self.remarks.append(
-                f"There is no verdict for {', '.join(sorted(without))}: too few good photos lie in "
-                "a folder of that name."
+                f"There is no verdict for {folders}: too few good photos lie in a folder of that "
+                "name."
             )
         if clipped:
             self.remarks.append(
@@ -170,16 +173,16 @@ class Run:
             )
 
     def _record(self, record: dict[str, Any]) -> None:
-        record |= sights().record(record["path"])
+        record |= current_visible_area().record(record["path"])
         self.rows.append(record)
         if self.as_json:
             emit(record)
 
-    def _remark(self) -> None:
+    def _add_remarks(self) -> None:
         drift = self.inspector.drift
-        if seen := self.inspector.seen_small():
-            self.remarks.append(f"Attention: {seen}.")
-        self.remarks += [f"Attention: {each}." for each in self.inspector.remarks()]
+        if small := self.inspector.seen_small():
+            self.remarks.append(f"Attention: {small}.")
+        self.remarks += [f"Attention: {remark}." for remark in self.inspector.remarks()]
         if drift.at:
             self.remarks.append(
                 f"Drift: by photo {drift.at} of {drift.seen} it is clear that scores are not like "
@@ -189,14 +192,15 @@ class Run:
             )
 
     def _write(self, folder: Path) -> None:
+        """Write results.csv and index.html."""
         from patchword.atomic_write import write
 
         assert self.report is not None
         table = io.StringIO()
-        out = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        out.writeheader()
-        out.writerows(self.rows)
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
         write(folder / "results.csv", table.getvalue())
         failed = [str(error) for error in self.failed]
-        said = [*self.remarks, *(f"Attention: {each}." for each in self.warned)]
-        print_saved(write(folder / "index.html", self.report.page(failed, said)))
+        remarks = [*self.remarks, *(f"Attention: {text}." for text in self.photo_warnings)]
+        print_saved(write(folder / "index.html", self.report.page(failed, remarks)))

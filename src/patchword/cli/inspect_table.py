@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from patchword.cli.output import shortened
+from patchword.cli.output import heading_and_names
 from patchword.errors import counted
 from patchword.show.plain_number import plain
 from patchword.show.terminal_table import table
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from patchword.inspect.inspector import Inspector
 
 
-MARK = " *"
+MARK = " *"  # behind a verdict that says little
 
 
-def one_good(first: str, good: Sequence[Source], sources: Sequence[Source]) -> str:
-    """What to say where GOOD is one photo and several are inspected, as of a glob without quotes;
-    else empty."""
-    if len(good) > 1 or len(sources) < 2 or first.startswith("@") or os.path.isdir(first):
+def hint_at_one_good(argument: str, good: Sequence[Source], sources: Sequence[Source]) -> str:
+    """A hint where GOOD is one photo and several are inspected, as with a glob without quotes; else
+    empty. argument: GOOD as it was written."""
+    if len(good) > 1 or len(sources) < 2 or argument.startswith("@") or os.path.isdir(argument):
         return ""
     return (
         f"GOOD is one photo, {good[0]}; {len(sources)} photos are inspected. To learn from "
@@ -32,59 +32,69 @@ def one_good(first: str, good: Sequence[Source], sources: Sequence[Source]) -> s
     )
 
 
-def verdicts(rows: Sequence[dict[str, Any]]) -> Table:
-    """A row for each photo, the worst first; of its boxes how many there are, and the largest. What
-    `MARK` means, `marked` says."""
+def verdicts_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each photo, the worst first, with the number of its boxes and the largest one.
+    `mark_footnote` explains MARK."""
     from patchword.inspect.result import in_words
 
     done = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
-    heading, names = shortened([row["path"] for row in done])
-    last = "boxes: largest"
+    heading, names = heading_and_names([row["path"] for row in done])
+    columns = [heading, "score", "verdict", "boxes: largest"]
     calibrated = any(row["p_value"] is not None for row in done)
-    column = ("p-value",) * calibrated
-    out = table(heading, "score", *column, "verdict", last, right=("score", "p-value", last))
+    if calibrated:
+        columns.insert(2, "p-value")
+    out = table(*columns, right=("score", "p-value", "boxes: largest"))
     for name, row in zip(names, done, strict=True):
-        p = ["-" if row["p_value"] is None else f"{row['p_value']:.3g}"] * calibrated
-        verdict = in_words(row["rejected"], row.get("outside", False)) + MARK * doubtful(row)
+        cells = [name, plain(row["score"])]
+        if calibrated:
+            cells.append("-" if row["p_value"] is None else f"{row['p_value']:.3g}")
+        verdict = in_words(row["rejected"], row.get("outside", False))
+        if is_doubtful(row):
+            verdict += MARK
         style = "bold" if row["rejected"] else ""
-        out.add_row(name, plain(row["score"]), *p, verdict, largest(row["boxes"]), style=style)
+        out.add_row(*cells, verdict, largest_box(row["boxes"]), style=style)
     return out
 
 
-def doubtful(row: dict[str, Any]) -> bool:
-    """Whether a photo is not rejected and unlike all that the model knows."""
+def is_doubtful(row: dict[str, Any]) -> bool:
+    """Whether a photo is unlike what the model knows, and not rejected."""
     return row.get("rejected") is False and row.get("outside", False)
 
 
-def marked(rows: Sequence[dict[str, Any]], model: str) -> str:
-    """What `MARK` means, under a table that has it; else empty."""
-    if not any(map(doubtful, rows)):
+def mark_footnote(rows: Sequence[dict[str, Any]], model: str) -> str:
+    """The meaning of MARK, for a table that has it; else empty."""
+    if not any(map(is_doubtful, rows)):
         return ""
     return f"{MARK.strip()} unlike what {model} knows: that it is not rejected says little"
 
 
-def largest(boxes: Sequence[Sequence[int]]) -> str:
-    """How many boxes there are, and the corners of the largest."""
+def largest_box(boxes: Sequence[Sequence[int]]) -> str:
+    """The number of boxes, and the corners of the largest."""
     if not boxes:
         return ""
     x1, y1, x2, y2 = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
     return f"{len(boxes)}: {x1},{y1},{x2},{y2}"
 
 
-def summary(rows: Sequence[dict[str, Any]], inspector: Inspector, listed: bool) -> str:
-    """How many are rejected, and by which threshold; empty where nothing was inspected.
-    listed: photos were judged as one list."""
-    found = [row["rejected"] for row in rows if "error" not in row]
-    if not found:
+def summary(rows: Sequence[dict[str, Any]], inspector: Inspector, as_list: bool) -> str:
+    """How many photos are rejected, and by which threshold; empty where none was inspected.
+    as_list: they were judged as one list."""
+    rejected = [row["rejected"] for row in rows if "error" not in row]
+    if not rejected:
         return ""
-    limits = [each.limit for each in inspector.judges().values()]
-    if listed:
-        by = "judged as one list"
+    limits = [judge.limit for judge in inspector.judges().values()]
+    if as_list:
+        rule = "judged as one list"
     elif inspector.grouped:
-        by = "a threshold for each folder"
+        rule = "a threshold for each folder"
+    elif limits[0] < float("inf"):
+        rule = f"threshold {plain(limits[0])}"
     else:
-        by = f"threshold {plain(limits[0])}" if limits[0] < float("inf") else "no threshold"
-    learned = inspector.learned
-    good = f", learned from {counted(learned, 'good photo')}" if learned else ""
-    without = f", {found.count(None)} without a verdict" if None in found else ""
-    return f"{found.count(True)} of {len(found)} rejected{without}; {by}{good}"
+        rule = "no threshold"
+    result = f"{rejected.count(True)} of {len(rejected)} rejected"
+    if None in rejected:
+        result += f", {rejected.count(None)} without a verdict"
+    result += f"; {rule}"
+    if inspector.learned:
+        result += f", learned from {counted(inspector.learned, 'good photo')}"
+    return result

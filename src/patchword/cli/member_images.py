@@ -1,4 +1,4 @@
-"""Images that are no files of their own."""
+"""Images that have no file of their own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from threading import Lock
 
-_ONE = Lock()  # images are opened by several threads, into one folder
+_LOCK = Lock()  # several threads open images and write into one folder
 
 
-class Held(os.PathLike[str]):
-    """An image inside something else: a member of a tar, or the bytes of standard input. When it is
-    opened, it is written to a temporary folder, which is deleted when the program ends."""
+class UnpackedImage(os.PathLike[str]):
+    """An image in a tar or in standard input. When it is opened, it is written to a temporary
+    folder, which is deleted when the program ends."""
 
     def __init__(self, name: str, read: Callable[[], bytes]) -> None:
         self.name = name
@@ -24,18 +24,18 @@ class Held(os.PathLike[str]):
         return self.name
 
     def __fspath__(self) -> str:
-        with _ONE:
+        with _LOCK:
             if not self._path:
                 suffix = os.path.splitext(self.name)[1]
-                handle, self._path = tempfile.mkstemp(suffix, dir=_unpacked().name)
+                handle, self._path = tempfile.mkstemp(suffix, dir=_temporary_folder().name)
                 with open(handle, "wb") as file:
                     file.write(self._read())
         return self._path
 
 
-Source = str | Held  # an image, as tasks and `images.open` take it; its name is str()
+Source = str | UnpackedImage  # an image, as tasks and `images.open` take it; str() is its name
 
 
 @cache
-def _unpacked() -> tempfile.TemporaryDirectory[str]:
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="patchword-")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 EMBEDDED = "demo"
-EMBEDDED_BLIP = "demo-blip"  # which captions, answers and matches
+EMBEDDED_BLIP = "demo-blip"  # captions, answers and matches
 
 ModelOption = Annotated[
     str,
@@ -24,47 +24,47 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="A hub id, folder or file of weights; by default demo."),
 ]
-# of a command that takes the model as an argument too
+# of commands that also take the model as an argument
 ModelTooOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="The model, as in the other commands."),
+    typer.Option("--model", "-m", metavar="MODEL", help="The model; the same as the argument."),
 ]
 DeviceOption = Annotated[
     str,
     typer.Option(
         metavar="auto|cpu|cuda|mps",
-        help="Where to compute; auto is cuda if there is one, else cpu; cuda:1 is the second.",
+        help="Where to compute; auto: cuda if there is one, else cpu; cuda:1: the second GPU.",
     ),
 ]
 DtypeOption = Annotated[
     str,
     typer.Option(
         metavar="int8|float32|bfloat16|float16",
-        help="Number type of the weights in memory; int8 with --engine openvino or onnx.",
+        help="Number type of the weights in memory; int8 needs --engine openvino or onnx.",
     ),
 ]
 StretchOption = Annotated[
     bool,
     typer.Option(
         "--stretch",
-        help="Scale each image from its own darkest to its brightest half percent: for images of "
-        "instruments, whose range is not in the file.",
+        help="Scale the brightness of each image, from its darkest to its brightest half "
+        "percent: for scientific images whose files do not state the range.",
     ),
 ]
 SquashOption = Annotated[
     bool,
     typer.Option(
         "--squash",
-        help="Show the model the whole of each image, its shape not kept, where it would see a "
-        "crop.",
+        help="Resize the whole image to the model's input size without keeping its aspect "
+        "ratio, instead of cropping it.",
     ),
 ]
 TwoViewsOption = Annotated[
     bool,
     typer.Option(
         "--two-views",
-        help="Judge by the centre crop and by the whole image, squashed, together: twice the "
-        "work, and right more often where images are not square.",
+        help="Average the vectors of the centre crop and of the whole image, squashed: "
+        "twice the work, and more accurate for images that are not square.",
     ),
 ]
 MaxPixelsOption = Annotated[
@@ -73,15 +73,15 @@ MaxPixelsOption = Annotated[
         "--max-pixels",
         min=1,
         metavar="NUMBER",
-        help="Refuse images that have more pixels when they are decoded; by default 300 million.",
+        help="Refuse images with more pixels; by default 300 million.",
     ),
 ]
 OnePassOption = Annotated[
     bool,
     typer.Option(
         "--one-pass",
-        help="winclip: windows are means of what one encoding gives for their patches; without, "
-        "each goes through the network, some 12 encodings of the photo.",
+        help="winclip: encode the photo once, and average its patches in each window; without "
+        "it each window is encoded, at the cost of some 12 photos.",
     ),
 ]
 ColoursOption = Annotated[
@@ -97,22 +97,22 @@ SameScaleOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines instead of a table.")]
 SOURCES = (
-    "Image files (stack.tif#3: its page 3), folders, glob patterns, .tar files, https:// "
-    "addresses; @FILE: names, one a line; -: standard input."
+    "Image files (stack.tif#3: page 3), folders, glob patterns, .tar files, https:// "
+    "addresses; @FILE: a file with one name per line; -: standard input."
 )
 ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGES...", help=SOURCES)]
 ImagesLabelsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES... [LABELS]...",
-        help=f"{SOURCES} Then labels, or by --labels.",
+        help=f"{SOURCES} Then labels; or give them by --labels.",
     ),
 ]
 ImagesTextsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES... [TEXTS]...",
-        help=f"{SOURCES} Then texts, each in quotes, or by --text.",
+        help=f"{SOURCES} Then texts, each in quotes; or give them by --text.",
     ),
 ]
 TextsOption = Annotated[
@@ -125,7 +125,7 @@ LongTextOption = Annotated[
     str,
     typer.Option(
         metavar="truncate|mean",
-        help="Texts longer than the model's context: cut off their ends, or embed all of it in "
+        help="Texts longer than the model's context: cut off the end, or embed the text in "
         "chunks and average their vectors.",
     ),
 ]
@@ -144,8 +144,8 @@ TemplateOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT|imagenet|chinese",
-        help="Sentence with {} in place of the label; repeat to average over several. imagenet: "
-        "the 80 templates of CLIP; chinese: a set in Chinese.",
+        help="A sentence with {} in place of the label; repeat to average over several. "
+        "imagenet: the 80 templates of CLIP; chinese: templates in Chinese.",
     ),
 ]
 SaveOption = Annotated[
@@ -164,40 +164,48 @@ PictureOption = Annotated[
 ]
 WindowOption = Annotated[
     int | None,
-    typer.Option(help="Pixels: look at the photo in windows of that side, overlaps averaged."),
+    typer.Option(
+        help="Side in pixels: process the photo in windows of this size, and average where "
+        "they overlap."
+    ),
 ]
 StrideOption = Annotated[
     int | None,
     typer.Option(
-        help="Pixels from one window to the next, overlaps averaged as papers do; by default half "
-        "a window, and each counts less towards its border."
+        help="Pixels from one window to the next; overlaps are averaged with equal weights, "
+        "as in papers. By default half a window, with less weight near its border."
     ),
 ]
 ShortSideOption = Annotated[
     int | None,
     typer.Option(
-        help="Pixels: resize the photo's shorter side first, at least to a window's; with --window "
-        "alone it is kept as it is."
+        help="Pixels: first resize the photo's shorter side to this, at least to the side of "
+        "a window. With --window alone the photo is not resized."
     ),
 ]
 RefineOption = Annotated[
     bool, typer.Option("--refine", help="Refine maps along the photo's edges (PAMR).")
 ]
 NegativesOption = Annotated[
-    str | None, typer.Option(metavar="A,B,...", help="What else there could be, for --present.")
+    str | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="Other things that the photo could show, which --present compares with.",
+    ),
 ]
 LogitScaleOption = Annotated[
-    float | None, typer.Option(help="What cosines are multiplied by; by default the model's own.")
+    float | None,
+    typer.Option(help="Factor for cosines before the softmax; by default the model's own."),
 ]
 SubjectOption = Annotated[
-    str | None, typer.Option(help="winclip: what the photos show, in a word or two.")
+    str | None, typer.Option(help="winclip: the name of what the photos show, in a word or two.")
 ]
 DenseMethodOption = Annotated[
     str,
     typer.Option(
         metavar="METHOD",
         help="auto, cosine, maskclip, maskclip-paper, maskclip-keys, sclip, clearclip, value, "
-        "naclip, nonly, attnpool, gem, surgery, scclip, resclip or head; patchword info says which "
-        "one auto is.",
+        "naclip, nonly, attnpool, gem, surgery, scclip, resclip or head; patchword info "
+        "shows what auto means.",
     ),
 ]

@@ -1,9 +1,8 @@
-"""What commands print: results on stdout, everything else on stderr; and how failures end."""
+"""Printing and exit codes of commands: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import math
 import os
@@ -14,16 +13,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
-from unicodedata import normalize
-from urllib.parse import unquote
 
 import typer
 
-from patchword.cli.broken_pipe import console, live, saving, unread
-from patchword.cli.dark_images import Dark
+from patchword.cli.broken_pipe import active_progress, console, handle_closed_pipe, saves_result
+from patchword.cli.dark_images import DarkImages
+from patchword.cli.suggestions import with_near_file
 from patchword.errors import (
     DarkWarning,
     ImageError,
@@ -33,9 +30,9 @@ from patchword.errors import (
     UnseenWarning,
     one_line,
 )
-from patchword.scope import current as outside
+from patchword.scope import current as current_scope
 from patchword.show.terminal_table import printable
-from patchword.visible_area import current as sights
+from patchword.visible_area import current as current_visible_area
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,22 +44,23 @@ T = TypeVar("T")
 
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)  # whether --quiet is given
 
-SHOWN = 60  # images in a picture or page that a command saves
-MOST_NAMES = 10_000  # in a folder, among which a misspelt one is looked for
-PICTURES = ".png, .jpg, .webp, .tif, .pdf"
-# What messages advise in Python: a model to load; an option and its value
+SHOWN = 60  # most images in a picture or page that a command saves
+PICTURE_SUFFIXES = ".png, .jpg, .webp, .tif, .pdf"
+# What messages say for Python: a call that loads a model; an option and its value.
 _LOAD = re.compile(r'patchword\.load\("([\w-]+)"\)')
 _OPTION = re.compile(r'\b(architecture|engine|method|subfolder)="([^"]+)"(?: \(--\1\))?')
-WIDE = 200  # columns of a table in a pipe, where no terminal says how many there are
+PIPE_COLUMNS = 200  # width of a table in a pipe, which has no width of its own
 
 
 def screen() -> Console:
-    """stdout, for results. In a pipe tables are as wide as they need, unless COLUMNS is set."""
-    return console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+    """stdout, for results. In a pipe it has PIPE_COLUMNS columns, unless COLUMNS is set."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return console()
+    return console(width=PIPE_COLUMNS)
 
 
 def notes() -> Console:
-    """stderr, for progress and remarks, which --quiet leaves out."""
+    """stderr, for progress and remarks. --quiet silences it."""
     return stderr(quiet.get())
 
 
@@ -72,32 +70,35 @@ def stderr(silent: bool = False) -> Console:
 
 
 def warn(message: str) -> None:
-    """One warning on stderr."""
+    """Print one warning on stderr."""
     stderr().print(f"warning: {message}")
 
 
 @contextmanager
-def warnings_said(
+def show_warnings(
     advice: str = "",
     console: Console | None = None,
     once: bool = False,
     last: bool = False,
 ) -> Iterator[None]:
-    """Each warning as one line on a console, by default stderr; one of long texts ends in `advice`
-    of the command line instead of that for Python. once: the same one is not repeated. last: what
-    was skipped in folders is said at the end, and of dark images all but the first in any case."""
-    said = console or stderr()
-    skipped: list[str] = []
-    dark = Dark()
+    """Print each warning as one line on a console, by default stderr.
 
-    def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    advice: replaces the advice for Python in warnings of long texts. once: a warning is not
+    repeated. last: warnings of skipped files are printed at the end. Of dark images only the first
+    is printed at once, and the end says how many more there are.
+    """
+    target = console or stderr()
+    skipped: list[str] = []
+    dark = DarkImages()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         text = str(message)
         if issubclass(category, LongTextWarning):
             text = text.partition(": pass ")[0] + advice
         if last and issubclass(category, SkippedFilesWarning):
             skipped.append(text)
         elif not issubclass(category, DarkWarning) or dark.is_first(text):
-            said.print(f"warning: {as_typed(text)}")
+            target.print(f"warning: {adapt_advice(text)}")
 
     with warnings.catch_warnings():
         if once:
@@ -105,45 +106,47 @@ def warnings_said(
         else:
             for kind in (LongTextWarning, ScopeWarning, UnseenWarning):
                 warnings.simplefilter("always", kind)
-        warnings.showwarning = say
+        warnings.showwarning = show
         try:
             yield
         finally:
             for text in (*dark.others(), *skipped):
-                said.print(f"warning: {text}")
+                target.print(f"warning: {text}")
 
 
-def complain(message: str) -> None:
-    """One error on stderr."""
+def print_error(message: str) -> None:
+    """Print one error on stderr."""
     from rich.text import Text
 
-    stderr().print(Text("error: ", style="bold red") + Text(printable(as_typed(message))))
+    stderr().print(Text("error: ", style="bold red") + Text(printable(adapt_advice(message))))
 
 
-def as_typed(message: str) -> str:
-    """A message whose advice is for Python, with the options of the command line instead."""
+def adapt_advice(message: str) -> str:
+    """A message with options of the command line in place of advice for Python."""
     message = _LOAD.sub(r"-m \1", message)
     return _OPTION.sub(lambda m: f"--{m[1].replace('_', '-')} {m[2]}", message)
 
 
 def emit(record: dict[str, Any]) -> None:
-    """One line of JSON on stdout, or with --csv its rows; of an image that was not seen whole,
-    very small, or unlike the model's training, also that. JSON is ASCII, so that no terminal or
-    file name can break it."""
-    table = rows.get()
+    """Print a record on stdout: as one line of JSON, or with --csv as rows.
+
+    What is known of its image is added: that it was seen in part, seen very small, or is unlike
+    what the model was trained on. JSON is ASCII, so that no terminal or file name can break it.
+    """
     name = str(record.get("image", record.get("path")))
-    record |= sights().record(name)
-    if outside().outside(name):
+    record |= current_visible_area().record(name)
+    if current_scope().outside(name):
         record["outside"] = True
-    with readers():
-        if table:
-            table.write(record)
+    writer = csv_writer.get()
+    with handling_broken_pipe():
+        if writer:
+            writer.write(record)
         else:
             print(json_line(record), flush=True)
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """A record as JSON, which has no NaN and no infinity: they are null."""
+    """A record as JSON. NaN and infinity, which JSON does not have, become null."""
     try:
         return json.dumps(record, allow_nan=False)
     except ValueError:
@@ -151,30 +154,33 @@ def json_line(record: dict[str, Any]) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON values with null for every number that is none."""
+    """JSON values in which null stands for NaN and infinity."""
     if isinstance(value, dict):
-        return {name: _without_nan(each) for name, each in value.items()}
+        return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(each) for each in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Rows:
-    """CSV on stdout: of each record one row, or one for each item of the list of records in it;
-    where columns are called measure and value, one for each number that has no column."""
+class CsvWriter:
+    """Writes records as CSV on stdout.
+
+    A record that holds a list of records has a row for each of these, any other record one row.
+    With the columns "measure" and "value", it has a row for each number that has no column.
+    """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
-        self._begun = False
+        self._has_header = False
 
     def write(self, record: dict[str, Any]) -> None:
         out = csv.writer(sys.stdout, lineterminator="\n")
-        if not self._begun:
+        if not self._has_header:
             out.writerow(self.columns)
-            self._begun = True
+            self._has_header = True
         for item in self._items(record):
-            found = {**record, **item}
-            out.writerow([found.get(column) for column in self.columns])
+            row = {**record, **item}
+            out.writerow([row.get(column) for column in self.columns])
         sys.stdout.flush()
 
     def _items(self, record: dict[str, Any]) -> Sequence[dict[str, Any]]:
@@ -182,33 +188,34 @@ class Rows:
         for value in record.values():
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 return value
-        measures = {"measure", "value"} <= set(self.columns)
-        return self._measures(record) or [record] if measures else [record]
+        if {"measure", "value"} <= set(self.columns):
+            return self._measures(record) or [record]
+        return [record]
 
     def _measures(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        measures: list[dict[str, Any]] = []
         for name, value in record.items():
-            inside = value if isinstance(value, dict) else {}
-            found += [{"measure": f"{name} {of}", "value": each} for of, each in inside.items()]
-            if isinstance(value, (int, float)) and name not in self.columns:
-                found.append({"measure": name, "value": value})
-        return found
+            if isinstance(value, dict):
+                measures += [{"measure": f"{name} {key}", "value": v} for key, v in value.items()]
+            elif isinstance(value, (int, float)) and name not in self.columns:
+                measures.append({"measure": name, "value": value})
+        return measures
 
 
-rows: ContextVar[Rows | None] = ContextVar("rows", default=None)  # where --csv is given
+csv_writer: ContextVar[CsvWriter | None] = ContextVar("csv_writer", default=None)  # with --csv
 
 
 @contextmanager
-def readers() -> Iterator[None]:
-    """Where nobody reads stdout any more (`| head`), what `unread` says is done."""
+def handling_broken_pipe() -> Iterator[None]:
+    """Calls `handle_closed_pipe` where nobody reads stdout any more (`| head`)."""
     try:
         yield
     except BrokenPipeError:
-        unread(sys.stdout)
+        handle_closed_pipe(sys.stdout)
 
 
-def wrong(message: str) -> NoReturn:
-    """Wrong usage: the message, exit code 2."""
+def refuse(message: str) -> NoReturn:
+    """End the command with a message about wrong usage; exit code 2."""
     raise typer.BadParameter(message)
 
 
@@ -221,57 +228,64 @@ def check_save(path: Path | None, pages: bool = False, images: Sequence[Source] 
     Image.init()
     suffix = path.suffix.lower()
     if not (pages and suffix == ".html") and Image.EXTENSION.get(suffix) not in Image.SAVE:
-        wrong(f"--save {path}: the name must end in {PICTURES}{' or .html' if pages else ''}")
-    spare([path], images)
-    make_folder(path)
+        suffixes = f"{PICTURE_SUFFIXES} or .html" if pages else PICTURE_SUFFIXES
+        refuse(f"--save {path}: the name must end in {suffixes}")
+    refuse_overwriting([path], images)
+    prepare_output(path)
 
 
-def spare(results: Iterable[Path | None], images: Sequence[Source]) -> None:
+def refuse_overwriting(results: Iterable[Path | None], images: Sequence[Source]) -> None:
     """Refuse to write a result over one of the images that the command reads."""
     from patchword.images.pages import split
 
-    written = [path for path in results if path and path.is_file()]
-    read = {split(image)[0] for image in images if isinstance(image, str)} if written else ()
-    kept = {_identity(path) for path in read} - {None}
-    for path in written:
-        if _identity(path) in kept:
-            wrong(f"{path}: is one of the images, and would be overwritten; give another name")
+    existing = [path for path in results if path and path.is_file()]
+    if not existing:
+        return
+    files = {split(image)[0] for image in images if isinstance(image, str)}
+    protected = {_identity(file) for file in files} - {None}
+    for path in existing:
+        if _identity(path) in protected:
+            refuse(f"{path}: is one of the images, and would be overwritten; give another name")
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode of a file: the same for all its names."""
     try:
-        return os.stat(path).st_dev, os.stat(path).st_ino
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
     except (OSError, ValueError):  # no such file; an address
         return None
 
 
-def make_folder(path: Path | None, itself: bool = False) -> None:
-    """Make the folder that a file will be written in, and say so; refuse a place where nothing can
-    be written. Before any work is done. itself: the result is a folder, which may be there."""
+def prepare_output(path: Path | None, is_folder: bool = False) -> None:
+    """Make the parent folder of a result, before any work is done, and say so. Refuse a place where
+    nothing can be written. is_folder: the result is a folder, which may exist."""
     if path is None:
         return
-    saving.set(True)
-    if path.is_dir() and not itself:
-        wrong(f"{path}: a folder; give a file in it")
-    if path.is_file() and itself:
-        wrong(f"{path}: a file; give a folder, or another name")
-    new = not path.parent.exists()
+    saves_result.set(True)
+    if path.is_dir() and not is_folder:
+        refuse(f"{path}: a folder; give a file in it")
+    if path.is_file() and is_folder:
+        refuse(f"{path}: a file; give a folder, or another name")
+    parent_is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or path.is_file() or not path.exists():
-            # nothing is left of a file without a name; os.access knows less
+        if path.is_dir() or path.is_file() or not path.exists():  # no device
+            # A trial file says more than os.access. It has no name, so that nothing is left of it.
             tempfile.TemporaryFile(dir=path if path.is_dir() else path.resolve().parent).close()
     except OSError as error:
-        there = path.parent.is_dir()
-        why = "nothing can be written there" if there else "its folder cannot be made"
-        wrong(f"{path}: {why}: {error.strerror}")
-    if new:
+        if path.parent.is_dir():
+            reason = "nothing can be written there"
+        else:
+            reason = "its folder cannot be made"
+        refuse(f"{path}: {reason}: {error.strerror}")
+    if parent_is_new:
         notes().print(f"made folder {path.parent}")
 
 
-def titled(bundle: Model, *words: str) -> str:
-    """The title of a picture: what it is of, and the model."""
-    return " · ".join([*words, f"model {Path(bundle.name).name}"])
+def picture_title(bundle: Model, *subjects: str) -> str:
+    """The title of a picture: what it shows, and the model."""
+    return " · ".join([*subjects, f"model {Path(bundle.name).name}"])
 
 
 def print_saved(path: Path) -> None:
@@ -280,51 +294,51 @@ def print_saved(path: Path) -> None:
 
 
 @contextmanager
-def progress(words: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal: call the result with (done, total). One that begins
-    while another runs is drawn below it."""
-    from rich import progress as bars
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal. Yields a function that takes (done,
+    total). A bar that begins while another one runs is drawn below it."""
+    from rich import progress as rich_progress
 
-    if outer := live.get():
-        within = outer.add_task(words, total=total)
+    if outer := active_progress.get():
+        inner_task = outer.add_task(title, total=total)
         try:
-            yield lambda done, all_of: outer.update(within, completed=done, total=all_of)
+            yield lambda done, total: outer.update(inner_task, completed=done, total=total)
         finally:
-            outer.remove_task(within)
+            outer.remove_task(inner_task)
         return
     columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeRemainingColumn(),
     )
     hidden = quiet.get() or not sys.stderr.isatty()
-    # What is printed beside a bar goes above it on a terminal, and else where it belongs.
-    beside = sys.stdout.isatty()
-    with bars.Progress(
-        *columns, console=notes(), transient=True, disable=hidden, redirect_stdout=beside
+    # On a terminal, what is printed while the bar runs goes above it. A pipe gets it directly.
+    redirect = sys.stdout.isatty()
+    with rich_progress.Progress(
+        *columns, console=notes(), transient=True, disable=hidden, redirect_stdout=redirect
     ) as bar:
-        task = bar.add_task(words, total=total)
-        live.set(None if hidden else bar)
+        task = bar.add_task(title, total=total)
+        active_progress.set(None if hidden else bar)
         try:
-            yield lambda done, all_of: bar.update(task, completed=done, total=all_of)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
         finally:
-            live.set(None)
+            active_progress.set(None)
 
 
-def good(
-    each: Iterable[tuple[object, T | ImageError]],
+def successes(
+    results: Iterable[tuple[object, T | ImageError]],
     total: int,
-    words: str,
+    title: str,
     failed: list[ImageError],
     as_json: bool = False,
 ) -> Iterator[tuple[Source, T]]:
-    """Each image that has a result, and that, with a progress bar on a terminal; the errors of the
-    others are added to `failed`, and with `as_json` printed as records in their place."""
-    with progress(words, total) as advance:
-        for number, (given, result) in enumerate(each, start=1):
+    """Each image that has a result, and the result, with a progress bar. The errors of the others
+    are added to `failed`, and with `as_json` printed as records in their place."""
+    with progress(title, total) as advance:
+        for number, (image, result) in enumerate(results, start=1):
             advance(number, total)
-            source = cast("Source", given)
+            source = cast("Source", image)
             if not isinstance(result, ImageError):
                 yield source, result
                 continue
@@ -337,7 +351,7 @@ def good(
 def one_by_one(
     sources: Sequence[Source], job: Callable[[Source], T]
 ) -> Iterator[tuple[Source, T | ImageError]]:
-    """A job done on each image in turn, or why it could not be done."""
+    """Each image with what `job` returns for it, or the error that it raises."""
     for source in sources:
         try:
             yield source, job(source)
@@ -346,10 +360,10 @@ def one_by_one(
 
 
 def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> None:
-    """Name each failure on stderr; exit code 1 when there is one, 2 when nothing was done. as_json:
-    print records of them, where that was not done on the way."""
+    """Print each failure on stderr; exit code 1 when there is one, 2 when nothing was done.
+    as_json: print records of them too, where `successes` has not done so."""
     for number, error in enumerate(failed):
-        complain(with_near_file(error) if number < SHOWN else str(error))
+        print_error(with_near_file(error) if number < SHOWN else str(error))
         if as_json:
             emit({"image": error.image, "error": error.reason})
     if failed:
@@ -357,43 +371,16 @@ def finish(failed: Sequence[ImageError], done: int, as_json: bool = False) -> No
         raise typer.Exit(1 if done else 2)
 
 
-def with_near_file(error: ImageError) -> str:
-    """An error; behind a file that is not there the one that may be meant."""
-    return f"{error}{near_file(error.image) if error.reason == 'no such file' else ''}"
-
-
-def near_file(path: str) -> str:
-    """The file that a missing one may mean, as a question in brackets: the path as Windows or a
-    browser writes it; else the file beside it whose name is nearest. Empty where none is near."""
-    folder, name = os.path.split(path)
-    slashed = path.replace("\\", "/")
-    beside = os.path.join(folder, os.path.basename(slashed))
-    for meant in (slashed, beside, unquote(path.removeprefix("file://"))):
-        if meant != path and os.path.isfile(meant):
-            return f" (do you mean {os.path.normpath(meant)}?)"
-    try:
-        with os.scandir(folder or os.curdir) as entries:
-            known = [entry.name for entry in islice(entries, MOST_NAMES)]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.75)
-    if not near:
-        return ""
-    same = normalize("NFC", name) == normalize("NFC", near[0])
-    form = ", whose letters are stored in another form of Unicode" * same
-    return f" (do you mean {os.path.join(folder, near[0])}{form}?)"
-
-
-def shortened(sources: Sequence[Source]) -> tuple[str, list[str]]:
-    """A heading that names the folder that all paths share, and the paths from there."""
+def heading_and_names(sources: Sequence[Source]) -> tuple[str, list[str]]:
+    """The heading of a column of images, which names their common folder, and their paths from
+    there."""
     paths = [one_line(str(source)) for source in sources]
-    kinds = {os.path.isabs(path) for path in paths}
     folders = [os.path.dirname(path) for path in paths]
-    folder = ""
-    if len(kinds) == 1 and all(folders):
+    common = ""
+    if len({os.path.isabs(path) for path in paths}) == 1 and all(folders):
         with suppress(ValueError):  # on several drives of Windows
-            folder = os.path.commonpath(folders)
-    if len(paths) == 1 or folder in ("", ".", os.sep):
+            common = os.path.commonpath(folders)
+    if len(paths) == 1 or common in ("", ".", os.sep):
         return "image", paths
-    shown = re.sub(r"^s3:/+", "s3://", folder.removeprefix(os.path.join(os.getcwd(), "")))
-    return f"in {shown}", [os.path.relpath(path, folder) for path in paths]
+    shown = re.sub(r"^s3:/+", "s3://", common.removeprefix(os.path.join(os.getcwd(), "")))
+    return f"in {shown}", [os.path.relpath(path, common) for path in paths]

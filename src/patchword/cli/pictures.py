@@ -1,4 +1,4 @@
-"""The files for the pictures of images, one for each."""
+"""The files that the pictures and maps of images are written to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.member_images import Source
-from patchword.cli.output import check_save, spare
+from patchword.cli.output import check_save, refuse_overwriting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,55 +19,58 @@ SaveOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The picture to write, with the image's name added for each of several; by default "
+        help="The picture to write; for several images their names are added. By default "
         "IMAGE-heatmap.png or IMAGE-attention.png in the current folder.",
     ),
 ]
 
 
-def pictures(
+def picture_paths(
     files: Sequence[Source], save: Path | None, kind: str, names: Sequence[str] = ()
 ) -> dict[Source, Path]:
-    """The file for the picture of each image: that of --save, with the image's name in it where
-    there are several images, else the image's name and the kind, in the current folder. names:
-    what they are called instead, where they are no images."""
+    """The file for the picture of each image. It is that of --save, with the image's name added
+    where there are several images; by default IMAGE-KIND.png in the current folder.
+
+    names: what the files are called, where they are texts and not images.
+    """
     check_save(save)
-    out: dict[Source, Path] = {}
-    for file, given in zip(files, names or [""] * len(files), strict=True):
-        if file in out:
+    folder, suffix = (save.parent, save.suffix) if save else (Path(), f"-{kind}.png")
+    paths: dict[Source, Path] = {}
+    taken: set[Path] = set()
+    for file, name in zip(files, names or [stem(str(file)) for file in files], strict=True):
+        if file in paths:
             continue
-        name = given or stem(str(file))
         if save:
             name = f"{save.stem}-{name}" if len(files) > 1 else save.stem
-        end = save.suffix if save else f"-{kind}.png"
-        folder = save.parent if save else Path()
-        place, number = folder / f"{name}{end}", 2
-        while place in out.values():  # images of the same name in several folders
-            place, number = folder / f"{name}-{number}{end}", number + 1
-        out[file] = place
-    spare(out.values(), () if names else files)
-    return out
+        paths[file] = _unused_path(folder, name, suffix, taken)
+    refuse_overwriting(paths.values(), () if names else files)
+    return paths
+
+
+def map_paths(sources: Sequence[Source], folder: Path) -> dict[Source, Path]:
+    """The file for the map of each photo, in the folder of a report."""
+    taken: set[Path] = set()
+    return {
+        source: _unused_path(folder / "maps", stem(str(source)), ".tif", taken)
+        for source in dict.fromkeys(sources)
+    }
+
+
+def _unused_path(folder: Path, name: str, suffix: str, taken: set[Path]) -> Path:
+    """A path that is not taken, with a number behind the name where needed; it is then taken."""
+    path, number = folder / f"{name}{suffix}", 2
+    while path in taken:
+        path, number = folder / f"{name}-{number}{suffix}", number + 1
+    taken.add(path)
+    return path
 
 
 def stem(image: str) -> str:
-    """What to call a picture of an image: its name without suffix, and its page."""
+    """The name of an image in file names: without its suffix, and with its page."""
     from patchword.images.pages import split
 
     name, page = split(image)
     return Path(name).stem if page is None else f"{Path(name).stem}-page-{page}"
-
-
-def maps_of(sources: Sequence[Source], folder: Path | None) -> dict[Source, Path]:
-    """The file for the map of each photo, whose names differ."""
-    out: dict[Source, Path] = {}
-    taken: set[str] = set()
-    for source in dict.fromkeys(sources) if folder else ():
-        name, number = stem(str(source)), 1
-        while (unique := name if number == 1 else f"{name}-{number}") in taken:
-            number += 1
-        taken.add(unique)
-        out[source] = (folder or Path()) / "maps" / f"{unique}.tif"
-    return out
 
 
 def common_scale(grids: Sequence[NDArray[np.float32]]) -> tuple[float, float] | None:

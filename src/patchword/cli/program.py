@@ -1,4 +1,4 @@
-"""Commands to paste, as they work where the program was started."""
+"""Command lines to paste, as they work in the current folder and shell."""
 
 from __future__ import annotations
 
@@ -8,35 +8,31 @@ import sys
 from pathlib import Path
 
 
-def command(*words: str) -> str:
-    """A line for the shell: patchword with these words."""
-    return shlex.join([*_program(), *words])
+def command(*arguments: str) -> str:
+    """A line for the shell: patchword with these arguments."""
+    return shlex.join([*_program(), *arguments])
 
 
 def near(path: str | Path) -> str:
-    """A path as short as it can be said here: from the current folder where it lies below it."""
-    whole, here = Path(path).resolve(), Path.cwd().resolve()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+    """A path with its links resolved: relative where it lies below the current folder."""
+    return _relative(Path(path).resolve(), Path.cwd().resolve())
 
 
 def _program() -> list[str]:
-    """What starts patchword here: its name where the shell finds it, else its file."""
-    started = Path(sys.argv[0])
-    if started.name != "patchword":
-        found = shutil.which("patchword")
-        own = Path(sys.executable).with_name("patchword")
-        if found and Path(found) == own:
-            return ["patchword"]
-        return (
-            [_script(own)] if own.exists() else [_script(Path(sys.executable)), "-m", "patchword"]
-        )
-    found = shutil.which("patchword")
-    if found and Path(found).absolute() == started.absolute():
+    """How to start patchword: by its name where the shell finds it, else by its file."""
+    script = Path(sys.argv[0])
+    by_module = script.name != "patchword"  # python -m patchword
+    if by_module:
+        script = Path(sys.executable).with_name("patchword")
+    on_path = shutil.which("patchword")
+    if on_path and Path(on_path).absolute() == script.absolute():
         return ["patchword"]
-    return [_script(started)]
+    # Links are kept: a virtual environment's Python is a link.
+    if by_module and not script.exists():
+        return [_relative(Path(sys.executable).absolute(), Path.cwd()), "-m", "patchword"]
+    return [_relative(script.absolute(), Path.cwd())]
 
 
-def _script(file: Path) -> str:
-    """A program's path from the current folder. It may be a link, which is kept."""
-    whole, here = file.absolute(), Path.cwd()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
+def _relative(path: Path, folder: Path) -> str:
+    """A path from a folder where it lies below that, else the absolute path."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

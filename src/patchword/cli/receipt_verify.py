@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.atomic_write import write
-from patchword.cli.inputs import load, model_and_path, named_once
+from patchword.cli.inputs import load, model_and_path, model_name
 from patchword.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -19,7 +19,7 @@ from patchword.cli.options import (
     ModelArgument,
     ModelTooOption,
 )
-from patchword.cli.output import emit, make_folder, print_saved, screen
+from patchword.cli.output import emit, prepare_output, print_saved, screen
 from patchword.errors import PatchwordError
 from patchword.show.terminal_table import table
 
@@ -42,22 +42,22 @@ def receipt(
 ) -> None:
     """Write a model's outputs for fixed inputs, with which “verify” compares another copy.
 
-    Two test cards and some texts go through its preprocessing and tokenizer, exact noise and the
-    texts' ids through its towers.
+    The inputs are two test cards and some texts, for preprocessing and tokenizer, and exact noise
+    and the texts' token ids, for the towers.
     """
-    name = named_once(source, model)
-    make_folder(out)
+    name = model_name(source, model)
+    prepare_output(out)
     bundle = load(name, device, dtype)
     from patchword import receipts
 
-    made = receipts.make(bundle)
+    computed = receipts.make(bundle)
     if out is not None:
-        write(out, receipts.to_text(made))
+        write(out, receipts.to_text(computed))
         print_saved(out)
     if as_json:
-        emit(made)
+        emit(computed)
     elif out is None:
-        print(receipts.to_text(made, ascii_only=True), end="")
+        print(receipts.to_text(computed, ascii_only=True), end="")
 
 
 def verify(
@@ -67,7 +67,9 @@ def verify(
     ],
     model: ModelTooOption = None,
     rtol: Annotated[float, typer.Option(min=0, help="Largest relative difference.")] = 1.3e-6,
-    atol: Annotated[float, typer.Option(min=0, help="Largest absolute difference besides.")] = 1e-5,
+    atol: Annotated[
+        float, typer.Option(min=0, help="Largest absolute difference, in addition.")
+    ] = 1e-5,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
@@ -77,91 +79,99 @@ def verify(
     Exit code 1 when one differs. Half precision and other devices may need a larger --atol.
     """
     name, file = model_and_path(arguments, model, "receipt: patchword verify MODEL receipt.json")
-    known = read(file)  # before a large model is loaded
+    expected = read_receipt(file)  # before a large model is loaded
     bundle = load(name, device, dtype)
     from patchword import receipts
 
-    rows = list(receipts.compare(bundle, known, rtol, atol))
-    found = [difference for _, _, difference in rows if difference is not None]
+    rows = list(receipts.compare(bundle, expected, rtol, atol))
+    differences = [difference for _, _, difference in rows if difference is not None]
     if as_json:
         for row in rows:
-            emit(record(*row))
+            emit(stage_record(*row))
     else:
-        said = verdict(known, found, f"a difference of {atol:g} + {rtol:g} of the value")
-        if left := receipts.not_compared(bundle, known):
-            stages = ", ".join(map(words, left))
-            said["not compared"] = f"{stages}: the receipt has nothing of them"
-        show(rows, said)
-    raise typer.Exit(1 if found else 0)
+        tolerance = f"a difference of {atol:g} + {rtol:g} of the value"
+        result = verdict(expected, differences, tolerance)
+        if left_out := receipts.not_compared(bundle, expected):
+            stages = ", ".join(map(readable, left_out))
+            result["not compared"] = f"{stages}: the receipt has nothing of them"
+        show(rows, result)
+    raise typer.Exit(1 if differences else 0)
 
 
-def read(path: Path) -> Any:
-    """The receipt in a file. Raises PatchwordError for anything else."""
+def read_receipt(path: Path) -> Any:
+    """The receipt in a file. Raises PatchwordError where there is none."""
     from patchword import receipts
 
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        receipts.parse(known)
+        expected = json.loads(path.read_text(encoding="utf-8"))
+        receipts.parse(expected)
     except OSError as error:
         raise PatchwordError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise PatchwordError(f"{path} is no receipt: not readable JSON ({error})") from error
     except PatchwordError as error:
         raise PatchwordError(f"{path}: {error}") from error
-    return known
+    return expected
 
 
-def record(stage: str, largest: float, difference: Difference | None) -> dict[str, Any]:
-    """One stage as JSON values; no largest difference where numbers cannot be compared."""
-    out = {
+def stage_record(stage: str, largest: float, difference: Difference | None) -> dict[str, Any]:
+    """The comparison of one stage for JSON. The largest difference is null where numbers cannot be
+    compared."""
+    record: dict[str, Any] = {
         "stage": stage,
         "same": difference is None,
         "largest": largest if math.isfinite(largest) else None,
     }
-    return out | {"reason": difference.reason, "hint": difference.hint} if difference else out
+    if difference:
+        record |= {"reason": difference.reason, "hint": difference.hint}
+    return record
 
 
-def show(rows: Sequence[tuple[str, float, Difference | None]], said: dict[str, str]) -> None:
-    """A line for each stage, then the verdict."""
+def show(rows: Sequence[tuple[str, float, Difference | None]], result: dict[str, str]) -> None:
+    """Print a line for each stage, then the result."""
     from rich.table import Table
 
-    answer = table("stage", "largest difference", "", right=("largest difference",))
+    stages = table("stage", "largest difference", "", right=("largest difference",))
     for stage, largest, difference in rows:
-        answer.add_row(words(stage), size(largest), "differs" if difference else "same")
-    below = Table(box=None, pad_edge=False, show_header=False)
-    below.add_column(style="bold", no_wrap=True)
-    below.add_column(overflow="fold")
-    for name, text in said.items():
-        below.add_row(name, text)
-    for part in (answer, "", below):
+        stages.add_row(readable(stage), two_digits(largest), "differs" if difference else "same")
+    summary = Table(box=None, pad_edge=False, show_header=False)
+    summary.add_column(style="bold", no_wrap=True)
+    summary.add_column(overflow="fold")
+    for name, text in result.items():
+        summary.add_row(name, text)
+    for part in (stages, "", summary):
         screen().print(part)
 
 
-def verdict(known: dict[str, Any], found: Sequence[Difference], allowed: str) -> dict[str, str]:
+def verdict(
+    expected: dict[str, Any], differences: Sequence[Difference], tolerance: str
+) -> dict[str, str]:
     """The result in words."""
-    against = f"{known['model']}, as {known['made_by']} answered"
-    if not found:
-        return {"verdict": "the same", "against": against, "allowed": allowed}
-    first = found[0]
+    against = f"{expected['model']}, as {expected['made_by']} answered"
+    if not differences:
+        return {"verdict": "the same", "against": against, "allowed": tolerance}
+    first = differences[0]
     if first.stage == "pair_logits":
-        allowed += ", and a cosine's last bits"
+        tolerance += ", and a cosine's last bits"
     return {
-        "verdict": f"not the same; first in: {words(first.stage)}",
+        "verdict": f"not the same; first in: {readable(first.stage)}",
         "against": against,
         "found": first.reason,
-        "allowed": allowed,
+        "allowed": tolerance,
         "likely": first.hint,
     }
 
 
-def words(stage: str) -> str:
-    """A stage's name as people write it."""
+def readable(stage: str) -> str:
+    """The name of a stage in words."""
     return stage.replace("_", " ")
 
 
-def size(largest: float) -> str:
-    """A difference in two digits."""
-    return f"{largest:.1e}" if 0 < largest < math.inf else "0" if largest == 0 else "-"
+def two_digits(difference: float) -> str:
+    """A difference with two digits; a dash where it is infinite or NaN."""
+    if difference == 0:
+        return "0"
+    return f"{difference:.1e}" if 0 < difference < math.inf else "-"
 
 
 COMMANDS = (receipt, verify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.cli.hits import Found, print_hits, save_hits
+from patchword.cli.hits import QueryHits, print_hits, save_hits
 from patchword.cli.indexes import (
     IndexArgument,
     OwnDtypeOption,
@@ -33,9 +34,9 @@ from patchword.cli.output import (
     finish,
     notes,
     progress,
+    refuse,
+    show_warnings,
     warn,
-    warnings_said,
-    wrong,
 )
 from patchword.cli.texts import read_list
 from patchword.errors import IndexStoreError, counted
@@ -49,13 +50,13 @@ if TYPE_CHECKING:
     from patchword.tasks.match import Reranked
 
 
-PICTURED = 100  # searches in one picture
-WEIGHTS = 1.0, 1.0, 0.5  # of words, --image and --without
+MAX_PICTURED = 100  # searches in one picture
+DEFAULT_WEIGHTS = 1.0, 1.0, 0.5  # of words, --image and --without
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The options of a search that are the same for each of its queries."""
+class _SearchOptions:
+    """The options that all queries share. weights: of words, --image and --without."""
 
     k: int
     offset: int
@@ -74,7 +75,7 @@ def search(
         list[str] | None,
         typer.Argument(
             metavar="[QUERY]",
-            help="What to look for, in words; @FILE: many queries, one a line.",
+            help="What to search for, in words; @FILE: many queries, one per line.",
         ),
     ] = None,
     text: Annotated[
@@ -84,34 +85,40 @@ def search(
     image: Annotated[
         str | None,
         typer.Option(
-            "--image", "-i", metavar="IMAGE", help="An image to look for, with or without words."
+            "--image", "-i", metavar="IMAGE", help="An image to search with, alone or with words."
         ),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What is not wanted: “a dog”; repeat for more."),
+        typer.Option(
+            metavar="TEXT", help="What the images should not show: “a dog”; repeat for more."
+        ),
     ] = None,
     text_weight: Annotated[
         float, typer.Option(metavar="W", help="Weight of the words beside --image and --without.")
-    ] = WEIGHTS[0],
-    image_weight: Annotated[float, typer.Option(metavar="W", help="Weight of --image.")] = WEIGHTS[
-        1
-    ],
+    ] = DEFAULT_WEIGHTS[0],
+    image_weight: Annotated[
+        float, typer.Option(metavar="W", help="Weight of --image.")
+    ] = DEFAULT_WEIGHTS[1],
     without_weight: Annotated[
         float, typer.Option(metavar="W", help="Weight of --without.")
-    ] = WEIGHTS[2],
+    ] = DEFAULT_WEIGHTS[2],
     condition: WhereOption = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="K", help="Number of images.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out the N best.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Skip the N best.")] = 0,
     exact: Annotated[
         bool,
         typer.Option(
-            "--exact", help="Compare all images, in an index so large that a search is approximate."
+            "--exact",
+            help="Compare with all images, also in an index that is so large that searches are "
+            "approximate.",
         ),
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Say whether the search is exact, and what it may miss."),
+        typer.Option(
+            "--explain", help="Tell whether the search is exact, and how much it may miss."
+        ),
     ] = False,
     rerank: Annotated[
         int, typer.Option(min=0, help="Rerank the N best with a model that matches; 0 is off.")
@@ -120,8 +127,8 @@ def search(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A BLIP with a matching head, for --rerank. By default the index's own model, or "
-            "demo-blip where that is demo.",
+            help="The BLIP with a matching head for --rerank. By default the model of the index, "
+            "or demo-blip where that is demo.",
         ),
     ] = None,
     heatmap: Annotated[
@@ -135,150 +142,160 @@ def search(
     dtype: OwnDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by words, by an image, or by both, and without what is not wanted.
+    """Search for images by words, by an image or by both; --without excludes things.
 
-    The score is the cosine with the sum of the weighed queries. With --rerank, a BLIP with a
+    The score is the cosine with the weighted sum of the queries. With --rerank, a BLIP with a
     matching head reorders the best hits by the probability that image and query belong together.
     """
     if words and text is not None:
-        wrong("give the words to look for once")
+        refuse("give the words to look for once")
     queries = _queries([*(words or []), *([] if text is None else [text])])
-    _check(queries, image, rerank, reranker, heatmap, heatmap and not save)
-    _check_weights((text_weight, image_weight, without_weight), bool(image), bool(without))
-    picture = _only(image) if image else None
-    check_save(save, pages=True, images=[picture] if picture else ())
-    if save and save.suffix.lower() != ".html" and len(queries) > PICTURED:
-        wrong(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
+    _check_options(queries, image, rerank, reranker, heatmap, save)
+    weights = text_weight, image_weight, without_weight
+    _check_weights(weights, bool(image), bool(without))
+    query_image = _single_image(image) if image else None
+    check_save(save, pages=True, images=[query_image] if query_image else ())
+    if save and save.suffix.lower() != ".html" and len(queries) > MAX_PICTURED:
+        refuse(f"--save {save}: {len(queries):,} searches are no picture; save a page (.html)")
     from patchword.tasks.match import matcher
 
-    words_alone = not (image or rerank or heatmap)
-    store, bundle, failed = index_and_model(index, model, device, dtype, words_alone)
+    texts_alone = not (image or rerank or heatmap)
+    store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone)
     if save:
-        _spare_photos(save, store)
-    photos = len(store) if failed else 0  # of a folder, where some are not in its index
-    reranker = reranker or (EMBEDDED_BLIP if bundle.name == EMBEDDED else None)
-    scorer = load(reranker, device, dtype or "float32") if rerank and reranker else bundle
+        _check_not_indexed(save, store)
+    photos = len(store) if failed else 0  # of a folder with images that cannot be indexed
+    scorer = bundle
     if rerank:
+        if reranker or bundle.name == EMBEDDED:
+            scorer = load(reranker or EMBEDDED_BLIP, device, dtype or "float32")
         matcher(scorer)
-    weights = text_weight, image_weight, without_weight
-    asked = _Asked(k, offset, picture, without or [], weights, condition, exact, long_text, rerank)
-    each: list[str | None] = [*queries] or [None]
-    # Many are embedded together, which takes a fraction of the time of one after the other.
-    vectors = embed_texts(bundle, queries, long_text) if len(queries) > 1 else each
-    found = []
-    with progress("search", len(each)) as advance:
-        for query, vector in zip(each, vectors, strict=True):
-            found.append(_find(store, bundle, scorer, query, vector, asked))
-            advance(len(found), len(each))
+    options = _SearchOptions(
+        k, offset, query_image, without or [], weights, condition, exact, long_text, rerank
+    )
+    # Many texts are embedded together, which is much faster than one after the other.
+    vectors: Sequence[str | NDArray[Any] | None] = queries or [None]
+    if len(queries) > 1:
+        vectors = list(embed_texts(bundle, queries, long_text))
+    results = []
+    with progress("search", len(vectors)) as advance:
+        for query, vector in zip(queries or [""], vectors, strict=True):
+            results.append(_search_one(store, bundle, scorer, query, vector, options))
+            advance(len(results), len(vectors))
     if explain:
-        notes().print(explained(store.explain(k + offset, where=condition, exact=exact)))
-    failed += [each.error for one in found for each in one.answers if each.error]
-    print_hits(found, failed, as_json)
-    hits = [one for one in found if one.answers]
-    if hits and save:
-        texts = [one.query if heatmap else None for one in hits]
-        failed += save_hits(hits, save, bundle, texts)
+        explanation = store.explain(k + offset, where=condition, exact=exact)
+        notes().print(explanation_line(explanation))
+    failed += [ranked.error for result in results for ranked in result.hits if ranked.error]
+    print_hits(results, failed, as_json)
+    with_hits = [result for result in results if result.hits]
+    if with_hits and save:
+        texts = [result.query if heatmap else None for result in with_hits]
+        failed += save_hits(with_hits, save, bundle, texts)
     elif save:
         warn(f"{save}: not written, because nothing was found")
-    by_name = {error.image: error for error in failed}
-    done = sum(each.hit.path not in by_name for one in found for each in one.answers)
-    finish(list(by_name.values()), photos or done)
+    errors = {error.image: error for error in failed}
+    opened = sum(ranked.hit.path not in errors for result in results for ranked in result.hits)
+    finish(list(errors.values()), photos or opened)
 
 
-def _spare_photos(save: Path, store: Index) -> None:
+def _check_not_indexed(save: Path, store: Index) -> None:
     """Refuse to write a result over a photo of the index."""
     from patchword.index.schema import id_of
 
     with suppress(IndexStoreError):  # no such photo
         store.rows([id_of(os.path.abspath(save))], ["path"])
-        wrong(f"--save {save}: a photo of the index would be overwritten; give another name")
+        refuse(f"--save {save}: a photo of the index would be overwritten; give another name")
 
 
-def _only(name: str) -> Source:
-    """The one image that --image names, in any of the ways of `expand`."""
-    found = expand([name])
-    if len(found) > 1:
-        wrong(f"--image {name}: {counted(len(found), 'image')}; give one")
-    return found[0]
+def _single_image(name: str) -> Source:
+    """The image that --image names, in any way that `expand` knows."""
+    images = expand([name])
+    if len(images) > 1:
+        refuse(f"--image {name}: {counted(len(images), 'image')}; give one")
+    return images[0]
 
 
 def _queries(words: list[str]) -> list[str]:
-    """The words to look for; the lines of a file of "@FILE"."""
+    """The text to look for, as a list of one; of "@FILE" the lines of the file."""
+    if not words:
+        return []
     text = " ".join(words)
-    if words and not text.strip():
-        wrong("the words to look for are empty")
-    return read_list([text]) if text.startswith("@") else words and [text]
+    if not text.strip():
+        refuse("the words to look for are empty")
+    return read_list([text]) if text.startswith("@") else [text]
 
 
-def _check(
+def _check_options(
     queries: list[str],
     image: str | None,
     rerank: int,
     reranker: str | None,
     heatmap: bool,
-    unsaved: bool,
+    save: Path | None,
 ) -> None:
+    """Refuse options that lack what they need."""
     if not queries and not image:
-        wrong("give words to look for, or --image")
+        refuse("give words to look for, or --image")
     if reranker and not rerank:
-        wrong("--reranker needs --rerank N, the number of hits to rerank")
+        refuse("--reranker needs --rerank N, the number of hits to rerank")
     if rerank and not queries:
-        wrong("--rerank needs words to look for")
+        refuse("--rerank needs words to look for")
     if heatmap and not queries:
-        wrong("--heatmap draws where words apply: give words to look for")
-    if unsaved:
-        wrong("--heatmap draws over the hits: give --save FILE too")
+        refuse("--heatmap draws where words apply: give words to look for")
+    if heatmap and not save:
+        refuse("--heatmap draws over the hits: give --save FILE too")
 
 
 def _check_weights(weights: tuple[float, float, float], image: bool, without: bool) -> None:
-    """Refuse a weight of what is not there."""
-    has = (image or without, "--image or --without"), (image, "--image"), (without, "--without")
-    names = "--text-weight", "--image-weight", "--without-weight"
-    for name, given, usual, (there, what) in zip(names, weights, WEIGHTS, has, strict=True):
-        if given != usual and not there:
-            wrong(f"{name} needs {what}")
+    """Refuse the weight of a query that is not given."""
+    text_weight, image_weight, without_weight = weights
+    if text_weight != DEFAULT_WEIGHTS[0] and not (image or without):
+        refuse("--text-weight needs --image or --without")
+    if image_weight != DEFAULT_WEIGHTS[1] and not image:
+        refuse("--image-weight needs --image")
+    if without_weight != DEFAULT_WEIGHTS[2] and not without:
+        refuse("--without-weight needs --without")
 
 
-def _find(
+def _search_one(
     store: Index,
     bundle: Model,
     scorer: Model,
-    query: str | None,
+    query: str,
     vector: str | NDArray[Any] | None,
-    asked: _Asked,
-) -> Found:
-    """The answers to one query, given in words and as it is searched."""
-    from patchword.images import name_of
+    options: _SearchOptions,
+) -> QueryHits:
+    """The hits of one query. query: its words, or empty. vector: the words or their vector; None
+    where only the image is looked for."""
     from patchword.tasks.match import Reranked
 
-    # What is reranked is the same on each page, so that no page has a hit of another.
-    offset = 0 if asked.rerank else asked.offset
-    first = asked.offset - offset
-    with warnings_said(KEEP_ALL):
+    # Reranking always begins with the first hit, so that no hit is on two pages.
+    offset = 0 if options.rerank else options.offset
+    first = options.offset - offset
+    with show_warnings(KEEP_ALL):
         hits = store.search(
-            vector, max(first + asked.k, asked.rerank), offset=offset, image=asked.image,
-            without=asked.without, text_weight=asked.weights[0], image_weight=asked.weights[1],
-            without_weight=asked.weights[2], where=asked.where, exact=asked.exact, model=bundle,
-            long_text=asked.long_text,
+            vector, max(first + options.k, options.rerank), offset=offset, image=options.image,
+            without=options.without, text_weight=options.weights[0],
+            image_weight=options.weights[1], without_weight=options.weights[2],
+            where=options.where, exact=options.exact, model=bundle, long_text=options.long_text,
         )  # fmt: skip
     answers: list[Reranked[Hit]] = [Reranked(hit, None) for hit in hits]
-    if asked.rerank and query:
-        with warnings_said():
-            answers = scorer.rerank(hits, query, asked.rerank)
-    shown = None if asked.image is None else name_of(asked.image)
-    title = " + ".join(filter(None, [query, shown]))
-    title += "".join(f" − {each}" for each in asked.without)
-    answers = answers[first : first + asked.k]
-    return Found(title, query or str(shown), answers, asked.rerank > 0, asked.offset + 1)
+    if options.rerank and query:
+        with show_warnings():
+            answers = scorer.rerank(hits, query, options.rerank)
+    image_name = "" if options.image is None else str(options.image)
+    title = " + ".join(filter(None, [query, image_name]))
+    title += "".join(f" − {text}" for text in options.without)
+    answers = answers[first : first + options.k]
+    return QueryHits(title, query or image_name, answers, options.rerank > 0, options.offset + 1)
 
 
-def explained(found: Explained) -> str:
-    """How an index is searched, in a line for people."""
-    line = f"{found.way} search of {counted(found.rows, 'image')}: {found.why}"
-    if found.way == "approximate" and found.later:
-        line += f"; {found.later} came later and are all compared"
-    if found.way == "approximate" and found.recall:
-        recall = found.recall
+def explanation_line(explanation: Explained) -> str:
+    """How an index is searched, in one line."""
+    line = f"{explanation.way} search of {counted(explanation.rows, 'image')}: {explanation.why}"
+    if explanation.way == "approximate" and explanation.later:
+        line += f"; {explanation.later} came later and are all compared"
+    if explanation.way == "approximate" and explanation.recall:
+        recall = explanation.recall
         line += (
             f"; of the 10 nearest it found {share(recall.image)} for images and "
             f"{share(recall.text)} for texts ({recall.queries} of each, texts {recall.texts}), "

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.inputs import load
-from patchword.cli.language_tables import headed
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -32,15 +31,16 @@ from patchword.cli.options import (
 from patchword.cli.output import (
     emit,
     finish,
-    good,
     notes,
     one_by_one,
     print_saved,
     progress,
+    refuse,
     screen,
-    wrong,
+    successes,
 )
-from patchword.cli.pictures import pictures
+from patchword.cli.pictures import picture_paths
+from patchword.cli.result_display import title_with_caveat
 from patchword.cli.texts import images_then_texts, read_list
 from patchword.errors import ImageError
 from patchword.show.percent import share
@@ -70,8 +70,8 @@ def segment(
         list[str] | None,
         typer.Option(
             metavar="WORDS",
-            help="Words for what no label fits, separated by commas; by default “background”; "
-            "none: every pixel gets a label.",
+            help="Words for places that no label fits, separated by commas; by default "
+            "“background”; none: every pixel gets a label.",
         ),
     ] = None,
     template: TemplateOption = None,
@@ -83,11 +83,13 @@ def segment(
     logit_scale: LogitScaleOption = None,
     threshold: Annotated[
         float,
-        typer.Option(help="0 to 1: where no label is as probable, there is background."),
+        typer.Option(help="0 to 1: pixels where no label has this probability are background."),
     ] = 0.0,
     least_area: Annotated[
         float,
-        typer.Option(help="0 to 1: a label with no larger share of all labels' area is left out."),
+        typer.Option(
+            help="0 to 1: a label is left out if its share of the area of all labels is not larger."
+        ),
     ] = 0.0,
     save: PictureOption = None,
     stretch: StretchOption = False,
@@ -107,40 +109,44 @@ def segment(
 
     files, names = images_then_texts(images, labels, "--labels", split=True)
     if not names:
-        wrong('give labels: --labels "cat, dog"')
-    words = read_list(background, split=True)
-    others = None if background is None else [] if words == ["none"] else words
-    targets = pictures(files, save, "segments")
+        refuse('give labels: --labels "cat, dog"')
+    others = None if background is None else read_list(background, split=True)
+    if others == ["none"]:
+        others = []
+    templates = read_list(template) or None
+    targets = picture_paths(files, save, "segments")
     bundle = load(model, device, dtype, stretch, max_pixels, squash)
 
     def run(source: Source) -> Segmentation:
         with progress("windows") as advance:
             return bundle.segment(
-                source, names, others, read_list(template) or None, method, logit_scale, threshold,
-                least_area, None, window, stride, short_side, refine, advance,
+                source, names, others, templates, method, logit_scale, threshold, least_area,
+                window=window, stride=stride, short_side=short_side, refine=refine,
+                progress=advance,
             )  # fmt: skip
 
     failed: list[ImageError] = []
-    each = one_by_one(files, run)
-    for name, found in good(each, len(files), "segment", failed, as_json):
+    results = one_by_one(files, run)
+    for name, segmentation in successes(results, len(files), "segment", failed, as_json):
         if as_json:
-            emit({"image": str(name), "method": found.method, "labels": list(records(found))})
+            label_records = list(records(segmentation))
+            emit({"image": str(name), "method": segmentation.method, "labels": label_records})
         else:
-            screen().print(shares_table(str(name) if len(files) > 1 else "", found))
+            screen().print(shares_table(str(name) if len(files) > 1 else "", segmentation))
         if save:
             target = targets[name]
-            plots.save(found.picture(headed(bundle, name)), target)
-            numbers = target.with_name(f"{target.stem}-map.png")
-            found.save_map(numbers)
+            plots.save(segmentation.picture(title_with_caveat(bundle, name)), target)
+            map_file = target.with_name(f"{target.stem}-map.png")
+            segmentation.save_map(map_file)
             print_saved(target)
-            notes().print(f"wrote {numbers}, in each pixel the number of its label")
+            notes().print(f"wrote {map_file}, in each pixel the number of its label")
     finish(failed, len(files) - len(failed))
 
 
-def records(found: Segmentation) -> Iterator[dict[str, Any]]:
-    """The background, then each label, with its mask where it has pixels."""
-    masks = found.rle()
-    for each in found.shares:
+def records(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
+    """The background, then each label, with its mask if it has pixels."""
+    masks = segmentation.rle()
+    for each in segmentation.shares:
         yield {
             "label": each.label,
             "share": each.share,
@@ -149,14 +155,15 @@ def records(found: Segmentation) -> Iterator[dict[str, Any]]:
         }
 
 
-def shares_table(name: str, found: Segmentation) -> Table:
-    """A row per label, the largest first, the background last."""
+def shares_table(name: str, segmentation: Segmentation) -> Table:
+    """A row per label, the largest first and the background last."""
     numbers = ("share", "mean probability")
     out = table(name or "label", *numbers, right=numbers)
-    background, *labels = found.shares
-    for each in [*sorted(labels, key=lambda each: -each.share), background]:
-        sure = "" if each.probability is None else share(each.probability)
-        out.add_row(each.label, share(each.share) if each.share else "none", sure)
+    background, *labels = segmentation.shares
+    labels.sort(key=lambda label: -label.share)
+    for each in (*labels, background):
+        probability = "" if each.probability is None else share(each.probability)
+        out.add_row(each.label, share(each.share) if each.share else "none", probability)
     return out
 
 

@@ -1,4 +1,4 @@
-"""serve, mcp: models and an index of photos over HTTP, and as tools of assistants."""
+"""serve, mcp: models and an index of photos, over HTTP and as tools of assistants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.options import DeviceOption, DtypeOption
-from patchword.cli.output import notes, wrong
+from patchword.cli.output import notes, refuse
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
@@ -43,10 +43,13 @@ def serve(
     model: ModelsOption = None,
     host: Annotated[
         str,
-        typer.Option(help="Where to listen; any address but this machine's own needs --api-key."),
+        typer.Option(
+            help="The address to listen on; any address other than this machine's own needs "
+            "--api-key."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where to listen; 0 is any free port.")
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free port.")
     ] = 8000,
     api_key: Annotated[
         str | None,
@@ -54,11 +57,11 @@ def serve(
             envvar="PATCHWORD_API_KEY",
             show_envvar=True,
             show_default=False,
-            help="The key that clients must show.",
+            help="The key that clients must send.",
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images that clients name by https address.")
+        bool, typer.Option("--allow-urls", help="Allow clients to name images by https address.")
     ] = False,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Largest request, MiB.")] = 64,
     max_pixels: Annotated[int, typer.Option(min=1, help="Largest image, pixels.")] = 100_000_000,
@@ -69,38 +72,40 @@ def serve(
         int, typer.Option(min=1, help="Most characters in all texts of a request.")
     ] = 100_000,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Longest that a request may take, seconds.")
+        float, typer.Option(min=0.1, help="Longest time of a request, in seconds.")
     ] = 60.0,
     waiting: Annotated[
         int,
         typer.Option(
-            min=1, help="Images and texts that may wait; requests beyond that are refused at once."
+            min=1, help="Most images and texts that may wait; further requests are refused at once."
         ),
     ] = 1024,
-    batch: Annotated[int, typer.Option(min=1, help="Images that a model is given at once.")] = 32,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Most images that a model processes together.")
+    ] = 32,
     memory: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="MIB",
-            help="MiB of weights to hold; where models need more, those not used for longest are "
-            "closed.",
+            help="Most MiB of weights in memory; where models need more, the least recently used "
+            "are unloaded.",
         ),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="auto|local|ADDRESS",
-            help="Serve from a cluster of Ray: the one that this machine is part of, a new one of "
-            "this machine alone, or the one at an address.",
+            help="Serve from a Ray cluster: auto, the cluster that this machine is part of; "
+            "local, a new one of this machine alone; or the one at an address.",
         ),
     ] = None,
     replicas: Annotated[
         str | None,
         typer.Option(
             metavar="N|LEAST-MOST",
-            help="Copies of the models, for --ray: as many, or as are needed between two numbers; "
-            "1 by default.",
+            help="With --ray: the number of copies of the models, or two numbers between which it "
+            "follows the load; by default 1.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -108,7 +113,8 @@ def serve(
 ) -> None:
     """Serve models and an index of photos over HTTP, to programs and to the browser.
 
-    Programs written for OpenAI's API or Hugging Face's find theirs; the rest is in /openapi.json.
+    It has endpoints for programs written for OpenAI's or Hugging Face's API. /openapi.json
+    describes all endpoints.
     """
     from patchword.serve.settings import Settings
 
@@ -120,7 +126,7 @@ def serve(
         memory=None if memory is None else memory * MIB,
     )  # fmt: skip
     if replicas and not ray:
-        wrong("--replicas needs --ray")
+        refuse("--replicas needs --ray")
     listening = listen(host, port)
     if ray:
         run_replicas(settings, ray, replicas or "1", listening)
@@ -143,26 +149,26 @@ def mcp(
 ) -> None:
     """Give assistants tools over the Model Context Protocol, on standard input and output.
 
-    Search, classify, caption, ask and locate. The assistant starts this command by itself: name it
-    in its settings. `patchword serve` has the same tools at /mcp, for others.
+    The tools are search, classify, caption, ask and locate. An assistant starts this command
+    itself; name it in the assistant's settings. `patchword serve` has the same tools at /mcp.
     """
     import asyncio
 
     from patchword.optional import optional
 
     optional("mcp.server.mcpserver", "mcp", "mcp", PatchwordError)
-    _libraries("mcp")
+    _check_libraries("mcp")
     from patchword.serve.app import make_server
     from patchword.serve.mcp import tools_server
     from patchword.serve.settings import Settings
 
     settings = Settings(index=index, models=tuple(model or ()), device=device, dtype=dtype)
     server = make_server(settings)
-    _check(settings, server.models.names)
+    _check_models(settings, server.models.names)
     asyncio.run(tools_server(server, paths=True).run_stdio_async())
 
 
-def _libraries(command: str) -> None:
+def _check_libraries(command: str) -> None:
     """Raises PatchwordError for a library that the server needs and that cannot be imported."""
     from patchword.optional import optional
 
@@ -171,37 +177,37 @@ def _libraries(command: str) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises PatchwordError where that cannot be."""
+    """A socket that listens at an address. Raises PatchwordError where that is impossible."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)
+        listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
         raise PatchwordError(f"{host}: no address of this machine: {error}") from error
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(2048)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
     except OSError as error:
-        found.close()
-        free = port + 1 if 1024 <= port < 65535 else 8001
+        listening.close()
+        other = port + 1 if 1024 <= port < 65535 else 8001
         raise PatchwordError(
-            f"port {port} of {host} cannot be had: {error.strerror}; another one: --port {free}"
+            f"port {port} of {host} cannot be used: {error.strerror}; try --port {other}"
         ) from error
-    return found
+    return listening
 
 
 def run(settings: Settings, listening: socket.socket) -> None:
-    """Serve until the process is told to end."""
-    _libraries("serve")
+    """Serve until the process is stopped."""
+    _check_libraries("serve")
     import uvicorn
 
     from patchword.serve.app import create_app
 
     app = create_app(settings)
-    _check(settings, app.state.server.models.names)
-    _say(app.state.server.models.names, listening)
+    _check_models(settings, app.state.server.models.names)
+    _print_address(app.state.server.models.names, listening)
     handler = logging.StreamHandler()  # stderr
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("patchword.serve")
@@ -211,7 +217,7 @@ def run(settings: Settings, listening: socket.socket) -> None:
 
 
 def configured(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves an application."""
+    """The settings of uvicorn for an application."""
     import uvicorn
 
     from patchword.serve.connections import Connection
@@ -223,10 +229,10 @@ def configured(app: FastAPI) -> uvicorn.Config:
 
 
 def run_replicas(settings: Settings, address: str, count: str, listening: socket.socket) -> None:
-    """Serve from a cluster until the process is told to end."""
+    """Serve from a cluster until the process is stopped."""
     from dataclasses import replace
 
-    _libraries("serve")
+    _check_libraries("serve")
     from patchword.serve import replicas
     from patchword.serve.app import make_server
 
@@ -235,15 +241,15 @@ def run_replicas(settings: Settings, address: str, count: str, listening: socket
     names = server.models.names
     server.close()
     settings = replace(settings, port=listening.getsockname()[1])
-    _check(settings, names)
+    _check_models(settings, names)
     with listening:
-        _say(names, listening)
+        _print_address(names, listening)
     replicas.run(settings, address, number)
 
 
-def _check(settings: Settings, models: Sequence[str]) -> None:
-    """Raise for a device, a number type or a model that is not there: what is wrong ends it here,
-    not a client's request."""
+def _check_models(settings: Settings, models: Sequence[str]) -> None:
+    """Raise for a device, number type or model that does not exist, so that the server does not
+    start, instead of failing at the first request."""
     from patchword.checkpoints import locate
     from patchword.engines.device import as_device, as_dtype
 
@@ -253,8 +259,8 @@ def _check(settings: Settings, models: Sequence[str]) -> None:
         locate(name)
 
 
-def _say(models: Sequence[str], listening: socket.socket) -> None:
-    """Where which models are served."""
+def _print_address(models: Sequence[str], listening: socket.socket) -> None:
+    """Print which models are served, and where."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     notes().print(f"serving {', '.join(models)} on http://{shown}:{port} (Ctrl+C ends it)")

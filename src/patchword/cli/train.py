@@ -19,15 +19,15 @@ import typer
 from patchword.cli.inputs import check_beside
 from patchword.cli.options import JsonOption
 from patchword.cli.output import (
-    complain,
     emit,
-    make_folder,
     notes,
+    prepare_output,
+    print_error,
+    refuse,
     screen,
-    warnings_said,
-    with_near_file,
-    wrong,
+    show_warnings,
 )
+from patchword.cli.suggestions import with_near_file
 from patchword.errors import counted
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from patchword.train.loop import Trained
     from patchword.train.recipe import Recipe
 
-LONGEST, SHORTEST = 30, 6  # of the bar, columns
-SAID_EVERY = 30.0  # seconds between lines where stderr is no terminal
-LAST = 10  # batches whose accuracy the end of a run says
+MAX_BAR, MIN_BAR = 30, 6  # columns of the progress bar
+PRINT_EVERY = 30.0  # seconds between lines where stderr is no terminal
+LAST_BATCHES = 10  # whose mean accuracy the end of a run tells
 CURVES = "curves.png"
-NAMED = 20  # broken samples that the end of a run names; the others are in its folder
+MAX_NAMED = 20  # broken samples that the end of a run names; its folder names all
 
 Show = Callable[[int, Mapping[str, float]], None]
 
@@ -56,7 +56,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes of the recipe: steps=100, data.0.path=photos, ...",
+            help="Changes to the recipe: steps=100, data.0.path=photos, ...",
         ),
     ] = None,
     model: Annotated[
@@ -86,161 +86,174 @@ def train(
     from patchword.train import recipe as recipes
 
     if show:
-        given = {"--model": model, "--device": device, "--json": as_json}
-        if unused := [*(changes or ()), *(name for name, value in given.items() if value)]:
-            wrong(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
+        options = {"--model": model, "--device": device, "--json": as_json}
+        unused = [*(changes or ()), *(name for name, value in options.items() if value)]
+        if unused:
+            refuse(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
         print(recipes.text(recipe), end="")
         return
     settings = list(changes or ())
-    settings += [f"init={model}"] if model else []
-    settings += [f"engine.device={device}"] if device else []
+    if model:
+        settings.append(f"init={model}")
+    if device:
+        settings.append(f"engine.device={device}")
     plan = recipes.load(recipe, settings)
     if os.environ.get("RANK", "0") == "0":
         from patchword.data.sources import split_folder
 
-        folders = [each for each in plan.data if each.kind == "folder" and os.path.isdir(each.path)]
-        read = [split_folder(Path(each.path), each.split) for each in folders]
-        check_beside(Path(plan.out), map(str, read))
-        make_folder(Path(plan.out), itself=True)
+        folders = [
+            str(split_folder(Path(source.path), source.split))
+            for source in plan.data
+            if source.kind == "folder" and os.path.isdir(source.path)
+        ]
+        check_beside(Path(plan.out), folders)
+        prepare_output(Path(plan.out), is_folder=True)
     from patchword.train.loop import train as run
     from patchword.train.malloc import keep_memory
 
     keep_memory()
-    course = Course(learned(plan))
-    with progress_line(plan.last) as follow:
+    summary = RunSummary(trained_objective(plan))
+    with progress_line(plan.last) as show_step:
 
         def report(step: int, metrics: dict[str, float]) -> None:
-            follow(step, metrics)
-            course.note(metrics)
+            show_step(step, metrics)
+            summary.update(metrics)
             if as_json:
                 emit({"step": step, **metrics})
 
-        done = run(plan, report)
-    end(done, Path(plan.out), as_json, course)
+        trained = run(plan, report)
+    finish_run(trained, Path(plan.out), as_json, summary)
 
 
 @dataclass
-class Course:
-    """What is known of a run when it ends."""
+class RunSummary:
+    """What the end of a run tells about it."""
 
-    learned: str = ""  # see `learned`
-    begun: float = field(default_factory=time.monotonic)
+    objective: str = ""  # see `trained_objective`
+    started: float = field(default_factory=time.monotonic)
     loss: float | None = None  # of the last step
-    accuracies: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
-    found: list[str] = field(default_factory=list)  # by the last evaluation
+    accuracies: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_BATCHES))
+    results: list[str] = field(default_factory=list)  # of the last evaluation
 
-    def note(self, metrics: Mapping[str, float]) -> None:
-        """Follow a step, or an evaluation."""
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Note the metrics of a step, or of an evaluation."""
         self.loss = metrics.get("loss", self.loss)
         if "accuracy" in metrics:
             self.accuracies.append(metrics["accuracy"])
-        self.found = results(metrics) or self.found
+        self.results = evaluation_sentences(metrics) or self.results
 
-    def sentence(self, done: Trained) -> str:
-        """What was trained on what, for how long, and how well it does."""
-        words = counted(done.images, "image")
-        words += f" of {counted(done.classes, 'class', 'classes')}" if done.classes else ""
-        if not done.samples:
-            return f"had been trained on {words} before"
-        words = f"{done.samples} of {words}" if done.samples < done.images else words
-        words = f"trained on {words} in {clock(time.monotonic() - self.begun)}"
+    def sentence(self, trained: Trained) -> str:
+        """What the model was trained on, for how long, and how good it is."""
+        data = counted(trained.images, "image")
+        if trained.classes:
+            data += f" of {counted(trained.classes, 'class', 'classes')}"
+        if not trained.samples:
+            return f"had been trained on {data} before"
+        if trained.samples < trained.images:
+            data = f"{trained.samples} of {data}"
+        sentence = f"trained on {data} in {clock(time.monotonic() - self.started)}"
         if self.loss is not None:
-            words += f", last loss {self.loss:#.4g}"
-        if self.found:
-            return f"{words}; {'; '.join(self.found)}"
+            sentence += f", last loss {self.loss:#.4g}"
+        if self.results:
+            return f"{sentence}; {'; '.join(self.results)}"
         if self.accuracies:
-            right = sum(self.accuracies) / len(self.accuracies)
+            accuracy = sum(self.accuracies) / len(self.accuracies)
             batches = counted(len(self.accuracies), "batch", "batches")
-            words += f"; {right:.1%} right in the last {batches} of training, none held out"
-        return words
+            sentence += f"; {accuracy:.1%} right in the last {batches} of training, none held out"
+        return sentence
 
-    def next(self, model: Path) -> str:
-        """The command that uses the model."""
-        words = {
-            "classification": ("classify", "PHOTOS", "--model", str(model)),
-            "contrastive": ("index", "PHOTOS", "--into", "photos.index", "--model", str(model)),
-            "caption": ("caption", "PHOTOS", "--model", str(model)),
-            "answer": ("ask", "PHOTO", "QUESTION", "--model", str(model)),
-            "match": ("match", "PHOTOS", "TEXT", "--model", str(model)),
+    def next_command(self, model: Path) -> str:
+        """A command that uses the model."""
+        arguments = {
+            "classification": ("classify", "PHOTOS"),
+            "contrastive": ("index", "PHOTOS", "--into", "photos.index"),
+            "caption": ("caption", "PHOTOS"),
+            "answer": ("ask", "PHOTO", "QUESTION"),
+            "match": ("match", "PHOTOS", "TEXT"),
         }
-        words["sigmoid"] = words["contrast"] = words["contrastive"]
-        return shlex.join(("patchword", *words.get(self.learned, ("info", str(model)))))
+        arguments["sigmoid"] = arguments["contrast"] = arguments["contrastive"]
+        if self.objective not in arguments:
+            return shlex.join(("patchword", "info", str(model)))
+        return shlex.join(("patchword", *arguments[self.objective], "--model", str(model)))
 
 
-def learned(plan: Recipe) -> str:
-    """The objective of a recipe; of a BLIP the first of its losses that says what it is for."""
+def trained_objective(plan: Recipe) -> str:
+    """The objective of a recipe; for a BLIP the first of its losses that tells its use."""
     if plan.objective != "blip":
         return plan.objective
     losses = ("caption", "answer", "match", "contrast")
     return next((name for name in losses if getattr(plan.blip, name)), "")
 
 
-def end(done: Trained, out: Path, as_json: bool, course: Course) -> None:
-    """Say how the run went and what it leaves. Exit code 1 where samples were broken, or it was
-    stopped; not under torchrun, which would take that for a crash and start again. Its first
-    process alone speaks."""
+def finish_run(trained: Trained, out: Path, as_json: bool, summary: RunSummary) -> None:
+    """Print how a run went and what it saved. Exit code 1 where samples were broken or the run was
+    stopped; not under torchrun, which would take that for a crash and start again, and where only
+    the first process prints."""
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
         return
-    if done.stopped:
-        notes().print(f"stopped after step {done.step}: the same command continues")
+    if trained.stopped:
+        notes().print(f"stopped after step {trained.step}: the same command continues")
     elif as_json:
-        emit({"model": str(done.folder)})
+        emit({"model": str(trained.folder)})
     else:
-        notes().print(course.sentence(done))
+        notes().print(summary.sentence(trained))
         if (out / CURVES).exists():
             notes().print(f"wrote {out / CURVES}")
-        screen().print(f"{done.folder}: {course.next(done.folder)}", soft_wrap=True)
-    for error in done.broken[:NAMED]:
-        complain(with_near_file(error))
-    if done.broken:
-        count = len(done.broken)
-        words = "sample was" if count == 1 else "samples were"
-        notes().print(f"{count} broken {words} skipped: {out / 'broken.jsonl'}")
-    if (done.broken or done.stopped) and rank is None:
+        command = summary.next_command(trained.folder)
+        screen().print(f"{trained.folder}: {command}", soft_wrap=True)
+    for error in trained.broken[:MAX_NAMED]:
+        print_error(with_near_file(error))
+    if trained.broken:
+        samples = counted(len(trained.broken), "broken sample was", "broken samples were")
+        notes().print(f"{samples} skipped: {out / 'broken.jsonl'}")
+    if (trained.broken or trained.stopped) and rank is None:
         raise typer.Exit(1)
 
 
 @contextmanager
 def progress_line(total: int) -> Iterator[Show]:
-    """One line that shows the last step, on a terminal; evaluations and warnings are above it."""
+    """One line with the last step on a terminal, below evaluations and warnings; elsewhere a line
+    every PRINT_EVERY seconds."""
     from rich.live import Live
     from rich.text import Text
 
     console = notes()
-    first: list[tuple[int, float]] = []
-    drawn = sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty()
     live = Live(Text(), console=console)
-    with live if drawn else nullcontext(), warnings_said(console=console, once=True):
-        said = [-SAID_EVERY]
+    first: tuple[int, float] | None = None  # step and time
+    last_print = -PRINT_EVERY
 
-        def show(step: int, metrics: Mapping[str, float]) -> None:
-            for sentence in results(metrics):
-                console.print(f"step {step}: {sentence}")
-            if "loss" not in metrics:
-                return
-            now = time.monotonic()
-            first[:] = first or [(step, now)]
-            begun, since = first[0]
-            left = (now - since) / (step - begun) * (total - step) if step > begun else None
-            width = console.width - 1
-            if drawn:
-                live.update(line(width, step, total, metrics, left, console.options.ascii_only))
-            elif now - said[0] >= SAID_EVERY or step == total:
-                said[0] = now
-                still = "" if left is None else f", {clock(left)} left"
-                console.print(f"step {step}/{total}: loss {metrics['loss']:#.4g}{still}")
+    def show(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal first, last_print
+        for sentence in evaluation_sentences(metrics):
+            console.print(f"step {step}: {sentence}")
+        if "loss" not in metrics:
+            return
+        now = time.monotonic()
+        first = first or (step, now)
+        first_step, started = first
+        left = None  # seconds
+        if step > first_step:
+            left = (now - started) / (step - first_step) * (total - step)
+        if is_terminal:
+            width, ascii_only = console.width - 1, console.options.ascii_only
+            live.update(step_line(width, step, total, metrics, left, ascii_only))
+        elif now - last_print >= PRINT_EVERY or step == total:
+            last_print = now
+            time_left = "" if left is None else f", {clock(left)} left"
+            console.print(f"step {step}/{total}: loss {metrics['loss']:#.4g}{time_left}")
 
-        begins = f"begins: the model and the data are read before step 1 of {total}"
-        if drawn:
-            live.update(Text(begins))
+    with live if is_terminal else nullcontext(), show_warnings(console=console, once=True):
+        message = f"starting: the model and the data are read before step 1 of {total}"
+        if is_terminal:
+            live.update(Text(message))
         elif os.environ.get("RANK", "0") == "0":
-            console.print(begins)
-
+            console.print(message)
         yield show
 
 
-def line(
+def step_line(
     width: int,
     step: int,
     total: int,
@@ -248,40 +261,44 @@ def line(
     left: float | None,
     ascii_only: bool = False,
 ) -> Text:
-    """Step, bar, loss, samples a second, memory and time left in seconds, in `width` columns.
+    """Step, bar, loss, samples a second, memory and time left, in `width` columns. left: seconds.
 
-    Where that is too narrow, first words go, then the bar, the memory, the speed, the time.
+    In a narrower terminal the word "samples" is left out, then the bar, the memory, the speed and
+    the time.
     """
     from rich.text import Text
 
-    speed, memory = metrics.get("samples_per_s"), metrics.get("memory_gb")
     loss = f"loss {metrics['loss']:#.4g}"
-    per_s = "" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-    long, short = (per_s and f"{per_s} samples/s"), (per_s and f"{per_s}/s")
-    room = "" if memory is None or math.isnan(memory) else f"{memory:.1f} GB"
-    still = "-:--:--" if left is None else clock(left)
+    per_second = metrics.get("samples_per_s")
+    long_speed = short_speed = memory = ""
+    if per_second is not None:
+        number = f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
+        long_speed, short_speed = f"{number} samples/s", f"{number}/s"
+    gigabytes = metrics.get("memory_gb", math.nan)
+    if not math.isnan(gigabytes):
+        memory = f"{gigabytes:.1f} GB"
+    time_left = "-:--:--" if left is None else clock(left)
     head = f"step {step}/{total}"
-    choices = [
-        (SHORTEST, [loss, long, room, still]),
-        (SHORTEST, [loss, short, room, still]),
-        (0, [loss, short, room, still]),
-        (0, [loss, short, still]),
-        (0, [loss, still]),
+    layouts = [  # least columns of the bar, and the parts after it
+        (MIN_BAR, [loss, long_speed, memory, time_left]),
+        (MIN_BAR, [loss, short_speed, memory, time_left]),
+        (0, [loss, short_speed, memory, time_left]),
+        (0, [loss, short_speed, time_left]),
+        (0, [loss, time_left]),
     ]
-    for least, parts in choices:
-        words = "  ".join(part for part in parts if part)
-        bar = min(LONGEST, width - len(head) - len(words) - 3)
+    for least, parts in layouts:
+        tail = "  ".join(part for part in parts if part)
+        bar = min(MAX_BAR, width - len(head) - len(tail) - 3)
         if bar >= least:
             break
     else:
-        words, bar = loss, 0
-    if bar < SHORTEST:
-        return Text(f"{head}  {words}"[: max(width, 0)])
+        tail, bar = loss, 0
+    if bar < MIN_BAR:
+        return Text(f"{head}  {tail}"[: max(width, 0)])
     full = bar * step // max(total, 1)
-    sign = "-" if ascii_only else "━"
-    rest = " " if ascii_only else sign
+    done, todo = ("-", " ") if ascii_only else ("━", "━")
     return Text.assemble(
-        f"{head} ", (sign * full, "bar.complete"), (rest * (bar - full), "bar.back"), f"  {words}"
+        f"{head} ", (done * full, "bar.complete"), (todo * (bar - full), "bar.back"), f"  {tail}"
     )
 
 
@@ -291,17 +308,16 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def results(metrics: Mapping[str, float]) -> list[str]:
-    """What evaluations found, one sentence for each task."""
-    groups: dict[str, list[str]] = {}
+def evaluation_sentences(metrics: Mapping[str, float]) -> list[str]:
+    """The results of evaluations, one sentence for each task."""
+    tasks: dict[str, list[str]] = {}
     for key, value in metrics.items():
         kind, slash, name = key.partition("/")
         if slash and kind in ("eval", "forgetting"):
-            title, _, number = name.rpartition(" ")
-            found = f"{value:g}" if number == "alpha" else f"{value:.1%}"
-            said = groups.setdefault(title or kind, [])
-            said.append(f"{number.replace('_', ' ')} {found}")
-    return [f"{title}: {', '.join(said)}" for title, said in groups.items()]
+            task, _, measure = name.rpartition(" ")
+            number = f"{value:g}" if measure == "alpha" else f"{value:.1%}"
+            tasks.setdefault(task or kind, []).append(f"{measure.replace('_', ' ')} {number}")
+    return [f"{task}: {', '.join(numbers)}" for task, numbers in tasks.items()]
 
 
 COMMANDS = (train,)

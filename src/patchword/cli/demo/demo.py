@@ -18,7 +18,7 @@ from patchword.cli.options import (
     LabelsOption,
     ModelOption,
 )
-from patchword.cli.output import emit, finish, make_folder, notes, progress, screen, wrong
+from patchword.cli.output import emit, finish, notes, prepare_output, progress, refuse, screen
 from patchword.cli.program import command
 from patchword.cli.texts import read_list
 
@@ -39,7 +39,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where to write the page; by default demo-report, of your photos photos-report.",
+            help="Where to write the page; by default demo-report, or photos-report with --photos.",
         ),
     ] = None,
     model: ModelOption = EMBEDDED,
@@ -57,54 +57,57 @@ def demo(
     know what they show: demo and demo-blip know shapes, wafers and clothes.
     """
     started = time.perf_counter()
-    words = read_list(labels, split=True)
+    names = read_list(labels, split=True)
     out = out or Path("photos-report" if photos else "demo-report")
-    make_folder(out, itself=True)
+    prepare_output(out, is_folder=True)
     if photos is None:
-        if words:
-            wrong("--labels needs --photos; the samples have labels of their own")
+        if names:
+            refuse("--labels needs --photos; the samples have labels of their own")
         bundle = load(model, device, dtype)
-        found = _of_samples(bundle, (device, dtype), out)
+        findings = _sample_findings(bundle, device, dtype, out)
     else:
         from patchword.cli.demo import own_photos
 
-        own_photos.check(photos, words)
+        own_photos.check(photos, names)
         bundle = load(model, device, dtype)
         if model in (EMBEDDED, EMBEDDED_BLIP):
             notes().print(f"{model} knows shapes, wafers and clothes alone: for others give -m")
-        found = own_photos.run(bundle, photos, words, out)
-    _report(found, bundle, out / "index.html", started, as_json)
-    finish(found.failed, found.count)
+        findings = own_photos.run(bundle, photos, names, out)
+    _report(findings, bundle, out / "index.html", started, as_json)
+    finish(findings.failed, findings.count)
 
 
-def _of_samples(bundle: Model, where: tuple[str, str], out: Path) -> Findings:
+def _sample_findings(bundle: Model, device: str, dtype: str, out: Path) -> Findings:
     from patchword.cli.demo import samples
 
     config = bundle.config
-    able = config.writes_captions and config.answers_questions and config.matching
-    describer = bundle if able else load(EMBEDDED_BLIP, *where)
+    if config.writes_captions and config.answers_questions and config.matching:
+        describer = bundle
+    else:
+        describer = load(EMBEDDED_BLIP, device, dtype)
     with progress("demo", samples.JOBS) as advance:
         return samples.run(bundle, describer, out, lambda done: advance(done, samples.JOBS))
 
 
-def _report(found: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
+def _report(findings: Findings, bundle: Model, page: Path, started: float, as_json: bool) -> None:
     """Write the page, and print what is on it."""
-    from patchword.cli.demo import findings, pages
+    from patchword.cli.demo import pages
+    from patchword.cli.demo.findings import records
 
     if page.exists():
-        notes().print(f"{page} was there and is written anew")
-    pages.write(found, bundle, page)
+        notes().print(f"{page} existed and is overwritten")
+    pages.write(findings, bundle, page)
     seconds = time.perf_counter() - started
     if as_json:
-        for record in findings.records(found):
+        for record in records(findings):
             emit(record)
         emit({"report": str(page), "seconds": round(seconds, 2)})
         return
-    pages.show(found, screen())
-    if not found.descriptions:
+    pages.show(findings, screen())
+    if not findings.descriptions:
         notes().print(f"{bundle.name} writes no captions and matches no texts; a BLIP does")
     notes().print(f"{seconds:.1f} s. The pictures: {page}")
-    notes().print(f"Go on: {command('search', str(found.index), next(iter(found.hits)))}")
+    notes().print(f"Go on: {command('search', str(findings.index), next(iter(findings.hits)))}")
 
 
 COMMANDS = (demo,)

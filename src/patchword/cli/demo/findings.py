@@ -1,4 +1,4 @@
-"""The results of the demo on any pictures, and the tasks that compute them."""
+"""The results of the demo, and what computes them for any pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword import atomic_write
-from patchword.cli.heatmap import measure
+from patchword.cli.heatmap import unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from patchword.where.heatmap import Heatmap
 
 HITS = 4  # of each search
-INLINE = 5  # labels in a command; more are in a file
-PLAIN = re.compile(r"[\w -]+")  # a label that needs no file
+MAX_INLINE = 5  # labels that a command lists; more are in a file
+PLAIN = re.compile(r"[\w -]+")  # labels that a command can list
 
 
 @dataclass(frozen=True)
@@ -72,70 +72,69 @@ class Findings:
     failed: Sequence[ImageError] = ()
 
 
-def listed(words: Sequence[str], file: Path) -> str:
-    """Words as an argument of a command: by commas, or the name of a file that they are written
-    to, one a line."""
-    if len(words) <= INLINE and all(map(PLAIN.fullmatch, words)):
-        return ",".join(words)
-    atomic_write.write(file, "".join(f"{word}\n" for word in words))
+def labels_argument(labels: Sequence[str], file: Path) -> str:
+    """Labels as an argument of a command: separated by commas, or "@FILE" after writing them to a
+    file."""
+    if len(labels) <= MAX_INLINE and all(map(PLAIN.fullmatch, labels)):
+        return ",".join(labels)
+    atomic_write.write(file, "".join(f"{label}\n" for label in labels))
     return f"@{file}"
 
 
-def index_of(out: Path, model: Model, root: Path) -> Path:
-    """The path of the index of a folder by a model; it is kept for the next run and the user."""
-    both = model.fingerprint.encode() + os.fsencode(os.path.realpath(root))
-    return out / f"index-{hashlib.blake2b(both, digest_size=4).hexdigest()}"
+def index_path(out: Path, model: Model, root: Path) -> Path:
+    """The index of a folder by a model. The next run and the user find it there."""
+    key = model.fingerprint.encode() + os.fsencode(os.path.realpath(root))
+    return out / f"index-{hashlib.blake2b(key, digest_size=4).hexdigest()}"
 
 
-def named(path: str | Path, root: Path) -> str:
+def relative_name(path: str | Path, root: Path) -> str:
     """A picture's name: its path from the root."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def described(
+def describe(
     model: Model, root: Path, name: str, questions: Sequence[str], texts: Sequence[str]
 ) -> Description:
-    """The results of a BLIP for a picture: some models caption, some answer, some match."""
+    """The results of a BLIP for a picture; those that the model cannot give stay empty."""
     path, config = root / name, model.config
     caption = model.caption([path])[0].text if config.writes_captions else ""
     answers: tuple[tuple[str, str], ...] = ()
     matches: tuple[tuple[str, float], ...] = ()
     if config.answers_questions and questions:
-        said = (answer.text for answer in model.ask(path, questions))
-        answers = tuple(zip(questions, said, strict=True))
+        answer_texts = (answer.text for answer in model.ask(path, questions))
+        answers = tuple(zip(questions, answer_texts, strict=True))
     if config.matching:
-        chances = model.match([path], texts).probabilities[0].tolist()
-        matches = tuple(zip(texts, chances, strict=True))
-    return Description(
-        name,
-        caption,
-        answers,
-        matches,
-    )
+        probabilities = model.match([path], texts).probabilities[0].tolist()
+        matches = tuple(zip(texts, probabilities, strict=True))
+    return Description(name, caption, answers, matches)
 
 
-def records(found: Findings) -> Iterator[dict[str, Any]]:
-    """The findings as lines of JSON."""
-    for answers in found.answers.values():
+def records(findings: Findings) -> Iterator[dict[str, Any]]:
+    """The findings as JSON records."""
+    for answers in findings.answers.values():
         for answer in answers:
-            name, best = named(answer.path, found.root), answer.scores[0]
-            said = {"label": best.label, "probability": best.probability}
-            truth = {} if answer.truth is None else {"truth": answer.truth}
-            yield {"job": "classify", "image": name, **said, **truth}
-    for sentence, hits in found.hits.items():
+            best = answer.scores[0]
+            record = {
+                "job": "classify", "image": relative_name(answer.path, findings.root),
+                "label": best.label, "probability": best.probability,
+            }  # fmt: skip
+            if answer.truth is not None:
+                record["truth"] = answer.truth
+            yield record
+    for query, hits in findings.hits.items():
         for hit in hits:
-            yield {"job": "search", "query": sentence, "image": hit.path, "cosine": hit.score}
-    for name, heat, _ in found.heatmaps:
-        ((value, x, y),) = heat.peaks()
-        where = {measure(heat): value, "x": x, "y": y}
-        yield {"job": "heatmap", "image": name, "text": heat.texts[0], **where}
-    for each in found.descriptions:
+            yield {"job": "search", "query": query, "image": hit.path, "cosine": hit.score}
+    for name, heatmap, _ in findings.heatmaps:
+        [(value, x, y)] = heatmap.peaks()
+        peak = {unit(heatmap): value, "x": x, "y": y}
+        yield {"job": "heatmap", "image": name, "text": heatmap.texts[0], **peak}
+    for each in findings.descriptions:
         if each.caption:
             yield {"job": "caption", "image": each.name, "caption": each.caption}
-        for question, word in each.answers:
-            yield {"job": "ask", "image": each.name, "question": question, "answer": word}
-        for text, chance in each.matches:
-            yield {"job": "match", "image": each.name, "text": text, "probability": chance}
-    for name, row in zip(found.compared, found.matrix.tolist(), strict=True):
-        pairs = [{"text": t, "cosine": c} for t, c in zip(found.captions, row, strict=True)]
+        for question, text in each.answers:
+            yield {"job": "ask", "image": each.name, "question": question, "answer": text}
+        for text, probability in each.matches:
+            yield {"job": "match", "image": each.name, "text": text, "probability": probability}
+    for name, row in zip(findings.compared, findings.matrix.tolist(), strict=True):
+        pairs = [{"text": t, "cosine": c} for t, c in zip(findings.captions, row, strict=True)]
         yield {"job": "similarity", "image": name, "texts": pairs}

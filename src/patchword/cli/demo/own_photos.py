@@ -12,12 +12,12 @@ from patchword.cli.demo.findings import (
     HITS,
     Answer,
     Findings,
-    described,
-    index_of,
-    listed,
-    named,
+    describe,
+    index_path,
+    labels_argument,
+    relative_name,
 )
-from patchword.cli.output import SHOWN, finish, good, progress, wrong
+from patchword.cli.output import SHOWN, finish, progress, refuse, successes
 from patchword.errors import PatchwordError
 
 if TYPE_CHECKING:
@@ -25,37 +25,38 @@ if TYPE_CHECKING:
     from patchword.errors import ImageError
 
 SEARCHED = 6  # labels that are searched for
-COMPARED = 8  # photos, and labels, of the table of cosines
-DESCRIBED = 5  # photos
+COMPARED = 8  # photos, and labels, in the table of cosines
+DESCRIBED = 5  # photos that a BLIP describes
 
 
 def check(photos: Path, labels: Sequence[str]) -> None:
-    """Refuse, before a model is opened, photos and labels of which no page can be made."""
+    """Refuse, before a model is loaded, photos and labels that no page can be made of."""
     from patchword.images.files import find
 
     if not photos.is_dir():
-        wrong(f"--photos {photos}: no such folder")
+        refuse(f"--photos {photos}: no such folder")
     if not labels:
-        wrong("--photos needs --labels, words for what may be on them: --labels dog,cat,car")
-    if twice := [word for word in labels if labels.count(word) > 1]:
-        wrong(f"--labels: {twice[0]!r} comes twice")
+        refuse("--photos needs --labels, words for what may be on them: --labels dog,cat,car")
+    for label in labels:
+        if labels.count(label) > 1:
+            refuse(f"--labels: {label!r} comes twice")
     failed: list[ImageError] = []
     if not find([photos], failed) and not failed:
         raise PatchwordError(f"no images in {photos}")
 
 
 def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Findings:
-    """Do every task that the model can, on the photos below a folder; those that cannot be read are
-    left out and named. Where none can be read, the command ends."""
+    """Do every task that the model can do, on the photos below a folder. Photos that cannot be read
+    are left out, and are in `failed`; where none can be read, the command ends."""
     import numpy as np
 
     from patchword.images.files import find
     from patchword.index import open_index
     from patchword.tasks.classify import classify_each
 
-    model.embed_texts(labels)  # a model that reads no text is refused before photos are opened
+    model.embed_texts(labels)  # a model without a text tower is refused before photos are opened
     root = Path(os.path.realpath(photos))
-    index = index_of(out, model, root)
+    index = index_path(out, model, root)
     store = open_index(index)
     with progress("index") as advance:
         report = store.add(root, model, advance)
@@ -64,52 +65,68 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     failed, broken = list(report.failed), {error.image for error in report.failed}
     paths = [file.path for file in find([root], []) if file.path not in broken]
     shown = paths[:SHOWN]
-    each = good(classify_each(model, shown, labels), len(shown), "classify", failed)
-    answers = [Answer(Path(path), scores) for path, scores in each]
+    results = successes(classify_each(model, shown, labels), len(shown), "classify", failed)
+    answers = [Answer(Path(str(path)), scores) for path, scores in results]
     if not answers:
         finish(failed, 0)
-    near = {text: store.search(text, SEARCHED, model=model) for text in labels[:SEARCHED]}
-    nearest = one_each({text: [named(h.path, root) for h in hits] for text, hits in near.items()})
-    others = (named(answer.path, root) for answer in answers)
+    hits = {label: store.search(label, SEARCHED, model=model) for label in labels[:SEARCHED]}
+    nearest = nearest_photos(
+        {label: [relative_name(hit.path, root) for hit in found] for label, found in hits.items()}
+    )
+    others = (relative_name(answer.path, root) for answer in answers)
     compared = list(dict.fromkeys([*nearest.values(), *others]))[:COMPARED]
     captions = labels[:COMPARED]
-    words = listed(labels, out / "labels.txt")
-    able = model.config.writes_captions or model.config.matching
+    described = []
+    if model.config.writes_captions or model.config.matching:
+        described = compared[:DESCRIBED]
     return Findings(
-        root,
-        len(paths),
-        {"photos": answers},
-        {"photos": ("classify", program.near(root), "--labels", words)},
-        {text: hits[:HITS] for text, hits in near.items()},
-        [(name, model.heatmap(root / name, [text]), model.name) for text, name in nearest.items()],
-        [described(model, root, name, (), captions) for name in compared[:DESCRIBED] if able],
-        model.name,
-        compared,
-        captions,
-        np.asarray(model.similarity([root / name for name in compared], captions)),
-        index,
-        notes(len(paths), len(labels)),
-        failed,
+        root=root,
+        count=len(paths),
+        answers={"photos": answers},
+        classify={
+            "photos": (
+                "classify",
+                program.near(root),
+                "--labels",
+                labels_argument(labels, out / "labels.txt"),
+            )
+        },
+        hits={label: found[:HITS] for label, found in hits.items()},
+        heatmaps=[
+            (name, model.heatmap(root / name, [label]), model.name)
+            for label, name in nearest.items()
+        ],
+        descriptions=[describe(model, root, name, (), captions) for name in described],
+        describer=model.name,
+        compared=compared,
+        captions=captions,
+        matrix=np.asarray(model.similarity([root / name for name in compared], captions)),
+        index=index,
+        notes=notes(len(paths), len(labels)),
+        failed=failed,
     )
 
 
-def one_each(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Of each label the nearest photo that no label before it has, while there is one."""
-    out: dict[str, str] = {}
-    for label, names in near.items():
-        out[label] = next((name for name in names if name not in out.values()), names[0])
-    return out
+def nearest_photos(ranked: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """For each label the nearest photo that no earlier label has; where there is none, the
+    nearest. ranked: the photos of each label, the nearest first."""
+    nearest: dict[str, str] = {}
+    for label, names in ranked.items():
+        unused = [name for name in names if name not in nearest.values()]
+        nearest[label] = (unused or names)[0]
+    return nearest
 
 
 def notes(photos: int, labels: int) -> dict[str, str]:
     """What a page leaves out, by the title of the section."""
-    few, some = f"The first {SEARCHED} of {labels} labels.", f"The first {COMPARED} of {labels}"
-    said = {"Where is it?": "Each label on the nearest photo that no label before it has."}
+    remarks = {"Where is it?": "Each label on the nearest photo that no label before it has."}
     if labels > SEARCHED:
-        said["Where is it?"] += f" {few}"
-        said["Find by words"] = few
+        searched = f"The first {SEARCHED} of {labels} labels."
+        remarks["Where is it?"] += f" {searched}"
+        remarks["Find by words"] = searched
     if labels > COMPARED:
-        said["Pictures and sentences"] = f"{some} labels."
+        remarks["Pictures and sentences"] = f"The first {COMPARED} of {labels} labels."
     if photos > SHOWN:
-        said["Which words fit?"] = f"The first {SHOWN} of {photos} photos; all are in the index."
-    return said
+        shown = f"The first {SHOWN} of {photos} photos; all are in the index."
+        remarks["Which words fit?"] = shown
+    return remarks

@@ -15,10 +15,10 @@ from rich.text import Text
 from patchword import atomic_write, images
 from patchword.cli.demo.findings import HITS, Answer, Description, Findings
 from patchword.cli.embed_classify_similarity import scores_table
-from patchword.cli.heatmap import measure
-from patchword.cli.language_tables import caveat
+from patchword.cli.heatmap import unit
 from patchword.cli.options import EMBEDDED, EMBEDDED_BLIP
 from patchword.cli.program import command, near
+from patchword.cli.result_display import caveat
 from patchword.scope import current
 from patchword.show import html_page, plots
 from patchword.show.colours import shade
@@ -32,50 +32,50 @@ if TYPE_CHECKING:
     from patchword.where.heatmap import Heatmap
 
 
-def show(found: Findings, console: Console) -> None:
+def show(findings: Findings, console: Console) -> None:
     """Print the findings."""
-    for group, answers in found.answers.items():
-        heading(console, f"Classify {group} by words{verdict(answers)}")
+    for group, answers in findings.answers.items():
+        print_heading(console, f"Classify {group} by words{count_right(answers)}")
         console.print(classes_table(answers))
-    heading(console, "Search by words")
-    for sentence, hits in found.hits.items():
+    print_heading(console, "Search by words")
+    for query, hits in findings.hits.items():
         names = ", ".join(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits)
-        console.print(Text(sentence, style="bold"))
+        console.print(Text(query, style="bold"))
         console.print(Padding(names, (0, 0, 0, 2)))
-    heading(console, "Where: the best place for each text")
-    for name, heat, _ in found.heatmaps:
-        ((value, x, y),) = heat.peaks()
-        height, width = heat.image.shape[:2]
-        place = f"x {x} of {width}, y {y} of {height}"
-        text = heat.texts[0]
-        sure = "" if heat.found[0] else "not found; highest at "
-        console.print(f"{Path(name).stem}, {text}: {sure}{place} ({measure(heat)} {value:.2g})")
-    if found.descriptions:
-        heading(console, "In words")
-    for each in found.descriptions:
+    print_heading(console, "Where: the best place for each text")
+    for name, heatmap, _ in findings.heatmaps:
+        [(value, x, y)] = heatmap.peaks()
+        height, width = heatmap.image.shape[:2]
+        place = f"x {x} of {width}, y {y} of {height} ({unit(heatmap)} {value:.2g})"
+        if not heatmap.found[0]:
+            place = f"not found; highest at {place}"
+        console.print(f"{Path(name).stem}, {heatmap.texts[0]}: {place}")
+    if findings.descriptions:
+        print_heading(console, "In words")
+    for each in findings.descriptions:
         console.print(Text(Path(each.name).stem, style="bold") + Text(f": {each.caption}", "none"))
         for question, answer in each.answers:
             console.print(Text(f"  {question} ") + Text(answer, style="green"))
-    heading(console, "Similarity of texts and images (cosine)")
-    legend = (f"{number} {text}" for number, text in enumerate(found.captions, start=1))
+    print_heading(console, "Similarity of texts and images (cosine)")
+    legend = (f"{number} {text}" for number, text in enumerate(findings.captions, start=1))
     console.print(", ".join(legend), style="dim")
-    console.print(matrix_table(found, console.width))
+    console.print(matrix_table(findings, console.width))
 
 
-def verdict(answers: Sequence[Answer]) -> str:
-    """How many are right; empty where that is unknown."""
+def count_right(answers: Sequence[Answer]) -> str:
+    """How many answers are right; empty where that is unknown."""
     if any(answer.truth is None for answer in answers):
         return ""
     return f": {sum(answer.right for answer in answers)} of {len(answers)} right"
 
 
-def heading(console: Console, words: str) -> None:
-    console.print(Text(f"\n{words}", style="bold blue"))
+def print_heading(console: Console, text: str) -> None:
+    console.print(Text(f"\n{text}", style="bold blue"))
 
 
 def classes_table(answers: Sequence[Answer]) -> Table:
-    """A row per class: how many are right, and what the others were classified as. With one picture
-    for each class, only those that are wrong; where the truth is unknown, a row per picture."""
+    """A row per class: how many answers are right, and the wrong ones. With one picture for each
+    class only the wrong ones; where the truth is unknown, a row per picture."""
     if any(answer.truth is None for answer in answers):
         return scores_table([(str(answer.path), answer.scores[:3]) for answer in answers])
     if len({answer.truth for answer in answers}) == len(answers):
@@ -85,24 +85,24 @@ def classes_table(answers: Sequence[Answer]) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold", style="dim")
     for truth in dict.fromkeys(answer.truth for answer in answers):
-        own = [answer for answer in answers if answer.truth == truth]
-        right = sum(answer.right for answer in own)
-        wrong = [f"{a.path.name}: {a.scores[0].label}" for a in own if not a.right]
-        count = Text(f"{right} of {len(own)}", style="green" if right == len(own) else "yellow")
-        table.add_row(truth, count, ", ".join(wrong))
+        of_class = [answer for answer in answers if answer.truth == truth]
+        right = sum(answer.right for answer in of_class)
+        wrong = [f"{a.path.name}: {a.scores[0].label}" for a in of_class if not a.right]
+        style = "green" if right == len(of_class) else "yellow"
+        table.add_row(truth, Text(f"{right} of {len(of_class)}", style=style), ", ".join(wrong))
     return table
 
 
-def matrix_table(found: Findings, width: int) -> Table:
-    """Cosines in colour: a row per image, a column per text, the best text of each image bold.
-    width: of the terminal, in which names break after their parts."""
-    matrix = found.matrix
+def matrix_table(findings: Findings, width: int) -> Table:
+    """Cosines in colour: a row per image, whose best text is bold, and a column per text.
+    width: columns of the terminal."""
+    matrix = findings.matrix
     scale = float(matrix.min()), float(matrix.max())
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=True)
     table.add_column(overflow="fold", min_width=12)
-    for number in range(1, len(found.captions) + 1):
+    for number in range(1, len(findings.captions) + 1):
         table.add_column(str(number), justify="center", no_wrap=True)
-    for name, row in zip(found.compared, matrix, strict=True):
+    for name, row in zip(findings.compared, matrix, strict=True):
         cells = []
         for value in row.tolist():
             fill, ink = shade(value, scale)
@@ -113,162 +113,174 @@ def matrix_table(found: Findings, width: int) -> Table:
     return table
 
 
-def write(found: Findings, model: Model, path: Path) -> None:
+def write(findings: Findings, model: Model, path: Path) -> None:
     """Write the findings as one page."""
     parameters = sum(p.numel() for p in model.own_network.parameters()) / 1e6
     intro = (
-        f"{found.count} pictures, the model “{model.name}” ({parameters:.1f} million parameters, "
-        f"{model.device}). Made by patchword demo; every number is the model's own."
+        f"{findings.count} pictures, the model “{model.name}” ({parameters:.1f} million "
+        f"parameters, {model.device}). Made by patchword demo; every number is the model's own."
     )
-    intro = " ".join([intro, *(f"Beware: {said}." for said in current().remarks())])
-    sections = [where_section(found), search_section(found, model)]
-    if found.descriptions:
-        sections.append(words_section(found))
-    sections += [matrix_section(found, model, path.parent), classes_section(found, model)]
-    sections.append(next_section(found, model))
+    intro = " ".join([intro, *(f"Beware: {remark}." for remark in current().remarks())])
+    sections = [where_section(findings), search_section(findings, model)]
+    if findings.descriptions:
+        sections.append(descriptions_section(findings))
+    sections += [matrix_section(findings, model, path.parent), classes_section(findings, model)]
+    sections.append(next_steps_section(findings, model))
     atomic_write.write(path, html_page.page("What patchword sees", intro, sections))
 
 
 def section(
-    found: Findings, title: str, words: str, bodies: Sequence[str], commands: Sequence[str] = ()
+    findings: Findings,
+    title: str,
+    text: str,
+    bodies: Sequence[str],
+    commands: Sequence[str] = (),
 ) -> str:
-    """A part of the page, with what else is to be said of these pictures. commands: that give all
-    of it in a terminal."""
-    said = " ".join(filter(None, [words, found.notes.get(title)]))
-    return html_page.section(title, said, bodies, commands)
+    """A section of the page, with the note that the findings have for it. commands: that give the
+    same in a terminal."""
+    return html_page.section(title, join(" ", text, findings.notes.get(title)), bodies, commands)
 
 
-def line(*words: str, model: str = EMBEDDED, usual: str = EMBEDDED) -> str:
-    """A line for the terminal; usual: the model that a command has without -m."""
-    named = ("-m", model) if model != usual else ()
-    return command(*words, *named)
+def join(separator: str, *texts: str | None) -> str:
+    """The texts that are not empty, joined."""
+    return separator.join(filter(None, texts))
 
 
-def classes_section(found: Findings, model: Model) -> str:
+def command_line(*arguments: str, model: str = EMBEDDED, default: str = EMBEDDED) -> str:
+    """A line for the terminal; default: the model of the command without -m."""
+    return command(*arguments) if model == default else command(*arguments, "-m", model)
+
+
+def classes_section(findings: Findings, model: Model) -> str:
     bodies = []
-    for group, answers in found.answers.items():
-        cards = [
-            html_page.Card(
-                photo(answer.path),
-                answer.scores[0].label,
-                (
-                    caveat(answer.path)
-                    if answer.truth in (None, answer.scores[0].label)
-                    else f"it is: {answer.truth}"
-                ),
-                [(score.label, score.probability) for score in answer.scores[:3]],
-                "" if answer.truth is None else "right" if answer.right else "wrong",
-            )
-            for answer in answers
-        ]
-        shown = line(*found.classify[group], model=model.name)
-        bodies.append(html_page.cards(cards, f"{group}{verdict(answers)}", [shown]))
-    words = "Each picture is compared with every label of its kind; the probabilities sum to one."
-    if verdict(answers):
-        words += " A wrong answer is marked ✗."
-    return section(found, "Which words fit?", words, bodies)
+    for group, answers in findings.answers.items():
+        cards = [answer_card(answer) for answer in answers]
+        line = command_line(*findings.classify[group], model=model.name)
+        bodies.append(html_page.cards(cards, f"{group}{count_right(answers)}", [line]))
+    text = "Each picture is compared with every label of its kind; the probabilities sum to one."
+    if count_right(answers):
+        text += " A wrong answer is marked ✗."
+    return section(findings, "Which words fit?", text, bodies)
 
 
-def search_section(found: Findings, model: Model) -> str:
+def answer_card(answer: Answer) -> html_page.Card:
+    """A picture with its best labels, and whether the first is right where that is known."""
+    bars = [(score.label, score.probability) for score in answer.scores[:3]]
+    title, picture, note = answer.scores[0].label, photo(answer.path), caveat(answer.path)
+    if answer.truth is None:
+        return html_page.Card(picture, title, note, bars)
+    if answer.right:
+        return html_page.Card(picture, title, note, bars, "right")
+    return html_page.Card(picture, title, f"it is: {answer.truth}", bars, "wrong")
+
+
+def search_section(findings: Findings, model: Model) -> str:
     bodies = []
-    for sentence, hits in found.hits.items():
+    for query, hits in findings.hits.items():
         cards = [
             html_page.Card(photo(Path(hit.path)), Path(hit.path).name, f"cosine {hit.score:.3f}")
             for hit in hits
         ]
-        shown = line("search", str(found.index), sentence, "-k", str(HITS))
-        bodies.append(html_page.cards(cards, f"“{sentence}”", [shown]))
-    words = "All pictures are in one index; these are the nearest to each sentence, best first."
-    shown = line("index", near(found.root), "--into", str(found.index), model=model.name)
-    return section(found, "Find by words", words, bodies, [shown])
+        line = command_line("search", str(findings.index), query, "-k", str(HITS))
+        bodies.append(html_page.cards(cards, f"“{query}”", [line]))
+    text = "All pictures are in one index; these are the nearest to each sentence, best first."
+    root, index = near(findings.root), str(findings.index)
+    line = command_line("index", root, "--into", index, model=model.name)
+    return section(findings, "Find by words", text, bodies, [line])
 
 
-def words_section(found: Findings) -> str:
-    cards = [
-        html_page.Card(
-            photo(found.root / each.name),
-            each.caption or Path(each.name).name,
-            " · ".join(
-                filter(
-                    None, [each.caption and Path(each.name).name, caveat(found.root / each.name)]
-                )
-            ),
-            each.matches,
-            answers=each.answers,
-            commands=_describing(found, each),
+def descriptions_section(findings: Findings) -> str:
+    cards = []
+    for each in findings.descriptions:
+        path, file_name = findings.root / each.name, Path(each.name).name
+        note = join(" · ", file_name if each.caption else "", caveat(path))
+        commands = description_commands(findings, each)
+        cards.append(
+            html_page.Card(
+                photo(path),
+                each.caption or file_name,
+                note,
+                each.matches,
+                answers=each.answers,
+                commands=commands,
+            )
         )
-        for each in found.descriptions
-    ]
-    words = (
+    text = (
         "A caption, answers to questions, and how probable it is that each of these sentences "
         "belongs to the picture."
     )
-    return section(found, "What is there?", words, [html_page.cards(cards)])
+    return section(findings, "What is there?", text, [html_page.cards(cards)])
 
 
-def _describing(found: Findings, each: Description) -> list[str]:
+def description_commands(findings: Findings, each: Description) -> list[str]:
     """The commands that give a picture's caption, answers and matches."""
-    file = near(found.root / each.name)
-    jobs: list[tuple[str, ...]] = [("caption", file)] if each.caption else []
+    file = near(findings.root / each.name)
+    commands: list[list[str]] = []
+    if each.caption:
+        commands.append(["caption", file])
     if each.answers:
-        jobs.append(("ask", file, *(question for question, _ in each.answers)))
+        commands.append(["ask", file, *(question for question, _ in each.answers)])
     if each.matches:
-        texts = (word for text, _ in each.matches for word in ("-t", text))
-        jobs.append(("match", file, *texts))
-    return [line(*job, model=found.describer, usual=EMBEDDED_BLIP) for job in jobs]
+        match = ["match", file]
+        for text, _ in each.matches:
+            match += ["-t", text]
+        commands.append(match)
+    return [
+        command_line(*arguments, model=findings.describer, default=EMBEDDED_BLIP)
+        for arguments in commands
+    ]
 
 
-def where_section(found: Findings) -> str:
-    cards = [_where_card(found, *each) for each in found.heatmaps]
-    words = (
+def where_section(findings: Findings) -> str:
+    cards = [heatmap_card(findings, *each) for each in findings.heatmaps]
+    text = (
         "How well each place fits the text, from dark to bright; a line runs around what was "
         "found, a ring marks the best place. A text that was not found has no map."
     )
-    if any(heat.method != "head" for _, heat, _ in found.heatmaps):
-        words += " The map of a small model is a hint, not a measurement."
-    return section(found, "Where is it?", words, [html_page.cards(cards)])
+    if any(heatmap.method != "head" for _, heatmap, _ in findings.heatmaps):
+        text += " The map of a small model is a hint, not a measurement."
+    return section(findings, "Where is it?", text, [html_page.cards(cards)])
 
 
-def _where_card(found: Findings, name: str, heat: Heatmap, model: str) -> html_page.Card:
-    ((value, x, y),) = heat.peaks()
-    high = matched(heat.present[0]) if heat.present else f"{measure(heat)} {value:.2g}"
-    place = f"highest at x {x}, y {y}" if heat.found[0] else "not found"
-    file = found.root / name
-    note = " · ".join(filter(None, [f"{Path(name).name}: {high}, {place}", caveat(file)]))
+def heatmap_card(findings: Findings, name: str, heatmap: Heatmap, model: str) -> html_page.Card:
+    [(value, x, y)] = heatmap.peaks()
+    highest = matched(heatmap.present[0]) if heatmap.present else f"{unit(heatmap)} {value:.2g}"
+    place = f"highest at x {x}, y {y}" if heatmap.found[0] else "not found"
+    file, text = findings.root / name, heatmap.texts[0]
     return html_page.Card(
-        heat.image,
-        heat.texts[0],
-        note,
-        beside=plots.picture(first_tile(heat), html_page.SIDE),
-        commands=[line("heatmap", near(file), heat.texts[0], model=model)],
+        heatmap.image,
+        text,
+        join(" · ", f"{Path(name).name}: {highest}, {place}", caveat(file)),
+        beside=plots.picture(first_tile(heatmap), html_page.SIDE),
+        commands=[command_line("heatmap", near(file), text, model=model)],
     )
 
 
-def matrix_section(found: Findings, model: Model, out: Path) -> str:
-    photos = [photo(found.root / name) for name in found.compared]
-    table = html_page.matrix(photos, found.compared, found.captions, found.matrix)
-    words = "The cosine of each picture with each sentence; the best one of a picture is framed."
-    files = [near(found.root / name) for name in found.compared]
-    atomic_write.write(out / "pictures.txt", "".join(f"{file}\n" for file in files))
-    atomic_write.write(out / "sentences.txt", "".join(f"{text}\n" for text in found.captions))
-    pictures, sentences = f"@{out / 'pictures.txt'}", f"@{out / 'sentences.txt'}"
-    shown = line("similarity", pictures, "-t", sentences, model=model.name)
-    return section(found, "Pictures and sentences", words, [table], [shown])
+def matrix_section(findings: Findings, model: Model, out: Path) -> str:
+    photos = [photo(findings.root / name) for name in findings.compared]
+    table = html_page.matrix(photos, findings.compared, findings.captions, findings.matrix)
+    text = "The cosine of each picture with each sentence; the best one of a picture is framed."
+    pictures, sentences = out / "pictures.txt", out / "sentences.txt"
+    files = [near(findings.root / name) for name in findings.compared]
+    atomic_write.write(pictures, "".join(f"{file}\n" for file in files))
+    atomic_write.write(sentences, "".join(f"{caption}\n" for caption in findings.captions))
+    line = command_line("similarity", f"@{pictures}", "-t", f"@{sentences}", model=model.name)
+    return section(findings, "Pictures and sentences", text, [table], [line])
 
 
-def next_section(found: Findings, model: Model) -> str:
-    """What to do after this page."""
-    _, folder, _, labels, *_ = next(reversed(found.classify.values()))
-    words = (
+def next_steps_section(findings: Findings, model: Model) -> str:
+    _, folder, _, labels, *_ = next(reversed(findings.classify.values()))
+    text = (
         "The same page of your own photos: put their folder and your words in place of these. "
         "Then the models that there are, and all commands."
     )
-    lines = (
-        line("demo", "--photos", folder, "--labels", labels, "--out", "my-page", model=model.name),
-        line("models"),
-        line("--help"),
+    own_photos = ("demo", "--photos", folder, "--labels", labels, "--out", "my-page")
+    commands = (
+        command_line(*own_photos, model=model.name),
+        command_line("models"),
+        command_line("--help"),
     )
-    return section(found, "Next steps", words, [], lines)
+    return section(findings, "Next steps", text, [], commands)
 
 
 def photo(path: Path) -> Photo:

@@ -8,14 +8,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.cli.demo.findings import HITS, Answer, Findings, described, index_of, listed
+from patchword.cli.demo.findings import (
+    HITS,
+    Answer,
+    Findings,
+    describe,
+    index_path,
+    labels_argument,
+)
 from patchword.cli.program import near
 
 if TYPE_CHECKING:
     from patchword.api import Model
 
 JOBS = 5
-# What the file names of the wafers mean, in words.
+# The labels of the wafers, by what their file names begin with.
 WAFERS = {
     "perfect": "perfect wafer",
     "scratch": "wafer with a scratch",
@@ -24,8 +31,9 @@ WAFERS = {
     "edge-chip": "wafer with an edge chip",
 }
 SENTENCES = ("a blue wafer with a scratch", "a green heart", "a wafer with a stain")
-# The maps: those of a BLIP and those of the model. Of each kind of defect, and of the shapes beside
-# others, they are the ones whose map falls most on the object named, or within half a patch of it.
+# Pictures and texts of heatmaps: by a BLIP (MATCHED) and by the model (POINTED). For each kind of
+# defect, and for shapes beside others, they are those whose map lies most on the object that the
+# text names, or within half a patch of it.
 MATCHED = (
     ("wafers/stain-3.jpg", "a wafer with a stain"),
     ("wafers/particles-4.jpg", "a wafer with particles"),
@@ -36,7 +44,7 @@ POINTED = (
     ("shapes/green-ring-above-black-triangle.jpg", "a black triangle"),
     ("shapes/yellow-circle-above-blue-star.jpg", "a blue star"),
 )
-COMPARED = {  # with a caption of each
+COMPARED = {  # pictures and their captions, which are compared with each other
     "shapes/red-ring.jpg": "a red ring",
     "shapes/white-square.jpg": "a white square",
     "shapes/green-ring-above-black-triangle.jpg": "a green ring above a black triangle",
@@ -46,8 +54,8 @@ COMPARED = {  # with a caption of each
     "wafers/stain-1.jpg": "a wafer with a stain",
     "wafers/particles-1.jpg": "a wafer with particles",
 }
-# What is asked about a picture that is described, and the sentences it is matched with: the first
-# of them is true.
+# For each described picture the questions, and the sentences that it is matched with, of which the
+# first is true.
 ABOUT = {
     "wafers/scratch-1.jpg": (
         ("what defect does the wafer have?", "what colour is the wafer?"),
@@ -85,8 +93,8 @@ NOTES = {
 
 
 def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) -> Findings:
-    """Do every job; `describer`, a BLIP, makes the descriptions and the maps of MATCHED. `done(n)`
-    is called after the n-th of `JOBS`."""
+    """Do every job. describer: a BLIP, which makes the descriptions and the maps of MATCHED. done:
+    called with the number of each of the JOBS when it is done."""
     import numpy as np
 
     from patchword.index import open_index
@@ -94,43 +102,46 @@ def run(model: Model, describer: Model, out: Path, done: Callable[[int], None]) 
     root = folder()
     answers = {"shapes": shapes(model, root), "wafers": wafers(model, root)}
     done(1)
-    index = index_of(out, model, root)
+    index = index_path(out, model, root)
     store = open_index(index)
     store.add(root, model)
     store.prune()
     hits = {text: store.search(text, HITS, model=model) for text in SENTENCES}
     done(2)
-    maps = [
+    heatmaps = [
         (name, by.heatmap(root / name, [text]), by.name)
         for by, pairs in ((describer, MATCHED), (model, POINTED))
         for name, text in pairs
     ]
     done(3)
-    found = [described(describer, root, name, *about) for name, about in ABOUT.items()]
+    descriptions = [
+        describe(describer, root, name, questions, texts)
+        for name, (questions, texts) in ABOUT.items()
+    ]
     done(4)
     compared, captions = list(COMPARED), list(COMPARED.values())
     matrix = np.asarray(model.similarity([root / name for name in compared], captions))
     done(5)
     return Findings(
-        root,
-        sum(map(len, answers.values())),
-        answers,
-        commands(root, answers["shapes"], out),
-        hits,
-        maps,
-        found,
-        describer.name,
-        compared,
-        captions,
-        matrix,
-        index,
-        NOTES,
+        root=root,
+        count=sum(map(len, answers.values())),
+        answers=answers,
+        classify=commands(root, answers["shapes"], out),
+        hits=hits,
+        heatmaps=heatmaps,
+        descriptions=descriptions,
+        describer=describer.name,
+        compared=compared,
+        captions=captions,
+        matrix=matrix,
+        index=index,
+        notes=NOTES,
     )
 
 
 def commands(root: Path, shapes: Sequence[Answer], out: Path) -> dict[str, tuple[str, ...]]:
     """The commands that classify the same pictures with the same labels."""
-    captions = listed([str(answer.truth) for answer in shapes], out / "shapes.txt")
+    captions = labels_argument([str(answer.truth) for answer in shapes], out / "shapes.txt")
     return {
         "shapes": ("classify", near(root / "shapes"), "--labels", captions, "--template", "{}"),
         "wafers": ("classify", near(root / "wafers"), "--labels", ",".join(WAFERS.values())),
@@ -138,12 +149,12 @@ def commands(root: Path, shapes: Sequence[Answer], out: Path) -> dict[str, tuple
 
 
 def folder() -> Path:
-    """The folder of the pictures that travel in the package."""
+    """The folder of the samples in the package."""
     return Path(str(files("patchword"))) / "assets" / "samples"
 
 
 def shapes(model: Model, root: Path) -> list[Answer]:
-    """Which of the captions of all shapes fits each picture of shapes."""
+    """The picture of each shape, classified with the captions of all shapes as labels."""
     with (root / "captions.csv").open(encoding="utf-8", newline="") as file:
         captions = {row["file_name"]: row["caption"] for row in csv.DictReader(file)}
     truths = {root / name: text for name, text in captions.items() if name.startswith("shapes/")}
@@ -152,7 +163,7 @@ def shapes(model: Model, root: Path) -> list[Answer]:
 
 
 def wafers(model: Model, root: Path) -> list[Answer]:
-    """Which of the five classes each wafer is of."""
+    """The picture of each wafer, classified with the five labels."""
     paths = sorted((root / "wafers").glob("*.jpg"))
     scores = model.classify(paths, list(WAFERS.values()))
     truths = [WAFERS[path.stem.rpartition("-")[0]] for path in paths]
