@@ -88,7 +88,7 @@ def expected_loss(
     somewhere: NDArray[np.bool_],
     scale: float,
 ) -> float:
-    """The docstring of `losses.places`, one text of one image after the other."""
+    """The docstring of `losses.text_maps`, one text of one image after the other."""
     images = []
     for maps, ground, masks, unknown in zip(cosines, background, covers, somewhere, strict=True):
         present, absent = [], []
@@ -135,7 +135,7 @@ def test_loss_is_its_formula(case: str) -> None:
     if case != "nothing there":
         somewhere[1, 3] = somewhere[2, 1] = True
     tensors = map(torch.from_numpy, (cosines, background, covers, somewhere))
-    found = losses.places(*tensors, 20.0)
+    found = losses.text_maps(*tensors, 20.0)
     assert_close(float(found), expected_loss(cosines, background, covers, somewhere, 20.0))
 
 

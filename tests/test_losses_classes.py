@@ -154,7 +154,7 @@ def test_classification_equals_the_formula_and_timm(smoothing: float) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mixup_equals_timm(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     share = 0.3
-    monkeypatch.setattr(classes, "_beta", lambda alpha, generator: share)
+    monkeypatch.setattr(classes, "_beta_share", lambda alpha, generator: share)
     pixels, target = torch.randn(6, 3, 4, 4), some_logits()[3]
     theirs = timm.data.mixup.Mixup(1.0, label_smoothing=smoothing, num_classes=5)
     monkeypatch.setattr(np.random, "beta", lambda *_: share)
@@ -172,7 +172,7 @@ def test_cutmix_equals_timm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.Generator().manual_seed(seed)
     centres = [int(torch.randint(length, (), generator=draws)) for length in (20, 14)]
     share = (0.3, 0.8)[seed % 2]
-    monkeypatch.setattr(classes, "_beta", lambda alpha, generator: share)
+    monkeypatch.setattr(classes, "_beta_share", lambda alpha, generator: share)
     monkeypatch.setattr(np.random, "beta", lambda *_: share)
     monkeypatch.setattr(np.random, "rand", lambda *_: 0.0)  # cutmix
     given = iter(centres)
@@ -207,7 +207,7 @@ def test_mixing_depends_on_the_generator_alone(mix: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 5.0])
 def test_shares_are_beta(alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    shares = np.array([classes._beta(alpha, generator) for _ in range(4000)])
+    shares = np.array([classes._beta_share(alpha, generator) for _ in range(4000)])
     assert abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.008  # of Beta(alpha, alpha)
 

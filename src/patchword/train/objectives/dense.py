@@ -30,7 +30,7 @@ class DenseWork(Work):
 
 
 class Dense(Objective[RegionBatch, DenseWork]):
-    """The map of an image says of each place what is there (see `losses.places`), of the texts that
+    """The map of an image tells what is at each place (see `losses.text_maps`), of the texts that
     are asked about any image of the batch."""
 
     network: TwoTower | Blip
@@ -67,4 +67,4 @@ class Dense(Objective[RegionBatch, DenseWork]):
 
     def loss(self, work: DenseWork, *outputs: Tensor) -> Tensor:
         texts, background = outputs[0][:, :-1], outputs[0][:, -1]
-        return losses.places(texts, background, work.covers, work.somewhere, self.head.scale)
+        return losses.text_maps(texts, background, work.covers, work.somewhere, self.head.scale)
