@@ -80,8 +80,8 @@ def batch_of(
 
 
 def loss_of(objective: BlipObjective, batch: TextBatch) -> Tensor:
-    work = objective.prepare(batch, 0)
-    return objective.loss(work, *objective(work))
+    inputs = objective.prepare(batch, 0)
+    return objective.loss(inputs, *objective(inputs))
 
 
 def theirs(network: nn.Module, folder: Path) -> dict[str, Tensor]:
@@ -223,8 +223,8 @@ def test_matching_and_its_negatives_equal_transformers(
     monkeypatch.setattr(blip, "hard_negatives", noticed)
     objective = learns(model, contrast=1.0, match=1.0)
     captions = [*SAID, "a red bird"]
-    work = objective.prepare(batch_of(model, captions), 0)
-    outputs = objective(work)
+    inputs = objective.prepare(batch_of(model, captions), 0)
+    outputs = objective(inputs)
 
     ids = reference.ids(captions)
     pairs = {"input_ids": ids, "attention_mask": (ids != PAD).long()}
@@ -240,7 +240,7 @@ def test_matching_and_its_negatives_equal_transformers(
     own = torch.arange(4)
     expected = torch.cat([logits[own, own], logits[own, texts], logits[images, own]])
     assert_close(outputs[3], expected)
-    objective.loss(work, *outputs)
+    objective.loss(inputs, *outputs)
     right = log_softmax(expected.double().numpy())
     assert objective.logged["match"] == pytest.approx(
         -(right[:4, 1].sum() + right[4:, 0].sum()) / 12
@@ -262,10 +262,10 @@ def test_a_caption_said_to_be_wrong_is_the_wrong_text(tmp_path: Path, told: str)
     batch = batch_of(model, SAID[:2])
     read = model.reader()
     wrong = torch.from_numpy(read([told, ""]))
-    work = objective.prepare(
+    inputs = objective.prepare(
         replace(batch, wrong_captions=wrong, has_wrong_caption=torch.tensor([True, False])), 0
     )
-    outputs = objective(work)
+    outputs = objective(inputs)
     tokens = model.network.image_tokens(batch.pixels)
     pairs = [(0, SAID[0]), (1, SAID[1]), (0, told), (1, SAID[0]), (1, SAID[0]), (0, SAID[1])]
     expected = [
@@ -323,18 +323,20 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
     run, (batch, *_) = some_run(path, *changes, "blip.caption=0", "blip.answer=0")
     says = [frozenset("a")] * 7 + [frozenset("b")]
     for facts, images, texts in ((says, 8, 8), (says[:1] * 8, 0, 0)):
-        work = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
-        outputs = run.objective(work)
+        inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
+        outputs = run.objective(inputs)
         assert len(outputs[3]) == 8 + images + texts
-        loss = run.objective.loss(work, *outputs)
+        loss = run.objective.loss(inputs, *outputs)
         (gradient,) = torch.autograd.grad(loss, run.network.match_head.bias)
         chances = outputs[3].softmax(1)[:, 1].detach()
         wanted = torch.arange(len(chances)) < 8
         assert_close(gradient[1], (chances - wanted.float()).mean())
     some_true = [frozenset("a")] * 4 + [frozenset("ab")] * 4  # "a" is true of all, "ab" of four
-    work = run.objective.prepare(replace(batch, caption_facts=some_true, image_facts=some_true), 0)
-    assert torch.equal(work.negatives, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
-    assert len(run.objective(work)[3]) == 8 + 4 + 4
+    inputs = run.objective.prepare(
+        replace(batch, caption_facts=some_true, image_facts=some_true), 0
+    )
+    assert torch.equal(inputs.negatives, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
+    assert len(run.objective(inputs)[3]) == 8 + 4 + 4
 
 
 # The contrast, momentum encoders and their queue
@@ -394,10 +396,10 @@ def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
     assert any("running_mean" in name for name in statistics)
     before = {name: value.clone() for name, value in run.average.items()}
     own = {name: value.clone() for name, value in run.network.state_dict().items()}
-    work = run.objective.prepare(batch, 0)
+    inputs = run.objective.prepare(batch, 0)
     assert_close(dict(run.average), before, rtol=0, atol=0)
     assert_close(dict(run.network.state_dict()), own, rtol=0, atol=0)
-    run.objective(work)
+    run.objective(inputs)
     after = run.network.state_dict()
     assert not any(torch.equal(after[n], own[n]) for n in statistics if "running" in n)
 

@@ -26,8 +26,8 @@ def weights(model: Path | str) -> dict[str, torch.Tensor]:
 
 
 def value(run: loop.Run, batch: object, step: int = 0) -> torch.Tensor:
-    work = run.objective.prepare(batch, step)
-    return run.objective.loss(work, *run.objective(work))
+    inputs = run.objective.prepare(batch, step)
+    return run.objective.loss(inputs, *run.objective(inputs))
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
     run, (batch, *_) = some_run(write(tmp_path))
     says = [frozenset([word]) for word in "abcabdefghij"]
-    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
-    groups = work.positives.tolist()
+    inputs = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
+    groups = inputs.positives.tolist()
     assert [groups[i] == groups[j] for i, j in ((0, 3), (1, 4), (0, 1), (2, 5))] == [1, 1, 0, 0]
     different = [frozenset([str(i)]) for i in range(12)]
     assert (
@@ -76,18 +76,18 @@ def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
     batch.mix[:] = torch.arange(12) < 6
     plain = batch.pixels.clone()
     says = [frozenset([str(i)]) for i in range(12)]
-    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 3)
-    share = work.positives[0, 0]
+    inputs = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 3)
+    share = inputs.positives[0, 0]
     assert 0 < share < 1
-    assert_close(work.pixels[6:], plain[6:])
-    assert_close(work.pixels[:6], share * plain[:6] + (1 - share) * plain[:6].flip(0))
+    assert_close(inputs.pixels[6:], plain[6:])
+    assert_close(inputs.pixels[:6], share * plain[:6] + (1 - share) * plain[:6].flip(0))
     eye = torch.eye(12)
-    assert_close(work.positives[6:], eye[6:])
-    assert_close(work.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
+    assert_close(inputs.positives[6:], eye[6:])
+    assert_close(inputs.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
     again = run.objective.prepare(
         replace(batch, pixels=plain, caption_facts=says, image_facts=says), 3
     )
-    assert_close(again.pixels, work.pixels, rtol=0, atol=0)
+    assert_close(again.pixels, inputs.pixels, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["features", "logits"])
@@ -177,8 +177,8 @@ def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
 
 def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
     run, (batch, *_) = some_run(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
-    work = run.objective.prepare(batch, 5)
-    painted, hidden = run.network(work.pixels, work.noise)
+    inputs = run.objective.prepare(batch, 5)
+    painted, hidden = run.network(inputs.pixels, inputs.noise)
     patches = batch.pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3)
     patches = patches.flatten(1, 2).double()
     target = (patches - patches.mean(2, keepdim=True)) / (
@@ -188,7 +188,7 @@ def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
     assert_close(value(run, batch, 5), expected.float())
     assert hidden.float().mean() == 0.75
     other = run.objective.prepare(batch, 6)
-    assert not torch.equal(other.noise, work.noise)
+    assert not torch.equal(other.noise, inputs.noise)
 
 
 def test_an_autoencoder_that_hides_nothing_has_nothing_to_learn(tmp_path: Path) -> None:

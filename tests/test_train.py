@@ -400,10 +400,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
 ) -> None:
     plain = loop.Run.backward
 
-    def poisoned(self: loop.Run, work: loop.Work) -> torch.Tensor:
+    def poisoned(self: loop.Run, inputs: loop.Inputs) -> torch.Tensor:
         if self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 6:
-            work.pixels[0, 0, 0, 0] = torch.nan
-        return plain(self, work)
+            inputs.pixels[0, 0, 0, 0] = torch.nan
+        return plain(self, inputs)
 
     monkeypatch.setattr(loop.Run, "backward", poisoned)
     with pytest.raises(RecipeError, match="gradient nan at step 7; that of step 6 is good"):

@@ -23,8 +23,8 @@ class Texts(NamedTuple):
 class Region(NamedTuple):
     """Something in an image, and where it is."""
 
-    phrases: tuple[str, ...]  # that are true of it
-    asked: str  # one of them, sampled
+    phrases: tuple[str, ...]  # all that are true of it
+    query: str  # one of the phrases, sampled
     # (H, W) of the image before it was resized, of the same shape; None: nobody knows where it is
     mask: NDArray[np.bool_] | None
 

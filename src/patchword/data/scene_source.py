@@ -113,8 +113,8 @@ class SceneSource:
         for thing in rendered.objects if self._with_regions else ():
             phrases = noun_phrases(thing.name)
             # Half of the time its name: the other phrases are many.
-            asked = thing.name if rng.random() < 0.5 else str(rng.choice(phrases))
-            regions.append(Region(phrases, asked, thing.mask))
+            query = thing.name if rng.random() < 0.5 else str(rng.choice(phrases))
+            regions.append(Region(phrases, query, thing.mask))
         wrong = ""
         if self.config.wrong_captions and rng.random() < self.config.wrong_captions:
             wrong = wrong_caption(rng, rendered.facts)

@@ -28,7 +28,7 @@ from patchword.nn.transformer import Block
 from patchword.train import grad_cache, initial_model, lora, objectives, parallel, state
 from patchword.train.malloc import peak_memory
 from patchword.train.monitor import Monitor
-from patchword.train.objectives.base import BatchT, Work
+from patchword.train.objectives.base import BatchT, Inputs
 from patchword.train.optimizer import align, clip_scale, groups, learning_rate, warn_of_warmup
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, check_rows
@@ -236,8 +236,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(int(self.objective.generator(step, self.world.rank).initial_seed()))
-        work = self.objective.prepare(self.seen(batch), step)
-        loss = self.world.mean(self.backward(work))
+        inputs = self.objective.prepare(self.seen(batch), step)
+        loss = self.world.mean(self.backward(inputs))
         self.parallel_module.reduce_scalars()
         norm = parallel.clip(self.parameters, self.recipe.clip_norm)
         if not torch.isfinite(norm) or not torch.isfinite(loss):
@@ -261,33 +261,33 @@ class Run:
             **self.objective.metrics(),
         }
 
-    def backward(self, work: Work) -> Tensor:
+    def backward(self, inputs: Inputs) -> Tensor:
         """Accumulate the gradients of this process's samples, in micro-batches if the recipe wants
         them; returns the loss."""
-        rows = self.recipe.micro_batch or len(work)
-        parts = [work.part(slice(at, at + rows)) for at in range(0, len(work), rows)]
+        rows = self.recipe.micro_batch or len(inputs)
+        parts = [inputs.part(slice(at, at + rows)) for at in range(0, len(inputs), rows)]
         with attention_kernel(self.world.device, self.recipe.engine.precision):
             if self.objective.whole_batch:
-                loss = partial(self.objective.loss, work)
+                loss = partial(self.objective.loss, inputs)
                 if len(parts) > 1:
                     return grad_cache.backward(
                         self.forward, parts, loss, self.parallel_module.no_sync
                     )
-                value = loss(*self.forward(work))
+                value = loss(*self.forward(inputs))
                 value.backward()  # type: ignore[no-untyped-call]
                 return value.detach()
             total = torch.zeros((), device=self.world.device)
             for number, part in enumerate(parts, 1):
                 with self.parallel_module.no_sync() if number < len(parts) else nullcontext():
-                    value = self.objective.loss(part, *self.forward(part)) * len(part) / len(work)
+                    value = self.objective.loss(part, *self.forward(part)) * len(part) / len(inputs)
                     value.backward()  # type: ignore[no-untyped-call]
                 total += value.detach()
             return total
 
-    def forward(self, work: Work) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """The objective's outputs, in the run's precision."""
         with self.objective.precision():
-            return self.parallel_module(work)  # type: ignore[no-any-return]
+            return self.parallel_module(inputs)  # type: ignore[no-any-return]
 
     # --- weights, EMA and checkpoints
 

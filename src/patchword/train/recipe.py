@@ -51,8 +51,8 @@ class MixConfig:
         in_range("mix.share", self.share, 0, 1)
 
     @property
-    def wanted(self) -> bool:
-        """True if images are mixed at all."""
+    def enabled(self) -> bool:
+        """Whether images are mixed at all."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -276,7 +276,7 @@ def _check(recipe: Recipe) -> None:
             "batch, and needs 2 or more"
         )
     by_class = recipe.objective == "classification"
-    if recipe.mix.wanted and recipe.objective not in ("classification", "contrastive"):
+    if recipe.mix.enabled and recipe.objective not in ("classification", "contrastive"):
         raise RecipeError(f"[mix] is of no use to the objective {recipe.objective}")
     if recipe.label_smoothing and not by_class and recipe.objective != "blip":
         raise RecipeError(
