@@ -29,8 +29,8 @@ from patchword.data import (
     collate_classes,
     collate_images,
     collate_pairs,
+    explain_worker_errors,
     open_sources,
-    workers_told,
 )
 from patchword.errors import RecipeError
 from patchword.text.tokenizer import Tokenizer
@@ -314,7 +314,10 @@ def test_a_worker_that_is_killed(sources, plan: Plan) -> None:
     each = batches(sources, plan, collate_images, 0, 999, workers=1)
     next(each)
     os.kill(children()[0], signal.SIGKILL)
-    with pytest.raises(RecipeError, match=r"engine\.workers: .* has ended"), workers_told():
+    with (
+        pytest.raises(RecipeError, match=r"engine\.workers: .* has ended"),
+        explain_worker_errors(),
+    ):
         list(each)
 
 

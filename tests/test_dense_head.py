@@ -159,7 +159,7 @@ def test_what_is_where_in_a_batch(tmp_path: Path) -> None:
         sample(Region(red, "a red circle", left), Region(blue, "a circle", right)),
         sample(Region(("a dress", "dress"), "dress", None)),
     ]
-    inputs = run.objective.prepare(run.seen(run.objective.collate()(samples, [])), 0)
+    inputs = run.objective.prepare(run.on_device(run.objective.collate()(samples, [])), 0)
     texts = ["a circle", "a red circle", "dress", "background"]
     assert inputs.ids.tolist() == run.initial.tokenizer(texts).tolist()
     shares = [m.reshape(4, 2, 4, 2).mean(axis=(1, 3)).astype(np.float32) for m in (left, right)]

@@ -57,7 +57,7 @@ def test_dropout_is_replayed(replayed: bool, monkeypatch: pytest.MonkeyPatch) ->
     value = kept(network, parts(), losses.contrastive)
     following, expected = torch.rand(()), gradients(network)
     if not replayed:
-        monkeypatch.setattr(grad_cache, "_at", lambda *_: nullcontext())
+        monkeypatch.setattr(grad_cache, "_restored", lambda *_: nullcontext())
     torch.manual_seed(3)
     assert_close(grad_cache.backward(network, parts(), losses.contrastive), value.detach())
     if replayed:

@@ -23,9 +23,9 @@ from patchword.errors import CheckpointError, CheckpointWarning, RecipeError, Sc
 from patchword.train import recipe
 from patchword.train.initial_model import create, load_init
 from patchword.train.loop import Run, train
-from patchword.train.lora import folder_of
-from patchword.train.optimizer import groups, learning_rate
-from patchword.train.parallel import World, clip
+from patchword.train.lora import adapter_writer
+from patchword.train.optimizer import learning_rate, parameter_groups
+from patchword.train.parallel import World, clip_gradients
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
 )
 def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, said: str) -> None:
     def read() -> None:
-        recipe.check_rows(recipe.load(base, ["objective=blip", *changes]), processes)
+        recipe.check_batch(recipe.load(base, ["objective=blip", *changes]), processes)
 
     if said:
         with pytest.raises(RecipeError, match=said):
@@ -157,9 +157,9 @@ def test_the_rate_never_rises_again(base: Path) -> None:
 def test_no_clipping_is_zero() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([3.0, 4.0, 0.0])
-    assert clip([parameter], 0).item() == pytest.approx(5)
+    assert clip_gradients([parameter], 0).item() == pytest.approx(5)
     assert parameter.grad.tolist() == [3, 4, 0]
-    clip([parameter], 1)
+    clip_gradients([parameter], 1)
     assert parameter.grad.norm().item() == pytest.approx(1, rel=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_no_clipping_is_zero() -> None:
 def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str) -> None:
     known = variants.VARIANTS
     network = models.build(tiny_clip() if name == "clip" else shrunk(known[name].config))
-    decayed, plain = groups(network, 0.1)
+    decayed, plain = parameter_groups(network, 0.1)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     names = {id(p): key for key, p in network.named_parameters()}
     with_decay = {names[id(p)] for p in decayed["params"]}
@@ -233,7 +233,7 @@ def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
         recipe.load(base, ["weights=both"])
     told = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
     with pytest.warns(UserWarning, match="no adapter: an adapter cannot say with which weights"):
-        assert folder_of(told, raw, raw.config, raw.network) is None
+        assert adapter_writer(told, raw, raw.config, raw.network) is None
 
 
 def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) -> None:

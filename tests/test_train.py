@@ -227,7 +227,7 @@ def some_run(file: Path, *changes: str) -> tuple[loop.Run, list]:
     run = loop.Run(load(file, *changes), ALONE)
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
     batches = data.batches(run.sources, plan, run.objective.collate(), 0, 3)
-    return run, [run.seen(batch) for batch in batches]
+    return run, [run.on_device(batch) for batch in batches]
 
 
 def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:

@@ -110,7 +110,7 @@ def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
     collate, world = run.objective.collate(), run.world
     batches = data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
-    return map(run.seen, batches)
+    return map(run.on_device, batches)
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
@@ -176,7 +176,7 @@ def several(file: Path, case: str, world: parallel.World) -> Found:
 def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(place(rank, size, port))
-    with parallel.world("cpu") as world:
+    with parallel.process_group("cpu") as world:
         for case in cases:
             found = several(file, case, world)
             torch.save(found, out / f"{case} {rank}.pt")

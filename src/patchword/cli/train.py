@@ -89,7 +89,7 @@ def train(
         given = {"--model": model, "--device": device, "--json": as_json}
         if unused := [*(changes or ()), *(name for name, value in given.items() if value)]:
             wrong(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
-        print(recipes.text(recipe), end="")
+        print(recipes.read_text(recipe), end="")
         return
     settings = list(changes or ())
     settings += [f"init={model}"] if model else []

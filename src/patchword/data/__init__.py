@@ -26,7 +26,7 @@ from patchword.data.batch import (
     collate_regions,
     collate_texts,
 )
-from patchword.data.batches import batches, workers_told
+from patchword.data.batches import batches, explain_worker_errors
 from patchword.data.config import AugmentConfig, SourceConfig
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Facts, Region, Sample, Source, positives
@@ -53,7 +53,7 @@ __all__ = [
     "collate_pairs",
     "collate_regions",
     "collate_texts",
+    "explain_worker_errors",
     "open_sources",
     "positives",
-    "workers_told",
 ]

@@ -120,7 +120,7 @@ def _shared(batch: BatchT) -> BatchT | PatchwordError:
 
 
 @contextmanager
-def workers_told() -> Iterator[None]:
+def explain_worker_errors() -> Iterator[None]:
     """Context of everything that is done while there are workers: in place of the DataLoader's
     error of one that ended, which may come at any moment, raises a RecipeError that says why."""
     try:

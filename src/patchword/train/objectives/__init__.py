@@ -24,7 +24,7 @@ from patchword.train.objectives.masked import Masked
 from patchword.train.objectives.momentum import MomentumBlipObjective
 from patchword.train.objectives.pairs import DistilledPairs, Pairs
 from patchword.train.parallel import World
-from patchword.train.recipe import Recipe, TeacherConfig, check_made
+from patchword.train.recipe import Recipe, TeacherConfig, check_shipped_model
 
 __all__ = ["KINDS", "Inputs", "Objective", "make"]
 
@@ -48,7 +48,7 @@ def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
     """The recipe's objective for the student. Raises RecipeError for a teacher without the outputs
     that the student learns."""
     if recipe.teacher:
-        check_made(recipe.teacher.model)
+        check_shipped_model(recipe.teacher.model)
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
         teacher = Teacher(bundle.network.requires_grad_(False), recipe.teacher)
