@@ -151,16 +151,16 @@ def test_broken_samples_are_named_once_across_resumes(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, MonitorConfig(), 0, 9)
     monitor.broken(errors)
     monitor.broken(errors[:1])
-    assert len(monitor.named) == 2
+    assert len(monitor.recorded) == 2
     with (tmp_path / "broken.jsonl").open("a") as file:
         file.write('{"name": "c')
     monitor = Monitor(tmp_path, MonitorConfig(), 5, 9)
-    assert len(monitor.named) == 2
+    assert len(monitor.recorded) == 2
     monitor.broken([errors[1], ImageError("c.png", "empty")])
-    assert len(monitor.named) == 3
+    assert len(monitor.recorded) == 3
     rows = [{"name": n, "reason": "not an image"} for n in ("a.png", "b.png")]
     assert read(tmp_path / "broken.jsonl") == [*rows, {"name": "c.png", "reason": "empty"}]
-    assert not Monitor(tmp_path, MonitorConfig(), 0, 9).named
+    assert not Monitor(tmp_path, MonitorConfig(), 0, 9).recorded
 
 
 # TensorBoard
