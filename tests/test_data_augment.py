@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchword.config import PreprocessConfig
 from patchword.data import AugmentConfig
-from patchword.data.augment import Transform, erased, random_crop, recoloured
+from patchword.data.augment import Transform, colour_jitter, random_crop, random_erasing
 from patchword.errors import ConfigError, RecipeError
 from patchword.images.preprocess import Preprocess
 
@@ -83,7 +83,7 @@ def test_colours_as_in_three_steps() -> None:
     """Brightness, contrast, saturation one after the other, in float64."""
     planes = np.random.default_rng(0).uniform(60, 160, (3, 20, 30)).astype(np.float32)
     for seed in range(5):
-        out = recoloured(planes.copy(), 0.2, np.random.default_rng(seed))
+        out = colour_jitter(planes.copy(), 0.2, np.random.default_rng(seed))
         light, contrast, colour = 0.8 + 0.4 * np.random.default_rng(seed).random(3)
         expected = planes.astype(np.float64) * light
         expected = expected.mean() + (expected - expected.mean()) * contrast
@@ -95,15 +95,15 @@ def test_colours_as_in_three_steps() -> None:
 
 def test_colours_stay_in_range() -> None:
     planes = np.random.default_rng(0).choice([0, 255], (3, 9, 9)).astype(np.float32)
-    out = np.stack([recoloured(planes, 0.9, np.random.default_rng(s)) for s in range(20)])
+    out = np.stack([colour_jitter(planes, 0.9, np.random.default_rng(s)) for s in range(20)])
     assert out.min() == 0
     assert out.max() == 255
 
 
-def test_a_rectangle_is_erased() -> None:
+def test_a_rectangle_is_random_erasing() -> None:
     planes = np.zeros((3, 100, 100), np.float32)
     for seed in range(50):
-        gone = erased(planes, np.random.default_rng(seed)) != 0
+        gone = random_erasing(planes, np.random.default_rng(seed)) != 0
         rows, columns = gone[0].any(axis=1).sum(), gone[0].any(axis=0).sum()
         assert 10 <= rows <= 40
         assert 10 <= columns <= 40

@@ -16,7 +16,7 @@ from photos import encoded, tar_of
 from webdataset import tariterators
 
 from patchword.data.rows import USUAL, Columns
-from patchword.data.table_source import FAULT
+from patchword.data.table import FAULT
 from patchword.data.tars import TarRows
 from patchword.errors import RecipeError
 

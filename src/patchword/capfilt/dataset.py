@@ -13,8 +13,9 @@ from typing import Any
 
 from patchword.config import PreprocessConfig
 from patchword.data import SourceConfig, open_sources, tables, tars
-from patchword.data.rows import Together, advice, suffix_of, texts_of
-from patchword.data.table_source import FAULT, Table, TableSource, located
+from patchword.data.rows import JoinedColumns, advice, suffix_of, texts_of
+from patchword.data.table import FAULT, Table, resolved
+from patchword.data.table_source import TableSource
 from patchword.data.tables import READERS
 from patchword.errors import PatchwordError
 from patchword.images.urls import is_url
@@ -58,7 +59,7 @@ class Photos:
 
     def __getitem__(self, number: int) -> Photo:
         rows = self._rows[number]
-        name, image, row = self._table.opened(rows[0])
+        name, image, row = self._table.read_row(rows[0])
         texts = self._texts(row)
         for other in rows[1:]:
             texts += self._texts(self._table.rows[other])
@@ -79,7 +80,7 @@ class Photos:
     def left_out(self) -> list[str]:
         """The columns that have values and are none of images or captions."""
         table, rows = self._table, self._table.rows
-        parts = rows.parts if isinstance(rows, Together) else ()
+        parts = rows.parts if isinstance(rows, JoinedColumns) else ()
         read = {table.image, table.caption, *parts, FAULT}
         others = [name for name in rows.columns if name in table.columns and name not in read]
         empty = (None, "")
@@ -98,7 +99,7 @@ class Photos:
         texts = table.rows.column(table.caption) if table.caption else repeat(None, len(table.rows))
         groups: dict[str | int, list[int]] = {}
         for row, (path, cell) in enumerate(zip(paths, texts, strict=True)):
-            whole = located(path, table.base) if path and isinstance(path, str) else ""
+            whole = resolved(path, table.base) if path and isinstance(path, str) else ""
             known = self.file_name(whole) if whole else ""
             groups.setdefault(known or row, []).append(row)
             digest.update(json.dumps([known, texts_of(cell)]).encode() + b"\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword import images
-from patchword.data.table_source import located
+from patchword.data.table import resolved
 from patchword.errors import ImageError, counted
 from patchword.show import html_page
 from patchword.show.terminal_table import table
@@ -194,7 +194,7 @@ def _examples(found: Tally, source: str, name: str, folder: Path) -> str:
 def _card(each: Example, kept: bool, folder: Path) -> html_page.Card | None:
     """An example; None where its picture no longer exists."""
     try:
-        photo = images.open(located(each.image, folder), at_least=html_page.SIDE // 2)
+        photo = images.open(resolved(each.image, folder), at_least=html_page.SIDE // 2)
     except ImageError:
         return None
     bars = [("together", each.score)]

@@ -17,16 +17,16 @@ from patchword.data.rows import (
     ArrowRows,
     Columns,
     answer_column,
-    called,
     caption_columns,
     captions_of,
     class_of,
-    find,
-    first,
+    find_column,
+    first_filled,
     listed,
     question_column,
+    usual_columns,
 )
-from patchword.data.table_source import Table
+from patchword.data.table import Table
 from patchword.data.text_tables import records
 from patchword.errors import ImageError, PatchwordError, RecipeError, warn
 from patchword.images.files import Skipped, left_out, pictures_in, shown, warn_of
@@ -141,10 +141,10 @@ def metadata(file: Path, named: Columns = USUAL) -> Metadata:
         raise RecipeError(f"{file}: no rows")
     where = str(file)
     for name in (named.image, *named[2:]):
-        find(columns, name, (), where)
+        find_column(columns, name, (), where)
     usual = ((NAME, *IMAGES), LABELS, QUESTIONS, ANSWERS)
     image, label, question, answer = (
-        [name] if name else called(columns, words)
+        [name] if name else usual_columns(columns, words)
         for name, words in zip((named.image, *named[2:]), usual, strict=True)
     )
     captions = caption_columns(columns, named.caption, where)
@@ -204,4 +204,6 @@ def _entry(place: str, row: dict[str, Any], used: UsedColumns) -> Entry:
     texts = captions_of(row, used.captions)
     label = next(filter(None, (class_of(row.get(name)) for name in used.label)), None)
     named = image if isinstance(image, str) else ""
-    return Entry(place, named, texts, label, first(row, used.question), first(row, used.answer))
+    return Entry(
+        place, named, texts, label, first_filled(row, used.question), first_filled(row, used.answer)
+    )

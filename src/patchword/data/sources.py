@@ -16,7 +16,8 @@ from patchword.data.config import SourceConfig
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
 from patchword.data.scene_source import SceneSource
-from patchword.data.table_source import FAULT, Table, TableSource, table_of
+from patchword.data.table import FAULT, Table, table_of
+from patchword.data.table_source import TableSource
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError, warn
 from patchword.images import Opener

@@ -16,9 +16,9 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from patchword.data import table_source
-from patchword.data.rows import USUAL, Columns, Rows, Together, advice, suffix_of
-from patchword.data.table_source import Table
+from patchword.data import table as image_table
+from patchword.data.rows import USUAL, Columns, JoinedColumns, Rows, advice, suffix_of
+from patchword.data.table import Table
 from patchword.data.text_tables import CSV, JSON, csv_rows, json_rows
 from patchword.errors import RecipeError
 from patchword.optional import optional
@@ -133,16 +133,16 @@ def open_hub(path: str, subset: str, split: str) -> DatasetRows:
 
 
 def table_of(where: str, rows: Rows, named: Columns = USUAL, base: Path | None = None) -> Table:
-    """`table_source.table_of` of these rows; of a `datasets` table, without unused columns."""
+    """`table.table_of` of these rows; of a `datasets` table, without unused columns."""
     if not isinstance(rows, DatasetRows):
-        return table_source.table_of(where, rows, named, base)
-    table = table_source.table_of(where, rows, named, base, rows.pictures)
+        return image_table.table_of(where, rows, named, base)
+    table = image_table.table_of(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
     names = rows.names(table.label) if table.label else ()
     wanted = [name for name in columns if name and name in rows.columns]
-    if isinstance(table.rows, Together):
+    if isinstance(table.rows, JoinedColumns):
         parts = table.rows.parts
-        narrow = Together(rows.only([*wanted, *parts]), table.rows.name, parts)
+        narrow = JoinedColumns(rows.only([*wanted, *parts]), table.rows.name, parts)
         return replace(table, rows=narrow, names=names)
     return replace(table, rows=rows.only(wanted), names=names)
 

@@ -24,11 +24,11 @@ from patchword.data.rows import (
     caption_columns,
     captions_of,
     class_of,
-    first,
+    first_filled,
     listed,
     question_column,
 )
-from patchword.data.table_source import FAULT, NAME
+from patchword.data.table import FAULT, NAME
 from patchword.data.tar_files import Member, Tar
 from patchword.data.tar_samples import CLASS, READ, SampleReader
 from patchword.errors import RecipeError
@@ -108,7 +108,7 @@ def _words(
     """The columns of words that any of the samples has, from their fields."""
     usual = ((CLASS, *LABELS), QUESTIONS, ANSWERS)
     classes, questions, answers = (
-        [first(fields, (name,) if name else words) for fields in samples]
+        [first_filled(fields, (name,) if name else words) for fields in samples]
         for name, words in zip(named[2:], usual, strict=True)
     )
     texts = [captions_of(fields, captions) for fields in samples]
