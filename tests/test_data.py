@@ -309,9 +309,9 @@ def test_wafers_have_classes() -> None:
     assert len(set(labels)) == 5
 
 
-def test_kept_scenes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchword.data.scene_source.KEPT", 3 * 128 * 128 * 3)
+def test_the_cache_of_scenes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.data.scene_source.CACHE_BYTES", 3 * 128 * 128 * 3)
     source = opened("scenes", count=10, reads=())
     for i in range(10):
         source.sample(i, rng())
-    assert len(source._kept) == 3
+    assert len(source._cache) == 3
