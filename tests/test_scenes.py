@@ -10,7 +10,7 @@ from PIL import Image
 from scene_captions import stated
 
 from patchword.errors import ConfigError
-from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, distinguishable, holds, scene
 from patchword.scenes.captions import truths, wrong_caption
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
@@ -412,7 +412,7 @@ def test_a_palette_limits_the_colours_and_nothing_else() -> None:
 
 def test_scenes_that_no_caption_confuses() -> None:
     drawn = [scene(99, number, 32) for number in range(60)]
-    kept = list(apart(drawn))
+    kept = list(distinguishable(drawn))
     assert kept[0] is drawn[0]
     assert 1 < len(kept) < len(drawn)
     for new in drawn:
