@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from formulas import log_softmax
 from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from scipy.stats import chisquare
-from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, some_run, write
+from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, run_and_batches, write
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -320,7 +320,7 @@ def test_without_cosines_negatives_are_drawn_evenly() -> None:
 
 @pytest.mark.parametrize("changes", [[], ["blip.contrast=0"]])
 def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) -> None:
-    run, (batch, *_) = some_run(path, *changes, "blip.caption=0", "blip.answer=0")
+    run, (batch, *_) = run_and_batches(path, *changes, "blip.caption=0", "blip.answer=0")
     says = [frozenset("a")] * 7 + [frozenset("b")]
     for facts, images, texts in ((says, 8, 8), (says[:1] * 8, 0, 0)):
         inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
@@ -346,7 +346,7 @@ def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
     """models/blip_pretrain.py, and models/blip_retrieval.py where several are true; features of
     networks built from the weights that the momentum encoders have."""
     changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft_targets=0.4"]
-    run, batches = some_run(path, *changes)
+    run, batches = run_and_batches(path, *changes)
     jolt(run)
     queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
     for step, batch in enumerate(batches):
@@ -391,7 +391,7 @@ def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
         "model.vision.stem_width=8",
         "model.vision.patch_size=8",
     ]
-    run, (batch, *_) = some_run(path, *MOMENTUM, *stem)
+    run, (batch, *_) = run_and_batches(path, *MOMENTUM, *stem)
     statistics = [name for name, _ in run.network.named_buffers()]
     assert any("running_mean" in name for name in statistics)
     before = {name: value.clone() for name, value in run.average.items()}
@@ -409,7 +409,7 @@ def test_each_image_is_encoded_once_for_all_losses(
     path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str], count: int
 ) -> None:
     """And once more by the momentum encoder."""
-    run, (batch, *_) = some_run(path, *changes)
+    run, (batch, *_) = run_and_batches(path, *changes)
     sizes: list[int] = []
     encode = Blip.image_tokens
 
@@ -477,7 +477,7 @@ def judged(run: loop.Run) -> tuple[float, float]:
 def test_matching_learns_more_than_the_ratio_of_right_to_wrong(path: Path) -> None:
     """The known trap: to say "apart" of everything is right for two pairs of three, at 0.63."""
     changes = ["steps=100", "batch=32", "warmup=20", "blip.caption=0", "blip.answer=0"]
-    run, _ = some_run(path, *changes)
+    run, _ = run_and_batches(path, *changes)
     accuracy, value = judged(run)
     assert accuracy < 0.7
     assert value > 0.6

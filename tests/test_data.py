@@ -120,18 +120,18 @@ def test_captions_of_classes(folder: Path) -> None:
         == {frozenset(["hat"])}
     )
     assert source.labels == ("dark_hat", "test", "train")
-    made = list(source.captions())
-    assert len(made) == 12
-    assert set(made[:4]) == {"a hat", "one hat", "a cap", "one cap"}
-    assert set(made[4:8]) == {"a tube", "one tube"}
+    captions = list(source.captions())
+    assert len(captions) == 12
+    assert set(captions[:4]) == {"a hat", "one hat", "a cap", "one cap"}
+    assert set(captions[4:8]) == {"a tube", "one tube"}
 
 
 def test_augmented_samples_are_of_their_rng(folder: Path) -> None:
     source = opened("folder", folder, augment=AugmentConfig())
-    one, again, other = (source.sample(3, rng(seed)) for seed in (1, 1, 2))
-    assert one.mix
-    assert_array_equal(one.pixels, again.pixels)
-    assert np.abs(one.pixels.astype(float) - other.pixels).mean() > 3
+    sample, same_seed, other_seed = (source.sample(3, rng(seed)) for seed in (1, 1, 2))
+    assert sample.mix
+    assert_array_equal(sample.pixels, same_seed.pixels)
+    assert np.abs(sample.pixels.astype(float) - other_seed.pixels).mean() > 3
     assert not opened("folder", folder, augment=AugmentConfig(mix=False)).sample(0, rng()).mix
 
 
@@ -285,14 +285,14 @@ def test_scenes() -> None:
 
 def test_wrong_captions_of_scenes() -> None:
     """At that share of visits; all else of a visit is the same."""
-    plain = opened("scenes", count=20, seed=3, reads=("captions",))
+    without = opened("scenes", count=20, seed=3, reads=("captions",))
     source = opened("scenes", count=20, seed=3, reads=("captions",), wrong_captions=0.5)
     texts = [source.sample(seed % 20, rng(seed)).wrong_caption for seed in range(400)]
     assert 150 < sum(map(bool, texts)) < 250
     assert len(set(texts)) > 100
     for number in range(20):
         sample = replace(source.sample(number, rng()), wrong_caption="", pixels=np.zeros(0))
-        assert sample == replace(plain.sample(number, rng()), pixels=sample.pixels)
+        assert sample == replace(without.sample(number, rng()), pixels=sample.pixels)
 
 
 def pixels_of(image: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_decoded_as_large_as_a_crop_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "field"),
     [
         ({"crop": (0.0, 1.0)}, "augment.crop"),
         ({"crop": (0.9, 0.5)}, "augment.crop"),
@@ -134,8 +134,8 @@ def test_decoded_as_large_as_a_crop_needs() -> None:
         ({"erase": 1.5}, "augment.erase"),
     ],
 )
-def test_bad_augmentation_is_named(change: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_bad_augmentation_is_named(change: dict, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
         replace(AugmentConfig(), **change)
 
 

@@ -38,7 +38,7 @@ from patchword.text.tokenizer import Tokenizer
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
-ROOM = sys.modules["patchword.data.batches"]
+BATCHES = sys.modules["patchword.data.batches"]
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +146,9 @@ def test_the_same_for_any_number_of_processes(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_start_in_the_middle_skips(sources, plan, pairs, workers: int) -> None:
-    whole = [rows(batch) for batch in batches(sources, plan, pairs, 0, 8)]
+    all_batches = [rows(batch) for batch in batches(sources, plan, pairs, 0, 8)]
     later = [rows(b) for b in batches(sources, plan, pairs, 5, 8, workers=workers)]
-    assert later == whole[5:]
+    assert later == all_batches[5:]
     assert list(batches(sources, plan, pairs, 8, 8, workers=workers)) == []
 
 
@@ -166,9 +166,11 @@ def test_tables_in_processes(folder: Path, pairs, monkeypatch: pytest.MonkeyPatc
     config = SourceConfig("table", path=str(folder / "t.csv"))
     sources = open_sources([config], PREPROCESS, {"captions"})
     plan = Plan([len(files)], [1], 6, 0)
-    alone, together = (list(batches(sources, plan, pairs, 0, 9, workers=w)) for w in (0, 2))
-    assert [b.caption_facts for b in alone] == [b.caption_facts for b in together]
-    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(alone, together, strict=True))
+    in_thread, in_processes = (list(batches(sources, plan, pairs, 0, 9, workers=w)) for w in (0, 2))
+    assert [b.caption_facts for b in in_thread] == [b.caption_facts for b in in_processes]
+    assert all(
+        torch.equal(a.pixels, b.pixels) for a, b in zip(in_thread, in_processes, strict=True)
+    )
 
 
 # Broken samples
@@ -182,10 +184,10 @@ def test_broken_samples_cost_nothing_else(tmp_path: Path, workers: int) -> None:
         folder = tmp_path / ("even", "odd")[i % 2]
         folder.mkdir(exist_ok=True)
         (folder / f"{i:04d}.png").write_bytes(good[i % 10])
-    whole = encoded(3, "JPEG")
-    (tmp_path / "even" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    jpeg = encoded(3, "JPEG")
+    (tmp_path / "even" / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (tmp_path / "odd" / "text.jpg").write_text("words")
-    (tmp_path / "odd" / "gone.jpg").write_bytes(whole)
+    (tmp_path / "odd" / "gone.jpg").write_bytes(jpeg)
     (source,) = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, {"labels"})
     (tmp_path / "odd" / "gone.jpg").unlink()
     assert len(source) == 1003
@@ -215,8 +217,8 @@ def test_nothing_but_broken_samples(tmp_path: Path, workers: int) -> None:
         for i in range(3):
             (tmp_path / name / f"{i}.jpg").write_text("words")
     sources = open_sources([SourceConfig("folder", path=str(tmp_path))], PREPROCESS, {"labels"})
-    words = r"^data 0: all 6 samples cannot be used: .*\.jpg: not an image[^;]*(; .*\.jpg.*){2}$"
-    with pytest.raises(RecipeError, match=words):
+    message = r"^data 0: all 6 samples cannot be used: .*\.jpg: not an image[^;]*(; .*\.jpg.*){2}$"
+    with pytest.raises(RecipeError, match=message):
         next(batches(sources, Plan([6], [1], 4, 0), collate_images, 0, 9, workers=workers))
 
 
@@ -245,21 +247,21 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.mark.parametrize("how", ["closed", "dropped", "interrupted", "finished"])
-def test_no_process_stays_behind(sources, plan: Plan, how: str) -> None:
-    each = batches(sources, plan, collate_images, 0, 6, workers=2)
-    next(each)
+@pytest.mark.parametrize("end", ["closed", "dropped", "interrupted", "finished"])
+def test_no_process_stays_behind(sources, plan: Plan, end: str) -> None:
+    made = batches(sources, plan, collate_images, 0, 6, workers=2)
+    next(made)
     pids = children()
     assert len(pids) == 2
-    if how == "closed":
-        each.close()
-    elif how == "dropped":
-        del each
-    elif how == "finished":
-        assert len(list(each)) == 5
+    if end == "closed":
+        made.close()
+    elif end == "dropped":
+        del made
+    elif end == "finished":
+        assert len(list(made)) == 5
     else:
         with pytest.raises(KeyboardInterrupt):
-            each.throw(KeyboardInterrupt())
+            made.throw(KeyboardInterrupt())
     assert gone(pids)
 
 
@@ -268,10 +270,10 @@ def test_workers_are_modest(sources, plan: Plan, pairs) -> None:
     before = dict(os.environ)
     sources[1] = Reporting(sources[1])
     for batch in islice(batches(sources, plan, pairs, 0, 6, workers=2), 3):
-        said = {
+        reports = {
             fact for facts in batch.caption_facts for fact in facts if fact.startswith("threads")
         }
-        assert said == {"threads 1, tokenizers false"}
+        assert reports == {"threads 1, tokenizers false"}
     assert dict(os.environ) == before
 
 
@@ -305,37 +307,37 @@ def test_batches_that_find_no_room_in_shared_memory(
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     assert len(list(batches(sources, plan, collate_images, 0, 1))) == 1
-    monkeypatch.setattr(ROOM, "get_worker_info", lambda: "a worker")
+    monkeypatch.setattr(BATCHES, "get_worker_info", lambda: "a worker")
     with pytest.raises(RecipeError, match=r"shared memory .*No space left.*engine\.workers=0"):
         next(batches(sources, plan, collate_images, 0, 1))
 
 
 def test_a_worker_that_is_killed(sources, plan: Plan) -> None:
-    each = batches(sources, plan, collate_images, 0, 999, workers=1)
-    next(each)
+    made = batches(sources, plan, collate_images, 0, 999, workers=1)
+    next(made)
     os.kill(children()[0], signal.SIGKILL)
     with (
         pytest.raises(RecipeError, match=r"engine\.workers: .* has ended"),
         explain_worker_errors(),
     ):
-        list(each)
+        list(made)
 
 
-@pytest.mark.parametrize(("platform", "how"), [("linux", "fork"), ("darwin", None)])
+@pytest.mark.parametrize(("platform", "context"), [("linux", "fork"), ("darwin", None)])
 def test_macos_starts_workers_anew(
-    sources, plan: Plan, monkeypatch: pytest.MonkeyPatch, platform: str, how: str | None
+    sources, plan: Plan, monkeypatch: pytest.MonkeyPatch, platform: str, context: str | None
 ) -> None:
     """What is forked there may crash: Python's own default is spawn."""
-    given = {}
+    options_given = {}
 
     def loader(steps: object, **options: object) -> list:
-        given.update(options)
+        options_given.update(options)
         return []
 
-    monkeypatch.setattr(ROOM, "DataLoader", loader)
+    monkeypatch.setattr(BATCHES, "DataLoader", loader)
     monkeypatch.setattr(sys, "platform", platform)
     assert list(batches(sources, plan, collate_images, 0, 1, workers=1)) == []
-    assert given["multiprocessing_context"] == how
+    assert options_given["multiprocessing_context"] == context
 
 
 SCRIPT = """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_train import some_run
+from test_train import run_and_batches
 from tiny_pairs import CONFIG
 from tiny_runs import load, write
 from torch.testing import assert_close
@@ -146,7 +146,7 @@ def test_loss_is_its_formula(case: str) -> None:
 
 @pytest.mark.slow
 def test_what_is_where_in_a_batch(tmp_path: Path) -> None:
-    run, _ = some_run(write(tmp_path, "dense"))
+    run, _ = run_and_batches(write(tmp_path, "dense"))
     left, right = np.zeros((8, 8), np.bool_), np.zeros((8, 8), np.bool_)
     left[:, :3], right[4:] = True, True
     red, blue = noun_phrases("a red circle"), noun_phrases("a blue circle")
@@ -223,7 +223,7 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
         ("teacher.model=demo & teacher.kind=features", "has no teacher"),
     ):
         with pytest.raises(RecipeError, match=message):
-            some_run(file, *change.split(" & "))
+            run_and_batches(file, *change.split(" & "))
 
 
 # Heatmaps

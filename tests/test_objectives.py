@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import some_run
+from test_train import run_and_batches
 from tiny_runs import load, photos, write
 from torch.testing import assert_close
 
@@ -41,7 +41,7 @@ def trained(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
 def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, objective))
+    run, (batch, *_) = run_and_batches(write(tmp_path, objective))
     image, text, scale, *bias = run.network(batch.pixels, batch.ids)
     true = torch.tensor([[a <= b for a in batch.caption_facts] for b in batch.image_facts])
     true |= torch.eye(len(true), dtype=torch.bool)
@@ -57,7 +57,7 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
 
 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path))
+    run, (batch, *_) = run_and_batches(write(tmp_path))
     says = [frozenset([word]) for word in "abcabdefghij"]
     inputs = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
     groups = inputs.positives.tolist()
@@ -72,7 +72,7 @@ def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
 
 
 def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path), "mix.mixup=0.8")
+    run, (batch, *_) = run_and_batches(write(tmp_path), "mix.mixup=0.8")
     batch.mix[:] = torch.arange(12) < 6
     plain = batch.pixels.clone()
     says = [frozenset([str(i)]) for i in range(12)]
@@ -93,7 +93,7 @@ def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["features", "logits"])
 def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
     changes = [f"init={trained}", f"teacher.model={trained}", f"teacher.kind={kind}"]
-    run, (batch, *_) = some_run(write(tmp_path), *changes, "teacher.weight=0.5")
+    run, (batch, *_) = run_and_batches(write(tmp_path), *changes, "teacher.weight=0.5")
     with torch.no_grad():
         run.network.image.head.weight.mul_(torch.linspace(0.5, 2, 32)[:, None])
     image, text, scale = run.network(batch.pixels, batch.ids)
@@ -113,7 +113,7 @@ def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
 
 
 def test_classes_equal_cross_entropy(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, "classification"), "label_smoothing=0.1")
+    run, (batch, *_) = run_and_batches(write(tmp_path, "classification"), "label_smoothing=0.1")
     logits = run.network(batch.pixels)
     assert logits.shape == (12, 5)
     assert_close(value(run, batch), F.cross_entropy(logits, batch.labels, label_smoothing=0.1))
@@ -124,7 +124,9 @@ def test_a_teacher_of_classes_talks_to_the_distillation_token(tmp_path: Path, ki
     file = write(tmp_path, "classification")
     teacher = loop.train(load(file, f"out={tmp_path / 'teacher'}", "steps=20")).folder
     changes = [f"teacher.model={teacher}", f"teacher.kind={kind}", "model.vision.pool=distilled"]
-    run, (batch, *_) = some_run(file, *changes, "teacher.weight=0.3", "teacher.temperature=2.0")
+    run, (batch, *_) = run_and_batches(
+        file, *changes, "teacher.weight=0.3", "teacher.temperature=2.0"
+    )
     first, second = run.network.heads(batch.pixels)
     assert (first - second).abs().max() > 1e-3
     theirs = patchword.load(teacher).network(batch.pixels)
@@ -148,7 +150,7 @@ def test_a_teacher_sees_no_more_at_a_time_than_the_student(
             loop.train(load(file, f"out={tmp_path / 'teacher'}", "steps=1")).folder,
             "soft",
         )
-    run, (batch, *_) = some_run(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
+    run, (batch, *_) = run_and_batches(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
     whole, network = run.objective.prepare(batch, 0), run.objective.teacher.network
     seen: list[int] = []
     network.image.register_forward_hook(lambda tower, given, found: seen.append(len(given[0])))
@@ -176,7 +178,7 @@ def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
 
 
 def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
+    run, (batch, *_) = run_and_batches(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
     inputs = run.objective.prepare(batch, 5)
     painted, hidden = run.network(inputs.pixels, inputs.noise)
     patches = batch.pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3)
@@ -193,8 +195,8 @@ def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
 
 def test_an_autoencoder_that_hides_nothing_has_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="mask_ratio 0 hides none of 16 patches"):
-        some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0")
-    run, _ = some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0.05")
+        run_and_batches(write(tmp_path, "masked"), "model.masked.mask_ratio=0")
+    run, _ = run_and_batches(write(tmp_path, "masked"), "model.masked.mask_ratio=0.05")
     assert run.network.config.mask_ratio == 0.05
 
 

@@ -37,11 +37,11 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-def when(child: BaseProcess, folder: Path, rows: int) -> None:
+def wait_for_steps(child: BaseProcess, folder: Path, steps: int) -> None:
     """Wait until a run, as a user runs it, has noted so many steps."""
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= rows):
+    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
         assert time.monotonic() < deadline
         assert child.is_alive(), (folder.parent / "said.err").read_text()
         time.sleep(0.002)
@@ -56,10 +56,10 @@ class StoppedError(Exception):
 
 def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
     """`kill -9` of the run as a user starts it, once it has noted so many steps."""
-    child = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
-    when(child, file.parent / "run", rows)
-    child.kill()
-    child.join()
+    process = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
+    wait_for_steps(process, file.parent / "run", rows)
+    process.kill()
+    process.join()
 
 
 def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
@@ -77,26 +77,26 @@ def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
 def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> None:
     """One objective is killed, the others are interrupted: how a process ends is not theirs."""
     file = write(tmp_path, objective)
-    whole = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
-    end = kill if objective == "contrastive" else interrupt
+    uninterrupted = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
+    stop = kill if objective == "contrastive" else interrupt
     for rows in sorted(random.sample(range(1, 11), 2)):  # a new pair of steps every time
-        end(file, rows, OBJECTIVES[objective][1])
-    again = loop.train(load(file)).folder
+        stop(file, rows, OBJECTIVES[objective][1])
+    continued = loop.train(load(file)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
     assert list(curve(tmp_path / "run")) == list(range(1, 13))
-    assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
+    assert patchword.load(continued).fingerprint == patchword.load(uninterrupted).fingerprint
 
 
 def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
-    long = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
-    child = command(tmp_path / "said", "train", path, *long)
-    when(child, tmp_path / "run", 3)
+    changes = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
+    child = command(tmp_path / "said", "train", path, *changes)
+    wait_for_steps(child, tmp_path / "run", 3)
     child.terminate()
     child.join(60)
-    told = (tmp_path / "said.err").read_text()
-    assert child.exitcode == 1, told
+    stderr = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 1, stderr
     (step,) = state.saved(tmp_path / "run")
-    assert f"stopped after step {step}: the same command continues" in told
+    assert f"stopped after step {step}: the same command continues" in stderr
     assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
     loop.train(load(path, "steps=2000", f"until={step + 2}"))
     assert list(curve(tmp_path / "run")) == list(range(1, step + 3))
@@ -109,12 +109,14 @@ def test_the_last_checkpoints_are_kept(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_in_two_parts_is_one_run(path: Path, tmp_path: Path) -> None:
-    whole = loop.train(load(path, f"out={tmp_path / 'whole'}"))
+    uninterrupted = loop.train(load(path, f"out={tmp_path / 'whole'}"))
     assert loop.train(load(path, "until=5")).step == 5
     rest = loop.train(load(path, "engine.workers=1", "keep=1", "monitor.every=3"))
     assert (rest.step, rest.samples) == (12, 7 * 12)
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
-    assert patchword.load(rest.folder).fingerprint == patchword.load(whole.folder).fingerprint
+    assert (
+        patchword.load(rest.folder).fingerprint == patchword.load(uninterrupted.folder).fingerprint
+    )
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) -> None:
@@ -124,9 +126,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size // 2, size // 2))
     child = command(tmp_path / "said", "train", path, first=[limit])
     child.join()
-    told = (tmp_path / "said.err").read_text()
-    assert child.exitcode == 2, told
-    assert "that of step 4 is unharmed" in told
+    stderr = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 2, stderr
+    assert "that of step 4 is unharmed" in stderr
     assert {k: f.read_bytes() for k, f in state.saved(tmp_path / "run").items()} == before
     assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
     assert loop.train(load(path)).step == 12
@@ -135,10 +137,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
 def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> None:
     loop.train(load(path, "until=4"))
     last = state.saved(tmp_path / "run")[4]
-    whole = last.read_bytes()
-    middle = len(whole) // 2
-    zeroed = whole[:middle] + bytes(64) + whole[middle + 64 :]  # torch would read it
-    for damaged in (whole[:1000], b"hi\n", zeroed):
+    content = last.read_bytes()
+    middle = len(content) // 2
+    zeroed = content[:middle] + bytes(64) + content[middle + 64 :]  # torch would read it
+    for damaged in (content[:1000], b"hi\n", zeroed):
         last.write_bytes(damaged)
         with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
             state.load(last)
@@ -147,7 +149,7 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "fields"),
     [
         ("learning_rate=1e-4", "learning_rate"),
         ("data.0.count=41", "data, data read"),
@@ -155,12 +157,12 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
         ("steps=13", "steps"),
     ],
 )
-def test_the_checkpoint_of_another_run(path: Path, change: str, named: str) -> None:
+def test_the_checkpoint_of_another_run(path: Path, change: str, fields: str) -> None:
     loop.train(load(path, "until=2"))
-    with pytest.raises(RecipeError, match=f"is of another run: {named} differ") as error:
+    with pytest.raises(RecipeError, match=f"is of another run: {fields} differ") as error:
         loop.train(load(path, change))
     assert "a new out, or delete" in str(error.value)
-    assert ("falls to zero over steps" in str(error.value)) == (named == "steps")
+    assert ("falls to zero over steps" in str(error.value)) == (fields == "steps")
 
 
 def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_path: Path) -> None:
@@ -185,9 +187,9 @@ def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
     """As those before checkpoints had a format: the recipe's keys were others."""
     loop.train(load(path, "until=2"))
     file = state.saved(tmp_path / "run")[2]
-    kept = torch.load(file, weights_only=True)
-    assert kept.pop("format") == state.FORMAT
-    torch.save(kept, file)
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint.pop("format") == state.FORMAT
+    torch.save(checkpoint, file)
     with pytest.raises(RecipeError, match=f"{file}: written by another version of patchword, .*"):
         loop.train(load(path))
 
@@ -220,7 +222,7 @@ def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
     assert rates[104] == pytest.approx(0)
 
 
-def some_run(file: Path, *changes: str) -> tuple[loop.Run, list]:
+def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
     """A run and its first batches."""
     from patchword import data
 
@@ -234,17 +236,17 @@ def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
     """And then what `Preprocess` makes of them, bit for bit."""
     from patchword import data
 
-    run, (seen, *_) = some_run(path)
+    run, (on_device, *_) = run_and_batches(path)
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    sent = next(data.batches(run.sources, plan, run.objective.collate(), 0, 1))
-    assert (sent.pixels.dtype, seen.pixels.dtype) == (torch.uint8, torch.float32)
+    batch = next(data.batches(run.sources, plan, run.objective.collate(), 0, 1))
+    assert (batch.pixels.dtype, on_device.pixels.dtype) == (torch.uint8, torch.float32)
     preprocess = Preprocess(run.initial.config.preprocess)
-    for levels, pixels in zip(sent.pixels.numpy(), seen.pixels.numpy(), strict=True):
+    for levels, pixels in zip(batch.pixels.numpy(), on_device.pixels.numpy(), strict=True):
         assert np.array_equal(preprocess.normalised(levels), pixels)
 
 
 def test_average_is_exponential(path: Path) -> None:
-    run, batches = some_run(path)
+    run, batches = run_and_batches(path)
     expected = {k: v.double() for k, v in run.average.items()}
     for step, batch in enumerate(batches):
         run.step(step, batch)
@@ -258,12 +260,12 @@ def test_average_is_exponential(path: Path) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batches_change_nothing(tmp_path: Path, objective: str) -> None:
     file = write(tmp_path, objective)
-    found = []
+    results = []
     for changes in ([], ["micro_batch=5"]):
-        run, batches = some_run(file, *changes)
+        run, batches = run_and_batches(file, *changes)
         loss = run.backward(run.objective.prepare(batches[0], 0))
-        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(found[1], found[0])
+        results.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
+    assert_close(results[1], results[0])
 
 
 def test_micro_batches_with_batch_norms_are_told(
@@ -271,10 +273,10 @@ def test_micro_batches_with_batch_norms_are_told(
 ) -> None:
     stem = ["model.vision.stem_stages=[1,1]", "model.vision.stem_width=8"]
     for changes in (["micro_batch=5"], stem, ["micro_batch=12", *stem]):
-        some_run(path, *changes)
+        run_and_batches(path, *changes)
     assert not recwarn
     with pytest.warns(UserWarning, match="the model's batch norms"):
-        some_run(path, "micro_batch=5", *stem)
+        run_and_batches(path, "micro_batch=5", *stem)
 
 
 @pytest.mark.parametrize("change", ["engine.gradient_checkpointing=true", "engine.compile=true"])
@@ -282,23 +284,23 @@ def test_ways_to_compute_change_nothing(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compiled without kernels of its own, which take minutes to build."""
-    whole = partialmethod(nn.Module.compile, backend="aot_eager")
-    monkeypatch.setattr(Block, "compile", whole)
-    found = []
+    compile_eagerly = partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(Block, "compile", compile_eagerly)
+    results = []
     for changes in ([], [change]):
-        run, batches = some_run(path, *changes)
+        run, batches = run_and_batches(path, *changes)
         loop.training_mode(run.network)
         loss = run.backward(run.objective.prepare(batches[0], 0))
-        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(found[1], found[0])
+        results.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
+    assert_close(results[1], results[0])
 
 
 def test_no_block_of_a_compiled_run_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch makes so many versions of a piece of code, and would run the next ones as written."""
-    whole = partialmethod(nn.Module.compile, backend="eager")
-    monkeypatch.setattr(Block, "compile", whole)
+    compile_eagerly = partialmethod(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(Block, "compile", compile_eagerly)
     changes = ["engine.compile=true", "engine.precision=bfloat16", "until=1", *tiny_blip.MOMENTUM]
     torch._dynamo.reset()
     limits = {"recompile_limit": 8, "fail_on_recompile_limit_hit": True}
@@ -310,9 +312,9 @@ def test_no_block_of_a_compiled_run_is_left_as_it_is(
 def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None:
     loop.train(load(path))
     loop.train(load(path, f"out={tmp_path / 'half'}", "engine.precision=bfloat16"))
-    whole, half = curve(tmp_path / "run"), curve(tmp_path / "half")
-    assert half != whole
-    assert list(half.values()) == pytest.approx(list(whole.values()), rel=0.02)
+    float32, bfloat16 = curve(tmp_path / "run"), curve(tmp_path / "half")
+    assert bfloat16 != float32
+    assert list(bfloat16.values()) == pytest.approx(list(float32.values()), rel=0.02)
 
 
 def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
@@ -338,15 +340,15 @@ def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
 
 
 def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
-    run, _ = some_run(path)
+    run, _ = run_and_batches(path)
     names = {id(p): name for name, p in run.network.named_parameters()}
-    decayed, plain = (
+    decayed, not_decayed = (
         {names[id(p)] for p in group["params"]} for group in run.optimizer.param_groups
     )
     assert {"image.blocks.0.attn.qkv.weight", "text.blocks.0.mlp.fc1.weight"} <= decayed
-    assert {"image.pos_embed", "image.cls_token", "logit_scale", "image.norm.weight"} <= plain
+    assert {"image.pos_embed", "image.cls_token", "logit_scale", "image.norm.weight"} <= not_decayed
     assert all(name.endswith("weight") for name in decayed)
-    assert not decayed & plain
+    assert not decayed & not_decayed
 
 
 # Data and recipes that cannot be used
@@ -398,14 +400,14 @@ def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.Run.backward
+    backward = loop.Run.backward
 
-    def poisoned(self: loop.Run, inputs: loop.Inputs) -> torch.Tensor:
+    def backward_with_nan(self: loop.Run, inputs: loop.Inputs) -> torch.Tensor:
         if self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 6:
             inputs.pixels[0, 0, 0, 0] = torch.nan
-        return plain(self, inputs)
+        return backward(self, inputs)
 
-    monkeypatch.setattr(loop.Run, "backward", poisoned)
+    monkeypatch.setattr(loop.Run, "backward", backward_with_nan)
     with pytest.raises(RecipeError, match="gradient nan at step 7; that of step 6 is good"):
         loop.train(load(path))
     monkeypatch.undo()
@@ -414,7 +416,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
 
 
 @pytest.fixture
-def mixture(tmp_path: Path) -> Path:
+def scenes_and_photos(tmp_path: Path) -> Path:
     """Scenes, and photos of which two are broken."""
     folder = photos(tmp_path / "photos")
     (folder / "a-hat" / "broken.png").write_bytes(b"not a photo")
@@ -423,8 +425,8 @@ def mixture(tmp_path: Path) -> Path:
     return write(tmp_path, data=table)
 
 
-def test_broken_photos_cost_nothing_but_themselves(mixture: Path, tmp_path: Path) -> None:
-    done = loop.train(load(mixture, "steps=80"))
+def test_broken_photos_cost_nothing_but_themselves(scenes_and_photos: Path, tmp_path: Path) -> None:
+    done = loop.train(load(scenes_and_photos, "steps=80"))
     assert {Path(error.image).name for error in done.broken} == {"broken.png", "cut.png"}
     rows = (tmp_path / "run" / "broken.jsonl").read_text().splitlines()
     assert sorted(Path(json.loads(row)["name"]).name for row in rows) == ["broken.png", "cut.png"]
@@ -435,15 +437,15 @@ def test_broken_photos_cost_nothing_but_themselves(mixture: Path, tmp_path: Path
     assert sum(right) >= 0.9 * len(right)
 
 
-def test_too_many_broken_photos_stop_the_run(mixture: Path) -> None:
+def test_too_many_broken_photos_stop_the_run(scenes_and_photos: Path) -> None:
     with pytest.raises(RecipeError, match="more than max_broken = 1"):
-        loop.train(load(mixture, "steps=30", "max_broken=1"))
+        loop.train(load(scenes_and_photos, "steps=30", "max_broken=1"))
 
 
 def test_the_command_names_what_it_passed_over(
-    mixture: Path, capsys: pytest.CaptureFixture[str]
+    scenes_and_photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(mixture), "steps=12"])
+        main(["train", str(scenes_and_photos), "steps=12"])
     assert stop.value.code == 1
     assert "broken.png: not an image" in capsys.readouterr().err

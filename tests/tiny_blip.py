@@ -98,7 +98,7 @@ def write(folder: Path, model: str = MODEL) -> Path:
     return file
 
 
-def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
+def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
     """A run and its first batches, in this process."""
     run = loop.Run(recipe.load(file, changes), ALONE)
     loop.training_mode(run.network)

@@ -207,14 +207,14 @@ class Run:
             monitor.close()
 
     def share_status(
-        self, step: int, batch: Batch, stop_requested: bool, monitor: Monitor | None
+        self, step: int, batch: Batch, requested: bool, monitor: Monitor | None
     ) -> bool:
         """Tell all processes which samples were broken, and whether this process was asked to stop.
         Returns whether any process was. Raises RecipeError when too many samples were broken."""
         stop = False
-        for broken, requested in self.world.gather((batch.broken, stop_requested)):
+        for broken, stops in self.world.gather((batch.broken, requested)):
             self.broken.update((error.image, error) for error in broken)
-            stop = stop or requested
+            stop = stop or stops
             if monitor:
                 monitor.broken(broken)
         if len(self.broken) > self.recipe.max_broken:
