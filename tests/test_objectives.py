@@ -58,8 +58,8 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
     run, (batch, *_) = run_and_batches(write(tmp_path))
-    says = [frozenset([word]) for word in "abcabdefghij"]
-    inputs = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
+    facts = [frozenset([word]) for word in "abcabdefghij"]
+    inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
     groups = inputs.positives.tolist()
     assert [groups[i] == groups[j] for i, j in ((0, 3), (1, 4), (0, 1), (2, 5))] == [1, 1, 0, 0]
     different = [frozenset([str(i)]) for i in range(12)]
@@ -74,18 +74,18 @@ def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
 def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
     run, (batch, *_) = run_and_batches(write(tmp_path), "mix.mixup=0.8")
     batch.mix[:] = torch.arange(12) < 6
-    plain = batch.pixels.clone()
-    says = [frozenset([str(i)]) for i in range(12)]
-    inputs = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 3)
+    pixels = batch.pixels.clone()
+    facts = [frozenset([str(i)]) for i in range(12)]
+    inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 3)
     share = inputs.positives[0, 0]
     assert 0 < share < 1
-    assert_close(inputs.pixels[6:], plain[6:])
-    assert_close(inputs.pixels[:6], share * plain[:6] + (1 - share) * plain[:6].flip(0))
+    assert_close(inputs.pixels[6:], pixels[6:])
+    assert_close(inputs.pixels[:6], share * pixels[:6] + (1 - share) * pixels[:6].flip(0))
     eye = torch.eye(12)
     assert_close(inputs.positives[6:], eye[6:])
     assert_close(inputs.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
     again = run.objective.prepare(
-        replace(batch, pixels=plain, caption_facts=says, image_facts=says), 3
+        replace(batch, pixels=pixels, caption_facts=facts, image_facts=facts), 3
     )
     assert_close(again.pixels, inputs.pixels, rtol=0, atol=0)
 
@@ -98,15 +98,17 @@ def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
         run.network.image.head.weight.mul_(torch.linspace(0.5, 2, 32)[:, None])
     image, text, scale = run.network(batch.pixels, batch.ids)
     theirs = patchword.load(trained).network(batch.pixels, batch.ids)
-    same = run.objective.prepare(batch, 0).positives
+    positives = run.objective.prepare(batch, 0).positives
     if kind == "features":
-        taught = ((image - theirs[0]) ** 2).sum(1).mean() + ((text - theirs[1]) ** 2).sum(1).mean()
+        distance = ((image - theirs[0]) ** 2).sum(1).mean() + ((text - theirs[1]) ** 2).sum(
+            1
+        ).mean()
     else:
         a, b = scale * image @ text.T, theirs[2] * theirs[0] @ theirs[1].T
-        taught = (F.cross_entropy(a, b.softmax(1)) + F.cross_entropy(a.T, b.T.softmax(1))) / 2
-    plain = losses.contrastive(image, text, scale, same)
-    assert taught > 1e-3
-    assert_close(value(run, batch), plain + 0.5 * taught)
+        distance = (F.cross_entropy(a, b.softmax(1)) + F.cross_entropy(a.T, b.T.softmax(1))) / 2
+    contrastive = losses.contrastive(image, text, scale, positives)
+    assert distance > 1e-3
+    assert_close(value(run, batch), contrastive + 0.5 * distance)
 
 
 # Classes
@@ -151,13 +153,15 @@ def test_a_teacher_sees_no_more_at_a_time_than_the_student(
             "soft",
         )
     run, (batch, *_) = run_and_batches(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
-    whole, network = run.objective.prepare(batch, 0), run.objective.teacher.network
-    seen: list[int] = []
-    network.image.register_forward_hook(lambda tower, given, found: seen.append(len(given[0])))
+    expected, network = run.objective.prepare(batch, 0), run.objective.teacher.network
+    batch_sizes: list[int] = []
+    network.image.register_forward_hook(
+        lambda tower, given, found: batch_sizes.append(len(given[0]))
+    )
     run.objective.recipe = replace(run.recipe, micro_batch=5)
     parts = run.objective.prepare(batch, 0)
-    assert seen == [5, 5, 2]
-    for name, value in vars(whole).items():
+    assert batch_sizes == [5, 5, 2]
+    for name, value in vars(expected).items():
         if name.startswith("teacher"):
             assert_close(getattr(parts, name), value)
 
@@ -180,13 +184,13 @@ def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
 def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
     run, (batch, *_) = run_and_batches(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
     inputs = run.objective.prepare(batch, 5)
-    painted, hidden = run.network(inputs.pixels, inputs.noise)
+    predicted, hidden = run.network(inputs.pixels, inputs.noise)
     patches = batch.pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3)
     patches = patches.flatten(1, 2).double()
     target = (patches - patches.mean(2, keepdim=True)) / (
         patches.var(2, keepdim=True) + 1e-6
     ).sqrt()
-    expected = ((painted - target) ** 2).mean(2)[hidden].mean()
+    expected = ((predicted - target) ** 2).mean(2)[hidden].mean()
     assert_close(value(run, batch, 5), expected.float())
     assert hidden.float().mean() == 0.75
     other = run.objective.prepare(batch, 6)
@@ -225,8 +229,8 @@ def test_a_probe_trains_one_layer(tmp_path: Path, trained: Path) -> None:
     model = patchword.load(done.folder)
     assert model.config.labels == ("a-hat", "b-shirt")
     files = sorted(folder.glob("*/*.png"))
-    best = [scores[0].label for scores in model.classify(files)]
-    assert best == [file.parent.name for file in files]
+    predicted = [scores[0].label for scores in model.classify(files)]
+    assert predicted == [file.parent.name for file in files]
 
 
 def test_lora_is_its_formula_and_merges(tmp_path: Path, trained: Path) -> None:

@@ -74,9 +74,9 @@ def test_a_soft_teacher_leaves_the_labels_their_share(base: Path) -> None:
     changes = ["objective=classification", "teacher.model=demo", "teacher.weight=2"]
     with pytest.raises(RecipeError, match=r"teacher.weight is 2.0; .* at most 1"):
         recipe.load(base, [*changes, "teacher.kind=soft"])
-    found = recipe.load(base, ["teacher.model=demo", "teacher.kind=features", "teacher.weight=2"])
-    assert found.teacher
-    assert found.teacher.weight == 2
+    loaded = recipe.load(base, ["teacher.model=demo", "teacher.kind=features", "teacher.weight=2"])
+    assert loaded.teacher
+    assert loaded.teacher.weight == 2
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
@@ -93,7 +93,7 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "processes", "said"),
+    ("changes", "processes", "message"),
     [
         (["batch=1", "blip.match=0"], 1, "batch is 1: blip.contrast"),
         (["batch=1", "blip.match=0", "blip.momentum=true"], 1, "blip.contrast"),
@@ -110,19 +110,21 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
         (["batch=4", "micro_batch=1", "blip.contrast=0", "blip.match=0"], 1, ""),
     ],
 )
-def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, said: str) -> None:
-    def read() -> None:
+def test_rows_that_a_blip_needs(
+    base: Path, changes: list[str], processes: int, message: str
+) -> None:
+    def check() -> None:
         recipe.check_batch(recipe.load(base, ["objective=blip", *changes]), processes)
 
-    if said:
-        with pytest.raises(RecipeError, match=said):
-            read()
+    if message:
+        with pytest.raises(RecipeError, match=message):
+            check()
     else:
-        read()
+        check()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("smoothing=0.1", "smoothing is called label_smoothing now"),
         ("watch.every=5", "watch is called monitor, and watch.guard monitor.forgetting, now"),
@@ -133,9 +135,9 @@ def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, 
     ],
 )
 def test_a_key_of_another_name_is_refused_with_the_new_one(
-    base: Path, change: str, told: str
+    base: Path, change: str, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=f": {told}$"):
+    with pytest.raises(RecipeError, match=f": {message}$"):
         recipe.load(base, [change])
 
 
@@ -147,8 +149,8 @@ def test_the_new_name_of_a_key_is_one_that_is_read(base: Path, name: str) -> Non
 
 
 def test_the_rate_never_rises_again(base: Path) -> None:
-    read = recipe.load(base, ["until=100", "warmup=10"])
-    rates = [learning_rate(read, step) for step in range(read.last)]
+    loaded = recipe.load(base, ["until=100", "warmup=10"])
+    rates = [learning_rate(loaded, step) for step in range(loaded.last)]
     top = int(np.argmax(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -185,19 +187,19 @@ def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
     changes = ["steps=100000", "batch=4", "data.0.count=8", "engine.workers=1", "engine.device=cpu"]
-    said, here = tmp_path / "said", partial(os.chdir, tmp_path)
-    child = command(said, "train", "clip", "out=run", *changes, first=[here])
+    output, in_folder = tmp_path / "said", partial(os.chdir, tmp_path)
+    child = command(output, "train", "clip", "out=run", *changes, first=[in_folder])
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):
         assert time.monotonic() < deadline
-        assert child.is_alive(), Path(f"{said}.err").read_text()
+        assert child.is_alive(), Path(f"{output}.err").read_text()
         time.sleep(0.05)
     os.kill(child.pid, number)
     child.join(60)
-    told = Path(f"{said}.err").read_text()
-    assert child.exitcode == 1, told
-    assert "the same command continues" in told
+    stderr = Path(f"{output}.err").read_text()
+    assert child.exitcode == 1, stderr
+    assert "the same command continues" in stderr
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
 
 
@@ -231,9 +233,9 @@ def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
         assert load_init(recipe.load(base, [f"init={file}"])).fingerprint == ema.fingerprint
     with pytest.raises(RecipeError, match="weights is 'both'; it must be one of '', 'ema', 'raw'"):
         recipe.load(base, ["weights=both"])
-    told = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
+    loaded = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
     with pytest.warns(UserWarning, match="no adapter: an adapter cannot say with which weights"):
-        assert adapter_writer(told, raw, raw.config, raw.network) is None
+        assert adapter_writer(loaded, raw, raw.config, raw.network) is None
 
 
 def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) -> None:
@@ -243,9 +245,9 @@ def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) ->
     config = replace(tiny.config, text=replace(tiny.config.text, vocab_size=ids + 9))
     network = models.build(config)
     init = make(network, config, tiny.tokenizer, "padded")
-    made = create(recipe.load(base, ["objective=contrastive"]), config, init, [])
-    assert made.config.text.vocab_size == ids + 9
-    assert torch.equal(made.network.text.token_embed.weight, network.text.token_embed.weight)
+    created = create(recipe.load(base, ["objective=contrastive"]), config, init, [])
+    assert created.config.text.vocab_size == ids + 9
+    assert torch.equal(created.network.text.token_embed.weight, network.text.token_embed.weight)
 
 
 def test_the_architecture_of_init(base: Path) -> None:

@@ -41,8 +41,8 @@ def test_some_steps_of_each(name: str, probe: Path, tmp_path: Path) -> None:
 
 def test_all_are_tried_here_and_told_on_the_training_page() -> None:
     assert set(recipe.shipped()) - TRIED_ELSEWHERE == set(TRIED)
-    whole = (Path(__file__).parent / "recipes" / "test_recipes_whole.py").read_text()
-    assert [name for name in TRIED if f'"{name}"' not in whole] == []
+    whole_tests = (Path(__file__).parent / "recipes" / "test_recipes_whole.py").read_text()
+    assert [name for name in TRIED if f'"{name}"' not in whole_tests] == []
     page = Path(__file__).parents[1] / "docs" / "training.md"
     assert [name for name in TRIED if f"| `{name}` |" not in page.read_text()] == []
 

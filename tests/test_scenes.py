@@ -41,8 +41,8 @@ def same(one: Scene, other: Scene) -> bool:
         a.name == b.name and np.array_equal(a.mask, b.mask)
         for a, b in zip(one.objects, other.objects, strict=True)
     ]
-    words = [(s.kind, s.label, s.caption, s.meaning, s.facts, s.questions) for s in (one, other)]
-    return all(masks) and words[0] == words[1] and np.array_equal(one.image, other.image)
+    texts = [(s.kind, s.label, s.caption, s.meaning, s.facts, s.questions) for s in (one, other)]
+    return all(masks) and texts[0] == texts[1] and np.array_equal(one.image, other.image)
 
 
 def words_of(caption: str) -> list[str]:
@@ -200,41 +200,47 @@ def test_particles_are_as_many_as_told() -> None:
 def test_wafer_captions_are_true_and_mean_what_they_say() -> None:
     for s in WAFERS:
         words = words_of(s.caption)
-        said = {"defect": "none"} if PERFECT_WORDS & set(words) else {}
+        stated_facts = {"defect": "none"} if PERFECT_WORDS & set(words) else {}
         for word in words:
-            said |= {"defect": DEFECT_WORDS[word]} if word in DEFECT_WORDS else {}
-            said |= {"film": word} if word in FILMS else {}
-            said |= {"size": SIZE_WORDS[word]} if word in SIZE_WORDS else {}
-            said |= {"place": PLACES[word]} if word in PLACES else {}
-            said |= {"amount": word} if word in ("few", "many") else {}
-            said |= {"spread": "clustered"} if word == "cluster" else {}
-            said |= {"spread": "scattered"} if word == "scattered" else {}
-        assert said.items() <= s.facts.items(), s.caption
-        assert s.meaning == "; ".join(f"{k}={v}" for k, v in sorted(said.items()))
+            stated_facts |= {"defect": DEFECT_WORDS[word]} if word in DEFECT_WORDS else {}
+            stated_facts |= {"film": word} if word in FILMS else {}
+            stated_facts |= {"size": SIZE_WORDS[word]} if word in SIZE_WORDS else {}
+            stated_facts |= {"place": PLACES[word]} if word in PLACES else {}
+            stated_facts |= {"amount": word} if word in ("few", "many") else {}
+            stated_facts |= {"spread": "clustered"} if word == "cluster" else {}
+            stated_facts |= {"spread": "scattered"} if word == "scattered" else {}
+        assert stated_facts.items() <= s.facts.items(), s.caption
+        assert s.meaning == "; ".join(f"{k}={v}" for k, v in sorted(stated_facts.items()))
 
 
 def parse_shapes(caption: str) -> set[str]:
     """What a caption about shapes says, read from its words."""
     words = words_of(caption)
-    at = [i for i, word in enumerate(words) if word in COLOURS]
-    assert all(words[i + 1] in SHAPES for i in at)
-    names = [f"{words[i]} {words[i + 1]}" for i in at]
-    said = set(names)
-    between = words[at[0] + 2 : at[1]] if len(at) > 1 else words[at[0] + 2 :]
-    if len(at) > 1:
+    colours_at = [i for i, word in enumerate(words) if word in COLOURS]
+    assert all(words[i + 1] in SHAPES for i in colours_at)
+    names = [f"{words[i]} {words[i + 1]}" for i in colours_at]
+    statements = set(names)
+    between = (
+        words[colours_at[0] + 2 : colours_at[1]]
+        if len(colours_at) > 1
+        else words[colours_at[0] + 2 :]
+    )
+    if len(colours_at) > 1:
         for word in between:
             word = {"over": "above", "under": "below"}.get(word, word)
             if word in CONVERSE:
-                one, other = names[0], names[1]
+                first, second = names[0], names[1]
                 if word in ("right", "below"):
-                    one, word, other = other, CONVERSE[word], one
-                said.add(f"{one} {'left of' if word == 'left' else word} {other}")
+                    first, word, second = second, CONVERSE[word], first
+                statements.add(f"{first} {'left of' if word == 'left' else word} {second}")
     else:
-        said |= {f"{names[0]} place={PLACES[word]}" for word in between if word in PLACES}
-        said |= {
-            f"{names[0]} size={SIZE_WORDS[word]}" for word in words[: at[0]] if word in SIZE_WORDS
+        statements |= {f"{names[0]} place={PLACES[word]}" for word in between if word in PLACES}
+        statements |= {
+            f"{names[0]} size={SIZE_WORDS[word]}"
+            for word in words[: colours_at[0]]
+            if word in SIZE_WORDS
         }
-    return said
+    return statements
 
 
 def test_shape_captions_are_true_and_mean_what_they_say() -> None:
@@ -261,7 +267,7 @@ def test_equal_meaning_in_other_words() -> None:
     meanings: dict[str, set[str]] = {}
     for s in ALL:
         meanings.setdefault(s.caption, set()).add(s.meaning)
-    assert all(len(said) == 1 for said in meanings.values())
+    assert all(len(meanings_of_caption) == 1 for meanings_of_caption in meanings.values())
 
 
 def test_a_relation_and_its_converse_mean_the_same() -> None:
@@ -343,24 +349,24 @@ def test_wrong_captions_are_false_by_one_fact() -> None:
     rng = np.random.default_rng(3)
     changed = Counter[str]()
     for s in (*WAFERS, *SHAPED):
-        found = stated(wrong_caption(rng, s.facts))
-        assert not found.unread
-        assert not holds(found.meaning, s.facts)
-        false = found.facts - truths(s.facts)
-        renamed = false & set(found.names)
+        parsed = stated(wrong_caption(rng, s.facts))
+        assert not parsed.unread
+        assert not holds(parsed.meaning, s.facts)
+        false = parsed.facts - truths(s.facts)
+        renamed = false & set(parsed.names)
         assert len(renamed or false) == 1
-        (one,) = renamed or false
-        told = re.search(r"(\w+)=", one)
-        changed["name" if renamed else told[1] if told else "relation"] += 1
+        (fact,) = renamed or false
+        key = re.search(r"(\w+)=", fact)
+        changed["name" if renamed else key[1] if key else "relation"] += 1
     assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
     related = sum(any(key.startswith("relation") for key in s.facts) for s in SHAPED)
     assert changed["relation"] > related / 4  # of colour, shape and relation
 
 
 def test_everything_occurs() -> None:
-    drawn = [scene(21, i, 32) for i in range(300)]
-    assert 110 < sum(s.kind == "wafer" for s in drawn) < 190
-    assert {s.label for s in drawn if s.kind == "wafer"} == set(WAFER_CLASSES)
+    scenes = [scene(21, i, 32) for i in range(300)]
+    assert 110 < sum(s.kind == "wafer" for s in scenes) < 190
+    assert {s.label for s in scenes if s.kind == "wafer"} == set(WAFER_CLASSES)
     assert {s.facts["film"] for s in WAFERS} == set(FILMS)
     assert {s.facts["notch"] for s in WAFERS} == {"left", "right", "top", "bottom"}
     names = {tuple(thing.name.split()[1:]) for s in SHAPED for thing in s.objects}
@@ -368,8 +374,8 @@ def test_everything_occurs() -> None:
     assert {shape for _, shape in names} == set(SHAPES)
     assert {s.facts["count"] for s in SHAPED} == {1, 2, 3}
     for defect in ("scratch", "stain", "edge chip"):
-        told = [s.facts for s in WAFERS if s.facts["defect"] == defect]
-        assert {facts["size"] for facts in told} == {"small", "large"}
+        facts_of_defect = [s.facts for s in WAFERS if s.facts["defect"] == defect]
+        assert {facts["size"] for facts in facts_of_defect} == {"small", "large"}
 
 
 def test_label_alone_asks_for_a_wafer() -> None:
@@ -411,11 +417,11 @@ def test_a_palette_limits_the_colours_and_nothing_else() -> None:
 
 
 def test_scenes_that_no_caption_confuses() -> None:
-    drawn = [scene(99, number, 32) for number in range(60)]
-    kept = list(distinguishable(drawn))
-    assert kept[0] is drawn[0]
-    assert 1 < len(kept) < len(drawn)
-    for new in drawn:
+    scenes = [scene(99, number, 32) for number in range(60)]
+    kept = list(distinguishable(scenes))
+    assert kept[0] is scenes[0]
+    assert 1 < len(kept) < len(scenes)
+    for new in scenes:
         clashes = [
             old.caption
             for old in kept
