@@ -1,4 +1,5 @@
-"""Pixels as the network sees them: exact without augmentation, as described with it."""
+"""The pixels of samples: exactly preprocessed without augmentation, changed as described with
+it."""
 
 from dataclasses import replace
 
@@ -48,7 +49,8 @@ def test_half_are_mirrored(config: PreprocessConfig) -> None:
 
 
 def test_a_random_part_of_the_image() -> None:
-    """Red says the column, green the row: so the crop's box can be read from it."""
+    """Red is the column and green the row, so that the box of the crop can be read from its
+    pixels."""
     image = np.zeros((200, 240, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(240), np.arange(200)[:, None]
     shares, ratios, lefts = [], [], []
@@ -80,7 +82,7 @@ def test_thin_images_have_parts_too(size: tuple[int, int]) -> None:
 
 
 def test_colours_as_in_three_steps() -> None:
-    """Brightness, contrast, saturation one after the other, in float64."""
+    """Against brightness, contrast and saturation one after the other, in float64."""
     planes = np.random.default_rng(0).uniform(60, 160, (3, 20, 30)).astype(np.float32)
     for seed in range(5):
         out = colour_jitter(planes.copy(), 0.2, np.random.default_rng(seed))
@@ -116,8 +118,8 @@ def test_a_rectangle_is_random_erasing() -> None:
 
 
 def test_decoded_as_large_as_a_crop_needs() -> None:
-    """The decoder gives twice `at_least`, where the image has it: the narrowest crop of a square
-    then still has the pixels that the network sees."""
+    """The decoder gives twice `at_least`. The narrowest crop of a square photo then still has as
+    many pixels as the network's input."""
     assert Transform(PREPROCESS, None).at_least == Preprocess(PREPROCESS).at_least
     for low in (0.05, 0.3, 0.9):
         side = 2 * Transform(PREPROCESS, AugmentConfig(crop=(low, 1))).at_least

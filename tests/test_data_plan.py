@@ -1,4 +1,4 @@
-"""Which sample stands where: each once an epoch, shares kept, whoever asks."""
+"""The plan of samples: each once in an epoch, sources with their shares, the same everywhere."""
 
 from collections import Counter
 from itertools import chain
@@ -11,7 +11,7 @@ from patchword.errors import RecipeError
 
 
 def samples_in_order(plan: Plan, steps: range, source: int = 0) -> list[int]:
-    """The samples of a source in those steps, by position."""
+    """The samples of a source in these steps, by position."""
     places = [place for step in steps for place in plan.at(step) if place[0] == source]
     places.sort(key=lambda place: place[1])
     assert [position for _, position, _ in places] == list(range(len(places)))
@@ -41,7 +41,7 @@ def test_a_step_does_not_depend_on_those_before() -> None:
 
 
 def test_a_step_is_shuffled() -> None:
-    """A rank with a slice of the batch sees every source."""
+    """So a process with a slice of the batch has samples of every source."""
     plan = Plan([1000, 1000], [1, 1], 64, 0)
     halves = [[place[0] for place in plan.at(step)[:32]] for step in range(20)]
     assert all(5 < sum(half) < 27 for half in halves)
@@ -60,8 +60,8 @@ def test_a_step_is_shuffled() -> None:
     ],
 )
 def test_shares_are_kept(shares: list[float], batch: int) -> None:
-    """Every step is full and, of all that was drawn, each source has its share to within its
-    number of roundings: one for itself and one for each smaller one."""
+    """Every step is full. Of all samples each source has its share, up to rounding: once for
+    itself, and once for each source with a smaller share."""
     plan = Plan([97] * len(shares), shares, batch, 0)
     total = np.zeros(len(shares))
     for step in range(1500):
@@ -118,7 +118,7 @@ def test_plans_that_make_no_sense(arguments: tuple, message: str) -> None:
 
 
 def test_positives_as_subsets() -> None:
-    """Against the definition, for all and for the rows of a part."""
+    """Against the definition, for the whole batch and for a part of its rows."""
     rng = np.random.default_rng(0)
 
     def facts(most: int) -> frozenset[str]:

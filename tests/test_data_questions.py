@@ -1,4 +1,4 @@
-"""Questions and answers in training data: of every kind of source, and in batches."""
+"""Questions and answers in training data: from every kind of source, and in batches."""
 
 import json
 from collections import Counter
@@ -68,7 +68,7 @@ def folder_jsonl(five: Path) -> Source:
 
 
 def table_csv(five: Path) -> Source:
-    """As easy-VQA becomes one: a row for each question."""
+    """A row for each question, like a table of easy-VQA."""
     (five / "all.csv").write_text(csv_text(rows()))
     return opened("table", five / "all.csv", QUESTIONS)
 
@@ -131,7 +131,7 @@ def test_every_layout_gives_the_same_questions(layout, five: Path) -> None:
 
 
 def test_unread_questions_do_not_matter(five: Path) -> None:
-    """Rows of an image add up then, and one column may lack the other."""
+    """The rows of an image become one sample then, and there may be questions without answers."""
     table = [{**row, "caption": f"photo {n}"} for n, row in enumerate(rows("file_name"))]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, ("captions",))
@@ -146,7 +146,7 @@ def test_unread_questions_do_not_matter(five: Path) -> None:
 
 
 def test_rows_with_questions_stay_apart(five: Path) -> None:
-    """Each with all captions of its image."""
+    """Each row is a sample, with all captions of its image."""
     table = [{**row, "text": f"photo {n}"} for n, row in enumerate(rows("file_name"))]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, ALL)
@@ -164,7 +164,7 @@ def test_rows_with_questions_stay_apart(five: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "table", "webdataset"])
 def test_one_of_several_answers_is_drawn(kind: str, five: Path) -> None:
-    """Repeats weigh: two of three said yes."""
+    """An answer that was given twice is drawn twice as often."""
     row = {"question": "is it red?", "answer": ["yes", "no", "yes"]}
     file = five / "metadata.jsonl"
     file.write_text(lines([{"file_name": "p/0.png", **row}]))
@@ -222,7 +222,7 @@ def test_questions_about_classes(tmp_path: Path) -> None:
 
 
 def test_class_questions_stand_before_columns(five: Path) -> None:
-    """Questions of usual names are not read then; rows of an image add up."""
+    """Then columns of questions are not read, and the rows of an image become one sample."""
     table = [{**row, "label": "ab"["1" in row["file_name"]]} for row in rows("file_name")]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, QUESTIONS, class_questions=("which?",))
@@ -249,8 +249,8 @@ def test_scenes() -> None:
 
 
 def test_several_texts_at_a_visit(five: Path) -> None:
-    """Of scenes true captions in other words and questions that differ, as long as there are any;
-    of a table what its row has. The first caption of a scene is its own."""
+    """For scenes: true captions in other words, the first of which is the scene's own, and
+    questions that differ as long as there are enough. For a table: the texts of the row."""
     config = SourceConfig("scenes", count=6, seed=3)
     (source,) = open_sources([config], PREPROCESS, ALL, texts=5)
     for number in range(6):
@@ -307,7 +307,7 @@ def test_broken_cells_are_named(five: Path) -> None:
 
 
 def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
-    """As many answers as questions; and no question at all, a list or none."""
+    """Missing or too few answers, and missing questions, as texts or in lists."""
     cells = [
         {"question": "red?", "answer": "no"}, {"question": ["red?", "blue?"], "answer": "no"},
         {"question": ["red?", ""], "answer": ["yes", "no"]}, {"answer": "no"},
@@ -379,7 +379,7 @@ def test_tars_and_scenes_say_why(five: Path) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Source]:
-    """Captions without questions, and both."""
+    """A source with captions alone, and one with captions and questions."""
     configs = [
         SourceConfig("folder", path=str(class_folders(tmp_path / "c", ("hat", "shirt"), 4))),
         SourceConfig("scenes", count=9),
@@ -422,7 +422,7 @@ def test_batches_of_questions(mixed: list[Source]) -> None:
 
 
 def test_batches_without_questions(tmp_path: Path) -> None:
-    """They are "", as where none are read; and so is the wrong caption."""
+    """If questions are not read, they are "", and so are answers and the wrong caption."""
     source = opened("folder", class_folders(tmp_path, ("hat", "shirt"), 4), ("captions",))
     tokenizer = Tokenizer.train(source.captions(), 600, 32)
     (batch,) = batches([source], Plan([8], [1], 4, 0), partial(collate_texts, tokenizer), 0, 1)

@@ -1,4 +1,4 @@
-"""Tars: the samples that webdataset groups, what is said of those that cannot be right, damage."""
+"""Tars: the same samples as by webdataset, errors for ambiguous names, and damaged files."""
 
 import gzip
 import io
@@ -29,14 +29,14 @@ def rows(tar: Path, named: Columns = USUAL) -> list[dict]:
 
 
 def webdataset_samples(tar: Path) -> list[dict]:
-    """The samples by webdataset: suffix to content."""
+    """The samples by webdataset, as dicts of suffix and content."""
     with tar.open("rb") as stream:
         files = tariterators.tar_file_expander([{"url": str(tar), "stream": stream}])
         return list(tariterators.group_by_keys(files))
 
 
 def test_dates_in_names_are_no_samples(tmp_path: Path) -> None:
-    """webdataset makes one sample of them."""
+    """webdataset reads them as one sample."""
     files = {}
     for i in range(4):
         files[f"IMG_2024.01.{i:02}.jpg"] = JPG
@@ -88,7 +88,7 @@ def test_of_several_tars_the_right_one_is_named(tmp_path: Path) -> None:
 
 
 def test_captions_by_suffix_and_key(tmp_path: Path) -> None:
-    """Texts of several writers, by their suffixes; several keys of a .json."""
+    """Captions with several suffixes, and with several keys of a .json."""
     fields = {"caption": "x", "caption_2": "y", "title": "z", "label": 3}
     files = {"0.jpg": JPG, "0.blip.txt": b"b", "0.txt": "ü".encode("utf-16"), "1.jpg": JPG}
     files |= {
@@ -123,8 +123,8 @@ FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
 def test_tars_of_a_folder(tmp_path: Path) -> None:
-    """`./` before names, folders, long names, hard links, upper case, files of macOS, pax; as
-    Python writes them, and GNU tar where it is `tar`."""
+    """`./` before names, folders, long names, hard links, upper case, files of macOS, pax; written
+    by Python and, if it is installed as `tar`, by GNU tar."""
     folder = tmp_path / "in" / ("long" * 30)
     folder.mkdir(parents=True)
     (folder / "0.JPG").write_bytes(JPG)
@@ -163,7 +163,7 @@ def test_files_without_a_suffix_are_counted(tmp_path: Path) -> None:
 
 
 def test_joined_tars(tmp_path: Path) -> None:
-    """`cat a.tar b.tar`, of which tarfile and webdataset read the first."""
+    """`cat a.tar b.tar`. tarfile and webdataset read only the first of the two."""
     parts = [tar_of(tmp_path / f"{i}.tar", {f"{i}.jpg": encoded(i)}) for i in range(3)]
     (tmp_path / "all.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
     assert [row["image"] for row in rows(tmp_path / "all.tar")] == [encoded(i) for i in range(3)]
@@ -177,11 +177,13 @@ NAMES = st.builds(
     st.sampled_from(
         [".jpg", ".JPG", ".png", ".txt", ".json", ".cls", ".depth.png", ".v2.txt", ".npy", ""]
     ),
-).filter(lambda name: "d/._" not in name and "e/._" not in name)  # which webdataset calls "d/"
+).filter(
+    lambda name: "d/._" not in name and "e/._" not in name
+)  # webdataset names these samples "d/"
 
 
 def write_members(tar: Path, names: Sequence[str]) -> None:
-    """A tar of members of those names, several of one name too, each with its own content."""
+    """A tar with members of these names, which may repeat, each with different content."""
     with tarfile.open(tar, "w") as out:
         for number, name in enumerate(names):
             content = b'{"n": %d}' % number if name.endswith("json") else b"content %d" % number
@@ -205,7 +207,7 @@ def test_samples_are_webdatasets_or_an_error(
             return
     try:
         expected = webdataset_samples(tar)
-    except ValueError:  # a file twice
+    except ValueError:  # two files of one name
         assert any(row[FAULT] for row in samples)
         return
     assert len(samples) == len(expected)
@@ -223,7 +225,7 @@ def test_samples_are_webdatasets_or_an_error(
 def test_damage_is_said(
     tmp_path_factory: pytest.TempPathFactory, position: float, damage: str
 ) -> None:
-    """Tars that are cut at any place, or with a block that is overwritten."""
+    """Tars that are cut off at any place, or that have an overwritten block."""
     tar = tmp_path_factory.getbasetemp() / "damaged.tar"
     pairs = [(i, kind) for i in range(4) for kind in ("jpg", "txt")]
     content = tar_of(tar, {f"{i}.{kind}": b"%d " % i * 300 for i, kind in pairs}).read_bytes()
@@ -238,5 +240,7 @@ def test_damage_is_said(
         return
     is_header = content[start + 257 : start + 262] == b"ustar"
     faults = sum(row[FAULT] is not None for row in samples)
-    # The content of a file is its own affair.
-    assert faults if cut or is_header else (len(samples), faults) == (4, 0)
+    if cut or is_header:
+        assert faults
+    else:  # overwritten content of a file is no fault of the tar
+        assert (len(samples), faults) == (4, 0)

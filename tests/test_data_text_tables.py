@@ -1,4 +1,4 @@
-"""Tables of text: the cells that the `datasets` library reads, and what is said of bad files."""
+"""Tables in text files: the same cells as by the `datasets` library, and errors for bad files."""
 
 import csv
 import gzip
@@ -39,7 +39,7 @@ def cells(rows) -> list[dict]:
 
 
 def by_datasets(kind: str, *files: Path, **options) -> list[dict]:
-    """The same rows by the library, every cell of a csv as text."""
+    """The same rows by the `datasets` library, with all cells of a csv as texts."""
     paths = {"train": [str(file) for file in files]}
     return list(datasets.load_dataset(kind, data_files=paths, split="train", **options))
 
@@ -50,7 +50,7 @@ def by_datasets(kind: str, *files: Path, **options) -> list[dict]:
 def test_csv_cells_are_the_librarys(
     encoding: str, end: str, delimiter: str, tmp_path: Path
 ) -> None:
-    """Quotes, line ends in cells, blank lines, texts that look like numbers or like nothing."""
+    """Quotes, line breaks in cells, blank lines, texts that look like numbers or missing values."""
     text = AWKWARD.replace(",", delimiter).replace("\n", end)
     (tmp_path / "a.csv").write_bytes(text.encode(encoding))
     features = datasets.Features(dict.fromkeys(("image", "caption"), datasets.Value("string")))
@@ -71,12 +71,12 @@ def test_a_named_pipe_is_no_file_to_wait_for(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.write(write_end, b"a\n")
     os.close(write_end)
-    assert list(text_lines(f"/dev/fd/{read_end}")) == ["a\n"]  # as of <(echo a)
+    assert list(text_lines(f"/dev/fd/{read_end}")) == ["a\n"]  # as for <(echo a)
     os.close(read_end)
 
 
 def test_rows_of_empty_cells_are_left_out(tmp_path: Path) -> None:
-    """Excel writes them where a table once was longer."""
+    """Excel writes them if a table was longer before."""
     (tmp_path / "a.csv").write_text(";\nimage;label\na.jpg;x\n;\n ; \nb.jpg;\n;\n")
     rows = csv_rows([tmp_path / "a.csv"])
     assert [(row["image"], row["label"]) for row in rows] == [("a.jpg", "x"), ("b.jpg", "")]
@@ -94,7 +94,7 @@ def test_json_rows_are_the_librarys(whole: bool, tmp_path: Path) -> None:
 
 
 def test_json_rows_may_differ(tmp_path: Path) -> None:
-    """A key that a row lacks is None, and a cell is of any type."""
+    """A missing key is None, and cells may have any type."""
     (tmp_path / "a.jsonl").write_text('{"image": "a", "text": "x"}\n\n{"text": ["y", "z"]}\n')
     (tmp_path / "b.jsonl").write_text('{"image": "b", "label": 3}')
     rows = json_rows([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
@@ -169,7 +169,7 @@ def test_json_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> No
 def test_csv_as_programs_write_it(
     text: str, columns: list[str], encoding: str, tmp_path: Path
 ) -> None:
-    """Delimiters of spreadsheets, Excel's first line and "Unicode text", pandas' index."""
+    """Delimiters of spreadsheets, Excel's first line, its "Unicode text", the index of pandas."""
     packed = gzip.compress(text.encode()) if encoding == "gzip" else text.encode(encoding)
     file = tmp_path / ("a.csv.gz" if encoding == "gzip" else "a.csv")
     file.write_bytes(packed)
@@ -180,7 +180,7 @@ def test_csv_as_programs_write_it(
 
 
 def test_a_tsv_has_no_quoting(tmp_path: Path) -> None:
-    """Conceptual Captions' files: quotes are a part of the captions, and never hold lines."""
+    """As in Conceptual Captions: quotes are ordinary characters, and cells have no line breaks."""
     captions = ['"big" hat', '"quoted start', "a dress", 'ends here"', '"all of it"']
     text = "".join(f"{n}.jpg\t{caption}\n" for n, caption in enumerate(captions))
     (tmp_path / "a.tsv").write_text("image\tcaption\n" + text)
@@ -206,8 +206,8 @@ def test_a_tsv_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> N
         csv_rows([tmp_path / "a.tsv"])
 
 
-# The bytes of a file are anything: what the reader gives is what Python's csv module gives, but for
-# blank lines and rows of empty cells, or it is an error.
+# For any bytes, the reader gives the rows of Python's csv module without blank lines and rows of
+# empty cells, or raises an error.
 PIECES = st.sampled_from(
     ["a", ".jpg", "é", '"', '""', ",", "\t", ";", "\n", "\r\n", "\r", " ", "\u2028", "NA", "\0"]
 )
@@ -234,7 +234,7 @@ def test_no_row_is_lost_without_an_error(
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=8), st.sampled_from(DELIMITERS))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_what_the_csv_module_writes_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], delimiter: str
 ) -> None:
@@ -275,7 +275,8 @@ def test_what_would_lose_rows_is_refused(text: str, message: str, tmp_path: Path
 
 
 def read_by_all(file: Path) -> list[list[str]]:
-    """The captions that training, evaluation and capfilt read of a table, which are the same."""
+    """The captions of a table, after a check that training, evaluation and capfilt read the
+    same."""
     (source,) = open_sources([SourceConfig("table", path=str(file))], PREPROCESS, ("captions",))
     trained = [texts_of(source.table.rows[i][source.table.caption]) for i in range(len(source))]
     assert list(map(list, folders.captioned(file).captions)) == trained

@@ -1,4 +1,4 @@
-"""Sources of training data that are not there, broken, or not what an objective needs."""
+"""Sources of training data that are missing, broken, or without what an objective needs."""
 
 import os
 import sys
@@ -99,7 +99,7 @@ def test_broken_rows_are_named(five: Path) -> None:
 
 
 def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
-    """Other kinds of images, no text, broken JSON, no image, a tar that ends too early."""
+    """Several kinds of images, no text, broken JSON, no image, a tar that is cut off."""
     files = {
         "0.png": encoded(0), "0.txt": b"a",
         "1.jpg": encoded(1, "JPEG"), "1.txt": b"b",
@@ -126,7 +126,7 @@ def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
 
 
 def bad_sources(five: Path) -> Iterator[tuple[dict, str]]:
-    """(a source, what is said of it)."""
+    """(source, error)."""
     write = {
         "empty.csv": "", "head.csv": "image,caption\n", "empty.jsonl": "", "bad.jsonl": "{\n",
         "ragged.csv": "image,caption\na,b\nc,d,e,f\n",
@@ -136,7 +136,7 @@ def bad_sources(five: Path) -> Iterator[tuple[dict, str]]:
         "lost.csv": "image,caption\n/none/a.png,a\n/none/b.png,b\n",
         "same.csv": "image,caption\np/0.png,a cat\np/1.png,A  cat\n",
         "labels.csv": "image,label\np/0.png,a\np/1.png,b\n",
-        "wide.csv": f"image,{'c' * 150_000}\n",  # longer than a cell that Python's csv reads
+        "wide.csv": f"image,{'c' * 150_000}\n",  # longer than the longest cell of Python's csv
         "x.tar": "no tar",
     }  # fmt: skip
     for name, text in write.items():
@@ -231,7 +231,7 @@ def test_one_class_and_classes_that_differ_in_case_alone(tmp_path: Path) -> None
 
 
 def test_sources_that_differ_only_together(tmp_path: Path) -> None:
-    """Each says one thing; both say two."""
+    """Each source has one caption, both together have two."""
     configs = [
         SourceConfig("folder", path=str(class_folders(tmp_path / name, (name,), 2)))
         for name in ("cats", "dogs")
@@ -242,7 +242,7 @@ def test_sources_that_differ_only_together(tmp_path: Path) -> None:
 
 
 def test_without_the_library(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders, tars and tables of text need it not; parquet says what to install."""
+    """Folders, tars and text tables do not need it. For parquet, the error says what to install."""
     metadata_csv(five)
     tar_txt(five)
     parquet_bytes(five)
@@ -270,7 +270,7 @@ def test_a_column_of_captions_without_texts(
     )
     with pytest.raises(RecipeError, match=message):
         opened("table", tmp_path / "a.parquet", ("captions",))
-    assert len(opened("table", tmp_path / "a.parquet", ())) == 2  # no captions are wanted
+    assert len(opened("table", tmp_path / "a.parquet", ())) == 2  # captions are not read
 
 
 def test_which_of_two_metadata_files_is_read(five: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_key_twice_in_the_json_of_a_tar(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_pages_or_addresses(rows: str, name: str, tmp_path: Path) -> None:
-    """Neither is a file of that name; both may be there."""
+    """They are not names of files, but the images may exist."""
     page = Image.new("RGB", (8, 8))
     page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
     (tmp_path / "t.csv").write_text(f"image,caption\n{rows}\n")

@@ -1,4 +1,4 @@
-"""The forgetting monitor: it warns when it should, and the blend that it keeps is the best."""
+"""The forgetting monitor: it warns of forgetting, and keeps the best blend."""
 
 import copy
 import itertools
@@ -33,8 +33,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in folders of classes: the wafers of the samples, by what is in front of the number of
-    "stain-1.jpg", and two of every shape, each alone."""
+    """Images in class folders: the wafers of the samples, whose names are like "stain-1.jpg", and
+    two images of every single shape."""
     place = tmp_path_factory.mktemp("photos")
     for file in SAMPLES.glob("wafers/*.jpg"):
         folder = place / "wafers" / file.stem.rpartition("-")[0]
@@ -63,7 +63,7 @@ def start() -> Bundle:
 
 
 def trained(model: Bundle, noise: float, part: str = "text.", seed: int = 0) -> Bundle:
-    """The model with one tower disturbed: noise, as a share of each tensor's own spread."""
+    """The model with noise on the weights of one tower, relative to each tensor's deviation."""
     network = copy.deepcopy(model.network)
     generator = torch.Generator().manual_seed(seed)
     state = network.state_dict()
@@ -79,7 +79,7 @@ def forgetful(start: Bundle) -> Bundle:
 
 
 def accuracy(model: Bundle, folder: Path) -> float:
-    """The share of images whose own class is nearest, written out."""
+    """The share of images whose class has the highest cosine, computed step by step."""
     names = sorted(path.name for path in folder.iterdir())
     texts = model.embed_texts([f"a photo of a {name}" for name in names])
     files = sorted(folder.glob("*/*.jpg"))
@@ -89,7 +89,7 @@ def accuracy(model: Bundle, folder: Path) -> float:
 
 
 def blended(start: Bundle, end: Bundle, alpha: float) -> Bundle:
-    """(1 - alpha) start + alpha end, written out."""
+    """(1 - alpha) start + alpha end, tensor by tensor."""
     network = copy.deepcopy(start.network)
     with torch.no_grad():
         for mine, theirs in zip(
@@ -102,14 +102,14 @@ def blended(start: Bundle, end: Bundle, alpha: float) -> Bundle:
     return make(network, start.config, start.tokenizer, f"at {alpha}")
 
 
-Accuracies = dict[float, dict[str, float]]  # alpha -> set -> share that is right
+Accuracies = dict[float, dict[str, float]]  # by alpha and data set
 
 
 @pytest.fixture(scope="module")
 def accuracies(
     photos: Path, start: Bundle, forgetful: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Accuracies:
-    """Every blend on both sets, one after the other."""
+    """The accuracies of all blends on both data sets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHWORD_CACHE", str(tmp_path_factory.mktemp("cache")))
         blends = {alpha: blended(start, forgetful, alpha) for alpha in (0.0, *ALPHAS, 1.0)}
@@ -133,7 +133,7 @@ def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
 
     best = max(accuracies, key=lambda alpha: accuracies[alpha][old] + accuracies[alpha][new])
     before, now = accuracies[0.0][old], accuracies[1.0][old]
-    assert best in ALPHAS  # or there would be nothing to find
+    assert best in ALPHAS  # otherwise the test would show nothing
     assert before - now > 0.02
     assert metrics["forgetting/initial"] == pytest.approx(before)
     assert metrics["forgetting/quality"] == pytest.approx(now)
@@ -192,7 +192,7 @@ def test_without_evaluations_the_last_that_forgets_little_is_kept(
     expected = blended(start, forgetful, highest).fingerprint
     assert checkpoints.load(tmp_path / "blend").fingerprint == expected
     milder = trained(start, 0.5)
-    assert monitor.evaluate(4, milder)["forgetting/alpha"] == 1  # of a later step
+    assert monitor.evaluate(4, milder)["forgetting/alpha"] == 1  # the later step's is kept
     assert checkpoints.load(tmp_path / "blend").fingerprint == milder.fingerprint
 
 
@@ -212,7 +212,7 @@ def test_a_fall_of_just_what_is_allowed_is_no_alarm(
 
 
 class Counting(Evaluator):
-    """Which models were evaluated."""
+    """Records which models were evaluated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ def test_a_resumed_run_compares_with_the_same_start(
     (tmp_path / "forgetting.json").write_text(json.dumps(saved))
     evaluator = Counting()
     assert ForgettingMonitor(data, start, tmp_path, evaluator, sets).before.forgetting == 0.123
-    changed = replace(data, drop=0.3, alphas=(0.1,))  # how it is compared, not what is asked
+    changed = replace(data, drop=0.3, alphas=(0.1,))  # they do not change the measured qualities
     assert ForgettingMonitor(changed, start, tmp_path, evaluator, sets).before.forgetting == 0.123
     assert evaluator.models == []
     for other in (

@@ -1,4 +1,4 @@
-"""A batch in micro-batches: the gradient of the whole one."""
+"""A batch in micro-batches has the gradient of the whole batch."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,7 +23,7 @@ def parts(sizes: tuple[int, ...] = SIZES) -> list[Batch]:
 
 
 def in_one_piece(forward: Callable, batches: list, loss: Callable) -> Tensor:
-    """The same in one piece: every micro-batch's activations kept until the loss is known."""
+    """The reference: the activations of all micro-batches are kept until the loss is computed."""
     columns = zip(*(forward(batch) for batch in batches), strict=True)
     value = loss(*(torch.cat(column) if column[0].ndim else column[0] for column in columns))
     value.backward()
@@ -45,7 +45,7 @@ def test_equals_the_whole_batch(sigmoid: bool) -> None:
     ours = gradients(network)
     assert_close(ours, expected)
     assert max(value.abs().max() for value in expected.values()) > 0.1
-    for part in parts():  # accumulating the losses of micro-batches is something else
+    for part in parts():  # the losses of micro-batches have another gradient
         (loss(*network(part)) / len(SIZES)).backward()
     assert distance(gradients(network), expected) > 1e-2
 
@@ -62,7 +62,7 @@ def test_dropout_is_replayed(replayed: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert_close(grad_cache.backward(network, parts(), losses.contrastive), value.detach())
     if replayed:
         assert_close(gradients(network), expected)
-        assert torch.rand(()) == next_number  # what comes next is drawn as if nothing had happened
+        assert torch.rand(()) == next_number  # the generator has advanced as in one piece
     else:
         assert distance(gradients(network), expected) > 1e-2
 
@@ -108,7 +108,7 @@ def test_a_frozen_tower_and_a_loss_with_its_own_parameters() -> None:
 
 def test_within_autocast_which_keeps_cast_weights() -> None:
     network = Pairs()
-    # Without the cache, for with it the reference itself would add up gradients in bfloat16.
+    # Without the cache: with it, the reference would accumulate gradients in bfloat16.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         in_one_piece(network, parts(), losses.contrastive)
     expected = gradients(network)
@@ -118,7 +118,7 @@ def test_within_autocast_which_keeps_cast_weights() -> None:
 
 
 def test_activations_of_one_part_at_a_time() -> None:
-    network, graphs = Pairs(), [0, 0]  # graphs now, and at most
+    network, graphs = Pairs(), [0, 0]  # the number of graphs now, and the maximum
 
     def forward(batch: Batch) -> tuple[Tensor, ...]:
         image, text, scale = network(batch)

@@ -1,4 +1,5 @@
-"""Losses over pairs against their papers' formulas in float64, and other libraries'."""
+"""Losses over pairs, against the formulas of their papers in float64 and against other
+libraries."""
 
 import math
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_sigmoid_equals_algorithm_1_in_float64(positives: Tensor | None) -> None
     value = np.log1p(np.exp(-sign * x)).sum() / 4
     ours = losses.sigmoid(image, text, torch.tensor(10.0), torch.tensor(-4.0), positives)
     assert_close(ours, expected(value))
-    assert abs(value / 4 - value) > 1e-1  # were it divided by all pairs
+    assert abs(value / 4 - value) > 1e-1  # dividing by all pairs would be visible
 
 
 # Both, in tiles
@@ -153,13 +154,15 @@ def test_tiles_equal_the_full_matrix_and_its_gradient(name: str) -> None:
     arguments = inputs(*features(2500, 8), *numbers)  # two tiles a side, the last smaller
     ours, theirs = with_gradient(loss, arguments), with_gradient(full, arguments)
     assert_close(ours, theirs)
-    for a, b in zip(ours[1:3], theirs[1:3], strict=True):  # defaults would let 1e-5 pass: all
+    for a, b in zip(
+        ours[1:3], theirs[1:3], strict=True
+    ):  # the default tolerance of 1e-5 is as large as values
         assert_close(a, b, rtol=1e-4, atol=1e-6 * b.abs().max().item())
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Rows and columns of a tile, far fewer than usual."""
+    """The side of a tile, much smaller than usual."""
     monkeypatch.setattr(tiles, "CPU_SIDE", 100)
     return 100
 
@@ -198,7 +201,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """The most numbers that any tensor made within has."""
+    """Records the size of the largest tensor that is created in its context."""
 
     size = 0
 

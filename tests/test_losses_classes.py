@@ -1,5 +1,5 @@
-"""Losses of distillation, classes and pixels against their formulas in float64, and other
-libraries'."""
+"""Losses of distillation, classes and pixels, against their formulas in float64 and against other
+libraries."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -27,7 +27,8 @@ from patchword.losses import classes
 
 
 def some_logits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the class token, of the distillation token, of the teacher, and the classes (N,)."""
+    """Logits of the class token, of the distillation token and of the teacher, and the classes
+    (N,)."""
     generator = torch.Generator().manual_seed(0)
     drawn = 2 * torch.randn(3, 6, 5, generator=generator)
     return (*drawn, torch.tensor([0, 4, 1, 1, 2, 3]))
@@ -46,7 +47,7 @@ class FixedLogits(torch.nn.Module):
 
 
 def by_timm(kind: str, weight: float, temperature: float) -> Tensor:
-    """The loss of timm's task, whose networks answer some_logits."""
+    """The loss of timm's task, whose networks return `some_logits`."""
     ours, distilled, teacher, target = some_logits()
     task = SimpleNamespace(
         trainable_module=lambda _: (ours, distilled),
@@ -196,12 +197,12 @@ def test_mixing_depends_on_the_generator_alone(mix: Callable[..., Any]) -> None:
     generator.set_state(state)
     torch.manual_seed(5)
     assert_close(mix(levels, target, generator), results[0], rtol=0, atol=0)
-    for pixels, soft in results:  # an image is the mean of the levels that its target says
+    for pixels, soft in results:  # an image is mixed as its target says
         assert_close(pixels.mean(dim=(1, 2, 3)), soft @ torch.arange(4.0))
         assert_close(soft.sum(dim=1), torch.ones(4))
     shares = torch.stack([soft[0, 0] for _, soft in results])
     assert shares.std() > 0.15
-    assert_close(levels[:, 0, 0, 0], torch.arange(4.0))  # the batch itself is left alone
+    assert_close(levels[:, 0, 0, 0], torch.arange(4.0))  # the inputs are unchanged
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 5.0])

@@ -1,4 +1,4 @@
-"""BLIP's losses against their formulas in numpy's float64, and transformers' language model."""
+"""BLIP's losses against their formulas in numpy's float64."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ SEVERAL = OWN_ALONE | (random_logits(ROWS, COLUMNS, seed=4) > 3)
 
 
 def expected_loss(logits: Tensor, teacher: Tensor, positives: Tensor, share: float) -> float:
-    """One way of `loss_ita` (salesforce/BLIP, models/blip_pretrain.py; with several positives
+    """One direction of `loss_ita` (salesforce/BLIP, models/blip_pretrain.py; with several positives
     models/blip_retrieval.py): sim_targets = pos_idx / pos_idx.sum(1), then
     alpha * softmax(sim_m) + (1 - alpha) * sim_targets."""
     total = 0.0
@@ -57,7 +57,7 @@ def test_soft_contrastive_without_a_guess_is_that_of_share_0() -> None:
 
 
 def test_the_gradient_of_soft_contrastive_is_of_the_logits() -> None:
-    """(softmax(logits) - targets) / rows; nothing flows into what the targets are made of."""
+    """It is (softmax(logits) - targets) / rows: the targets get no gradient."""
     logits = random_logits(ROWS, COLUMNS).requires_grad_()
     teacher = random_logits(ROWS, COLUMNS, seed=1)
     losses.soft_contrastive(logits, SEVERAL, teacher, 0.4).backward()
@@ -73,7 +73,7 @@ def test_matching_is_cross_entropy_of_two() -> None:
         [row[int(match)] for row, match in zip(log_probabilities, matches, strict=True)]
     )
     assert_close(losses.matching(logits, matches), expected(value))
-    constant = torch.zeros(6, 2)  # knows nothing but the ratio of 1 to 2
+    constant = torch.zeros(6, 2)  # predicts the ratio of 1 to 2 for every pair
     constant[:, 0] = np.log(2)
     one_third = torch.arange(6) < 2
     assert losses.matching(constant, one_third).item() == pytest.approx(0.6365, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Losses over two and three processes: the gradient of one process with the whole batch."""
+"""Losses over two and three processes have the gradient of one process with the whole batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from patchword.train import distributed, grad_cache
 
 pytestmark = pytest.mark.slow
 
-COUNT = 12  # pairs, shared out among 2 or 3 processes
+COUNT = 12  # pairs, divided among 2 or 3 processes
 GROUPS = torch.tensor([0, 1, 2, 0, 4, 5, 4, 7, 8, 2, 0, 11])
 POSITIVES = (
     torch.rand(COUNT, COUNT, generator=torch.Generator().manual_seed(2)) < 0.2
@@ -58,7 +58,7 @@ def in_all_processes(
 
 
 def in_micro_batches(network: Pairs, loss: Callable[..., Tensor]) -> Result:
-    """The same in micro-batches of two and what is left."""
+    """The same in micro-batches of two."""
     batch = some_batch(COUNT)
     rows = own_rows(batch)
     parts = list(zip(*(x[rows].split(2) for x in batch), strict=True))
@@ -70,7 +70,7 @@ def in_micro_batches(network: Pairs, loss: Callable[..., Tensor]) -> Result:
 def all_gathered(
     image: Tensor, text: Tensor, scale: Tensor, positives: Tensor | None = None
 ) -> Tensor:
-    """Every process computes the loss of all."""
+    """Every process computes the loss of the whole batch."""
     return losses.contrastive(distributed.gather(image), distributed.gather(text), scale)
 
 
@@ -90,12 +90,12 @@ def without_gradient_of_others(
 def own_pairs_alone(
     image: Tensor, text: Tensor, scale: Tensor, positives: Tensor | None = None
 ) -> Tensor:
-    """Each process takes its own pairs for the whole batch."""
+    """Each process computes the loss of its own pairs alone."""
     return losses.contrastive(image, text, scale)
 
 
 def with_frozen_tower(tower: str, sigmoid: bool) -> Pairs:
-    """A network one tower of which is frozen."""
+    """A network with one frozen tower."""
     network = Pairs(sigmoid=sigmoid)
     getattr(network.network, tower).requires_grad_(False)
     return network
@@ -133,7 +133,7 @@ def run_process(rank: int, world: int, folder: str) -> None:
 def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Result]]:
-    """What each process found."""
+    """The results of each process."""
     folder = tmp_path_factory.mktemp("processes")
     ranks(run_process, request.param, request.param, str(folder))
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(request.param)]

@@ -1,4 +1,4 @@
-"""What a run learns: each objective's loss against its formula, what is frozen, who teaches."""
+"""Objectives: each loss against its formula, frozen parts, teachers, adapters, initial weights."""
 
 import shutil
 from dataclasses import replace
@@ -53,7 +53,7 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
         rows, columns = (m.float() / m.sum(1, keepdim=True) for m in (true, true.T))
         expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2
     assert_close(value(run, batch), expected)
-    assert true.sum() > len(true)  # some caption is true of another's image
+    assert true.sum() > len(true)  # some caption is true of another image
 
 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_init_of_other_classes(tmp_path: Path) -> None:
     file = write(tmp_path, "classification")
     first = loop.train(load(file, f"out={tmp_path / 'first'}", "steps=1")).folder
     folder = photos(tmp_path / "photos")
-    for name in ("c", "d", "e"):  # as many classes, others
+    for name in ("c", "d", "e"):  # the same number of other classes
         (folder / name).mkdir()
         shutil.copy(folder / "a-hat" / "0.png", folder / name)
     changes = [f"data.0.path={folder}", "data.0.kind=folder", "data.0.only="]

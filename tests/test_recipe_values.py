@@ -1,5 +1,4 @@
-"""Numbers of a recipe that cannot be are refused when it is read, by their name; and which
-parameters learn with weight decay."""
+"""Values of recipes: errors that name invalid ones, and what valid ones do."""
 
 import os
 import signal
@@ -54,7 +53,7 @@ def base(tmp_path: Path) -> Path:
         "learning_rate=0", "learning_rate=-1e-3", "learning_rate=nan", "learning_rate=inf",
         "ema=1.5", "ema=-0.1", "warmup=-3", "clip_norm=-1", "micro_batch=-4", "micro_batch=9",
         "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "label_smoothing=2", "seed=-1",
-        f"seed={2**64}", "label_smoothing=1", "lora.dropout=1",  # which would learn nothing
+        f"seed={2**64}", "label_smoothing=1", "lora.dropout=1",  # would learn nothing
         "mix.mixup=-1", "mix.cutmix=-1", "mix.share=1.5", "lora.rank=0", "lora.dropout=2",
         "teacher.weight=-1", "teacher.temperature=0", "blip.contrast=-1", "blip.texts=0",
         "blip.soft_targets=2", "blip.soft_targets_warmup=-1", "blip.cross_query_scale=0",
@@ -70,7 +69,7 @@ def test_numbers_that_cannot_be(base: Path, change: str) -> None:
 
 
 def test_a_soft_teacher_leaves_the_labels_their_share(base: Path) -> None:
-    """Of more than 1 the cross-entropy with the labels would grow, not fall."""
+    """With a weight above 1, training would increase the cross-entropy with the labels."""
     changes = ["objective=classification", "teacher.model=demo", "teacher.weight=2"]
     with pytest.raises(RecipeError, match=r"teacher.weight is 2.0; .* at most 1"):
         recipe.load(base, [*changes, "teacher.kind=soft"])
@@ -81,7 +80,7 @@ def test_a_soft_teacher_leaves_the_labels_their_share(base: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
 def test_one_pair_cannot_be_compared(base: Path, objective: str) -> None:
-    changes = [f"objective={objective}", "micro_batch=1"]  # the loss is of the whole batch
+    changes = [f"objective={objective}", "micro_batch=1"]  # the loss is that of the whole batch
     assert recipe.load(base, [*changes, "batch=2"]).batch == 2
     with pytest.raises(RecipeError, match=f"batch is 1: the objective {objective} .* 2 or more"):
         recipe.load(base, [*changes, "batch=1"])
@@ -218,7 +217,7 @@ def test_templates_of_training_say_a_label_twice(tmp_path: Path) -> None:
 
 
 def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
-    """An init with a moving average; the recipe says which set it starts from, as `load` does."""
+    """For an init with a moving average, the recipe chooses the set of weights, like `load`."""
     model = checkpoints.load("demo")
     checkpoints.save(model, tmp_path / "init")
     state = load_file(tmp_path / "init" / "model.safetensors")
@@ -239,7 +238,7 @@ def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
 
 
 def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) -> None:
-    """As mT5, and all that is padded to a round number."""
+    """As for mT5, whose embeddings are padded to a round number."""
     tiny = tiny_bundle(tiny_clip())
     ids = tiny.tokenizer.vocab_size
     config = replace(tiny.config, text=replace(tiny.config.text, vocab_size=ids + 9))
@@ -260,7 +259,7 @@ def test_the_architecture_of_init(base: Path) -> None:
 
 
 def test_how_init_is_read_does_not_part_a_run_from_itself(base: Path) -> None:
-    """A checkpoint of before these keys continues: the weights they choose are compared."""
+    """Older checkpoints without these keys can continue. The weights of init are compared."""
     identity = Run(recipe.load(base), World(torch.device("cpu"))).identity()
     assert "init's weights" in identity
     assert not {"weights", "architecture"} & set(identity)

@@ -1,4 +1,4 @@
-"""The shipped recipes: some steps of each, and that each is run whole by `make check-recipes`."""
+"""The shipped recipes: some steps of each. `make check-recipes` runs each to its end."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COUNTS = ["image_size=48", "data.0.only=shapes", "data.0.label=count"]
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned classes, for a step."""
+    """A model that was trained on classes for one step."""
     folder = tmp_path_factory.mktemp("probe")
     settings = [f"out={folder}", "engine.device=cpu", "engine.workers=0", "until=1", *COUNTS]
     return loop.train(recipe.load("probe", settings)).folder

@@ -1,4 +1,5 @@
-"""What captions of scenes say, read from their words: as they were meant, and nothing dropped."""
+"""The parser of captions of scenes: it reads their meaning, and reports words that it cannot
+read."""
 
 import numpy as np
 import pytest
@@ -99,15 +100,15 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
 @pytest.mark.parametrize(
     ("caption", "facts", "unread"),
     [
-        # Words of other things, and of no thing.
+        # Words that are not about scenes.
         ("a photo of a dress", set(), ("a", "dress")),
         ("a red circle and a pink square", {"red circle"}, ("and", "a", "pink", "square")),
         ("a red circles", set(), ("a", "red", "circles")),
         ("red", set(), ("red",)),
-        # The same again: no scene has two that are alike.
+        # Repetitions: no scene has two equal objects.
         ("a red ring and a red ring", {"red ring"}, ("a red ring",)),
         ("a wafer with a stain on a wafer", {"defect=stain"}, ("a wafer",)),
-        # Words that link nothing, or not these.
+        # Linking words that link nothing, or the wrong objects.
         ("a red ring a blue star", {"red ring"}, ("a blue star",)),
         ("a red ring above", {"red ring"}, ("above",)),
         ("a red ring, and", {"red ring"}, (", and",)),
@@ -115,7 +116,7 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
         ("a red ring on a wafer", {"red ring"}, ("on",)),
         ("a scratch and a stain", {"defect=scratch", "defect=stain"}, ("and",)),
         ("a red ring above below a red star", {"red ring", "red star"}, ("above", "below")),
-        # Places and sizes that are of something else.
+        # Places and sizes that belong to other objects.
         (
             "a red ring on the left of a blue star",
             {"red ring", "red ring place=left", "blue star"},
@@ -123,7 +124,7 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
         ),
         ("a long stain on a wafer", {"defect=stain"}, ("a", "long")),
         ("a scratch on a wafer on the left", {"defect=scratch"}, ("on the left",)),
-        # Openings, numbers and articles out of place.
+        # Openings, numbers and articles in the wrong place.
         ("a photo of a photo of a red ring", {"red ring"}, ("a", "photo", "of")),
         ("two shapes a red ring", {"red ring"}, ("two", "shapes")),
         ("an red ring", {"red ring"}, ("an",)),

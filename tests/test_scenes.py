@@ -1,4 +1,4 @@
-"""Scenes: the same each time, true to their words, right in their masks."""
+"""Scenes are always the same, their texts are true, and their masks are right."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"
 
 
 def same(one: Scene, other: Scene) -> bool:
-    """Equal in every pixel, mask and word."""
+    """Whether two scenes have the same pixels, masks and texts."""
     masks = [
         a.name == b.name and np.array_equal(a.mask, b.mask)
         for a, b in zip(one.objects, other.objects, strict=True)
@@ -50,7 +50,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def centroid(mask: np.ndarray) -> tuple[float, float]:
-    """(x, y) as fractions of the side."""
+    """(x, y) of a mask's centroid, as fractions of the side."""
     rows, columns = np.nonzero(mask)
     return (columns.mean() + 0.5) / mask.shape[1], (rows.mean() + 0.5) / mask.shape[0]
 
@@ -81,7 +81,7 @@ def test_layout_does_not_depend_on_size(size: int) -> None:
             other.facts,
             other.questions,
         )
-        # Averaged down to 32 px noise and edges vanish and only the layout is left.
+        # Averaging down to 32 px removes noise and edges, and leaves the layout.
         small, large = (
             np.asarray(Image.fromarray(s.image).resize((32, 32), Image.Resampling.BOX), float)
             for s in (one, other)
@@ -111,7 +111,8 @@ def test_records_are_well_formed() -> None:
 
 
 def test_mask_is_where_the_defect_is() -> None:
-    """Against the same wafer without it: changed inside the mask, untouched away from it."""
+    """Compared with the same wafer without a defect, pixels change in the mask and not far from
+    it."""
     for i, s in enumerate(WAFERS):
         clean = scene(5, i, SIZE, label="a perfect wafer")
         change = np.abs(s.image.astype(int) - clean.image.astype(int)).max(2)
@@ -120,7 +121,7 @@ def test_mask_is_where_the_defect_is() -> None:
             continue
         mask = s.objects[0].mask
         near = mask
-        for _ in range(4):  # four pixels of room: antialiasing, shadow, fracture
+        for _ in range(4):  # four pixels for antialiasing, shadow and fracture
             grown = near.copy()
             grown[1:] |= near[:-1]
             grown[:-1] |= near[1:]
@@ -128,7 +129,7 @@ def test_mask_is_where_the_defect_is() -> None:
             grown[:, :-1] |= near[:, 1:]
             near = grown
         assert change[~near].max() == 0
-        # Visible: the changed part of the mask stands out by at least an eighth of the range.
+        # The defect is visible: pixels in its mask change by at least an eighth of the range.
         assert np.percentile(change[mask], 80) > 255 / 8, (i, s.label)
 
 
@@ -192,7 +193,7 @@ def test_particles_are_as_many_as_told() -> None:
     for s in WAFERS:
         if s.facts["defect"] == "particles":
             assert (s.facts["amount"] == "many") == (int(s.facts["count"]) > 10)
-            # Each speck's mask is 1.5 / 128 of the side in radius or more; they may overlap.
+            # The mask of a speck has a radius of at least 1.5 / 128 of the side; masks may overlap.
             speck = np.pi * (1.5 / 128 * SIZE) ** 2
             assert 0.25 * speck < s.objects[0].mask.sum() / int(s.facts["count"]) < 2.2 * speck
 
@@ -214,7 +215,7 @@ def test_wafer_captions_are_true_and_mean_what_they_say() -> None:
 
 
 def parse_shapes(caption: str) -> set[str]:
-    """What a caption about shapes says, read from its words."""
+    """The statements of a caption about shapes, read from its words."""
     words = words_of(caption)
     colours_at = [i for i, word in enumerate(words) if word in COLOURS]
     assert all(words[i + 1] in SHAPES for i in colours_at)
@@ -344,8 +345,8 @@ def test_shape_answers_are_true() -> None:
 
 
 def test_wrong_captions_are_false_by_one_fact() -> None:
-    """What is false of the scene is one of its facts, or all that is said of one shape, which has
-    another name."""
+    """A single statement is false or, if the name of a shape was changed, all statements about that
+    shape."""
     rng = np.random.default_rng(3)
     changed = Counter[str]()
     for s in (*WAFERS, *SHAPED):
@@ -360,7 +361,7 @@ def test_wrong_captions_are_false_by_one_fact() -> None:
         changed["name" if renamed else key[1] if key else "relation"] += 1
     assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
     related = sum(any(key.startswith("relation") for key in s.facts) for s in SHAPED)
-    assert changed["relation"] > related / 4  # of colour, shape and relation
+    assert changed["relation"] > related / 4  # the kinds are colour, shape and relation
 
 
 def test_everything_occurs() -> None:

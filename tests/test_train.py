@@ -1,4 +1,4 @@
-"""Training: a function of its recipe, interrupted or not."""
+"""Training: the same recipe gives the same weights, interrupted or not."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def wait_for_steps(child: BaseProcess, folder: Path, steps: int) -> None:
-    """Wait until a run, as a user runs it, has noted so many steps."""
+    """Wait until a run in another process has recorded this many steps."""
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
@@ -51,11 +51,11 @@ def wait_for_steps(child: BaseProcess, folder: Path, steps: int) -> None:
 
 
 class StoppedError(Exception):
-    """Ends a run between two steps, as a kill does, without its knowing."""
+    """Ends a run between two steps. Like a kill, it gives the run no chance to save."""
 
 
 def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
-    """`kill -9` of the run as a user starts it, once it has noted so many steps."""
+    """Run the command, and `kill -9` it when it has recorded this many steps."""
     process = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
     wait_for_steps(process, file.parent / "run", rows)
     process.kill()
@@ -63,7 +63,7 @@ def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
 
 
 def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
-    """The same in this process, after that step: nothing is saved there either."""
+    """The same in this process: stop the run after that step, before it saves anything."""
 
     def report(step: int, values: dict[str, float]) -> None:
         if step == rows:
@@ -75,7 +75,8 @@ def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> None:
-    """One objective is killed, the others are interrupted: how a process ends is not theirs."""
+    """One objective is really killed. The others are only interrupted, which is faster: killing
+    does not depend on the objective."""
     file = write(tmp_path, objective)
     uninterrupted = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
     stop = kill if objective == "contrastive" else interrupt
@@ -139,7 +140,7 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
     last = state.saved(tmp_path / "run")[4]
     content = last.read_bytes()
     middle = len(content) // 2
-    zeroed = content[:middle] + bytes(64) + content[middle + 64 :]  # torch would read it
+    zeroed = content[:middle] + bytes(64) + content[middle + 64 :]  # torch would load it
     for damaged in (content[:1000], b"hi\n", zeroed):
         last.write_bytes(damaged)
         with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
@@ -173,18 +174,18 @@ def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_p
 
 def test_a_run_that_begins_overwrites_no_model(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
-    run = loop.Run(load(path), parallel.World(torch.device("cpu")))
+    run = loop.Run(load(path), ALONE)
     with pytest.raises(RecipeError, match=r"without a checkpoint .* give another out"):
         run.resume()
 
 
 def test_a_warmup_longer_than_the_run_is_told(path: Path) -> None:
     with pytest.warns(UserWarning, match="warmup is 500, of 2 steps: .* to 8e-06, not to 0.002"):
-        loop.Run(load(path, "steps=2", "warmup=500"), parallel.World(torch.device("cpu")))
+        loop.Run(load(path, "steps=2", "warmup=500"), ALONE)
 
 
 def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
-    """As those before checkpoints had a format: the recipe's keys were others."""
+    """Old checkpoints have no format, and other recipe keys."""
     loop.train(load(path, "until=2"))
     file = state.saved(tmp_path / "run")[2]
     checkpoint = torch.load(file, weights_only=True)
@@ -198,7 +199,7 @@ def test_a_checkpoint_whose_list_of_parts_is_damaged_is_none(tmp_path: Path) -> 
     file = tmp_path / "step-00000001.pt"
     torch.save({"step": 1, "network": torch.ones(9)}, file)
     content = bytearray(file.read_bytes())
-    content[content.index(b"PK\1\2") + 10] = 8  # a part seems to be compressed
+    content[content.index(b"PK\1\2") + 10] = 8  # declares one part as compressed
     file.write_bytes(content)
     with pytest.raises(RecipeError, match=r"not a checkpoint of a run .* delete it to go on from"):
         state.load(file)
@@ -223,7 +224,7 @@ def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
 
 
 def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
-    """A run and its first batches."""
+    """A run, and its first batches on its device."""
     from patchword import data
 
     run = loop.Run(load(file, *changes), ALONE)
@@ -233,7 +234,7 @@ def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
 
 
 def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
-    """And then what `Preprocess` makes of them, bit for bit."""
+    """There they become what `Preprocess` gives, bit for bit."""
     from patchword import data
 
     run, (on_device, *_) = run_and_batches(path)
@@ -283,7 +284,7 @@ def test_micro_batches_with_batch_norms_are_told(
 def test_ways_to_compute_change_nothing(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled without kernels of its own, which take minutes to build."""
+    """The backend that compiles builds no kernels, which would take minutes."""
     compile_eagerly = partialmethod(nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(Block, "compile", compile_eagerly)
     results = []
@@ -298,13 +299,14 @@ def test_ways_to_compute_change_nothing(
 def test_no_block_of_a_compiled_run_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch makes so many versions of a piece of code, and would run the next ones as written."""
+    """torch compiles a limited number of versions of a function, and would run others
+    uncompiled."""
     compile_eagerly = partialmethod(nn.Module.compile, backend="eager")
     monkeypatch.setattr(Block, "compile", compile_eagerly)
     changes = ["engine.compile=true", "engine.precision=bfloat16", "until=1", *tiny_blip.MOMENTUM]
     torch._dynamo.reset()
     limits = {"recompile_limit": 8, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(limits):  # set back afterwards, too
+    with torch._dynamo.config.patch(limits):  # restores the values afterwards
         loop.train(recipe.load(tiny_blip.write(tmp_path), changes))
     assert len(curve(tmp_path / "run")) == 1
 
@@ -318,10 +320,8 @@ def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None
 
 
 def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
-    """CLIP's and open_clip's training clips the parameter; a clamp alone has no gradient there."""
-    run = loop.Run(
-        load(path, "learning_rate=0.05", "warmup=1"), parallel.World(torch.device("cpu"))
-    )
+    """CLIP and open_clip clip the parameter in training: a clamp alone has no gradient there."""
+    run = loop.Run(load(path, "learning_rate=0.05", "warmup=1"), ALONE)
     limit, batches = run.initial.config.scale_limit, run.batches(0)
     values = []
     with torch.no_grad():
@@ -329,7 +329,7 @@ def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
     for step, batch in enumerate(islice(batches, 4)):
         values.append(run.step(step, batch)["logit_scale"])
     assert values[0] <= limit
-    assert values[0] > values[1] > values[3]  # an untrained model wants a smaller one
+    assert values[0] > values[1] > values[3]  # the loss of an untrained model falls with the scale
     up = torch.optim.SGD([run.network.logit_scale], lr=1.0)
     run.network.logit_scale.grad = torch.tensor(-10.0)
     up.step()
@@ -376,7 +376,10 @@ def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
         ('lora.within=["image","txt"]', "no linear layer is within txt"),
         ("data.0.kind=table data.0.split=test", "split is of folders and of the hub"),
         ('init=demo fresh=["txt"]', "fresh: no part 'txt'; there are .*text, text.blocks"),
-        ('init=demo fresh=["text"]', r"set fresh = \[.*'image.norm', .*'text'\]"),  # keeps what is
+        (
+            'init=demo fresh=["text"]',
+            r"set fresh = \[.*'image.norm', .*'text'\]",
+        ),  # keeps the given part
         ('init=demo fresh=["text.blocks.9"]', "fresh: no part 'text.blocks.9'"),
         ("init=demo", "does not fit the recipe's model"),
     ],
@@ -417,7 +420,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
 
 @pytest.fixture
 def scenes_and_photos(tmp_path: Path) -> Path:
-    """Scenes, and photos of which two are broken."""
+    """A recipe with scenes, and with photos of which two are broken."""
     folder = photos(tmp_path / "photos")
     (folder / "a-hat" / "broken.png").write_bytes(b"not a photo")
     (folder / "a-hat" / "cut.png").write_bytes((folder / "a-hat" / "0.png").read_bytes()[:60])

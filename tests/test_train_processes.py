@@ -1,4 +1,4 @@
-"""One run in several processes is the run of one."""
+"""A run in several processes gives the same weights as one in a single process."""
 
 import subprocess
 import sys
@@ -17,9 +17,9 @@ from patchword.train import loop, parallel, state
 
 pytestmark = pytest.mark.slow
 
-EXACT = 1e-5  # relative: float32 sums in another order
-# Few steps and one checkpoint: what a process computes otherwise shows in the first step, and all
-# processes gather the weights of FSDP for each checkpoint.
+EXACT = 1e-5  # relative tolerance: float32 sums have another order
+# Few steps and one checkpoint: a difference between processes shows in the first step, and for each
+# checkpoint all processes gather the weights of FSDP.
 SHORT = ["steps=4", "checkpoint_every=4"]
 
 
@@ -33,7 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one process and of several, each in a folder called after it."""
+    """Runs in one process and in several, each in a folder named after it."""
     top = tmp_path_factory.mktemp("runs")
     files = {objective: write(top, objective) for objective in OBJECTIVES}
     for objective, file in files.items():
@@ -61,7 +61,7 @@ def test_processes_equal_one(folder: Path, kind: str, name: str) -> None:
     assert losses_of(folder / kind / name) == pytest.approx(losses_of(folder / name), rel=EXACT)
     expected, found = weights(folder / name), weights(folder / kind / name)
     assert expected.keys() == found.keys()
-    for key, value in expected.items():  # Adam makes a tiny gradient's rounding a step of full size
+    for key, value in expected.items():  # Adam turns rounding of a tiny gradient into a full step
         assert (found[key] - value).abs().mean() < 1e-5, key
 
 
@@ -75,7 +75,7 @@ def test_a_run_goes_on_in_another_number_of_processes(folder: Path) -> None:
 
 
 def test_one_of_the_processes_that_torchrun_starts_tells(tmp_path: Path) -> None:
-    """To the end, each with the environment that torchrun gives it."""
+    """Only the first process prints. Each has the environment that torchrun gives it."""
     file, (port,) = write(tmp_path), free_ports(1)
     outputs = [tmp_path / f"rank {rank}" for rank in range(2)]
     processes = [
@@ -91,7 +91,8 @@ def test_one_of_the_processes_that_torchrun_starts_tells(tmp_path: Path) -> None
 
 
 def test_torchrun_as_the_readme_says_killed(tmp_path: Path) -> None:
-    """SIGTERM to torchrun: all of its processes save the same step, where one goes on."""
+    """After SIGTERM to torchrun, its processes save one step together, where one process
+    continues."""
     file = write(tmp_path)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     changes = ["steps=3000", "checkpoint_every=1500"]

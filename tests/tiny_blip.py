@@ -88,11 +88,11 @@ cross_width = 32
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.soft_targets_warmup=2"]
 APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
-EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
+EVEN = ["blip.match=0"]  # a loss without random numbers
 
 
 def write(folder: Path, model: str = MODEL) -> Path:
-    """A recipe's file in `folder`; without `model`, one for `init`."""
+    """Write a recipe into `folder`. For model "" it needs an `init`."""
     file = folder / "blip.toml"
     file.write_text(RECIPE.format(out=folder / "run") + model)
     return file
@@ -114,7 +114,7 @@ def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unit features of images and texts by the network's ways for users, and its scale."""
+    """Unit features of images and texts by the network's public methods, and its scale."""
     with torch.no_grad():
         image = F.normalize(network.encode_image(batch.pixels).double(), dim=-1)
         text = F.normalize(network.encode_text(batch.ids).double(), dim=-1)
@@ -122,7 +122,7 @@ def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarr
 
 
 def jolt(run: loop.Run) -> None:
-    """Move the weight average away from the weights: else it would be the same network."""
+    """Move the EMA away from the weights: otherwise both would be the same network."""
     generator = torch.Generator().manual_seed(3)
     for name, value in run.average.items():
         if value.is_floating_point() and "running" not in name:
@@ -130,7 +130,7 @@ def jolt(run: loop.Run) -> None:
 
 
 def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
-    """The loss and every parameter's gradient, which are left zero."""
+    """The loss and every parameter's gradient. Afterwards the gradients are zero."""
     loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
     run.parallel_module.reduce_scalars()
     found = {"loss": loss}
@@ -144,7 +144,8 @@ def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
 
 
 def silent(batch: TextBatch, world: parallel.World) -> TextBatch:
-    """None of the rows in the second half has a question: one of two processes has none at all."""
+    """The batch without questions in its second half: one of two processes has no question at
+    all."""
     rows = world.rows(len(batch) * world.size)
     asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
     return replace(batch, has_question=asked)
@@ -163,7 +164,7 @@ Found = list[dict[str, Tensor]]
 
 
 def several(file: Path, case: str, world: parallel.World) -> Found:
-    """`gradients` of three steps of a case, without an update; and the queue in the end."""
+    """`gradients` of three steps of a case, without updates, and the queue at the end."""
     run = loop.Run(recipe.load(file, CASES[case]), world)
     loop.training_mode(run.network)
     if case.startswith("momentum"):
@@ -183,5 +184,5 @@ def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out
 
 
 def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
-    """`several` in that many processes; each case and rank in a file of `out`."""
+    """`several` in `size` processes, with a file in `out` for each case and rank."""
     ranks(_work, size, size, *free_ports(1), file, cases, out)

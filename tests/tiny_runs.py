@@ -1,4 +1,4 @@
-"""Training runs small enough for many: recipes, photos to train on, and processes to train in."""
+"""Small training runs: recipes, photos, and processes to train in."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def load(file: Path, *changes: str) -> recipe.Recipe:
 
 
 def photos(folder: Path) -> Path:
-    """Two classes of a dozen photos, told apart by colour."""
+    """Two classes of a dozen photos with different colours."""
     rng = np.random.default_rng(0)
     for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
         (folder / name).mkdir(parents=True)
@@ -129,7 +129,7 @@ def curve(folder: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-Runs = list[tuple[str, list[str]]]  # of each a recipe's file, and changes
+Runs = list[tuple[str, list[str]]]  # the recipe's file and changes of each run
 
 
 def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
@@ -141,5 +141,5 @@ def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
 
 
 def together(world: int, runs: Runs) -> None:
-    """Run after run in that many processes, as torchrun would start them."""
+    """One run after the other, in `world` processes, as torchrun would start them."""
     ranks(_work, world, world, free_ports(len(runs)), runs)
