@@ -170,6 +170,7 @@ def test_joined_tars(tmp_path: Path) -> None:
     assert len(webdataset_samples(tmp_path / "all.tar")) == 1
 
 
+# Without "d/._0...": webdataset names these samples "d/".
 NAMES = st.builds(
     "{}{}{}".format,
     st.sampled_from(["", "", "d/", "./", "d.e/"]),
@@ -177,9 +178,7 @@ NAMES = st.builds(
     st.sampled_from(
         [".jpg", ".JPG", ".png", ".txt", ".json", ".cls", ".depth.png", ".v2.txt", ".npy", ""]
     ),
-).filter(
-    lambda name: "d/._" not in name and "e/._" not in name
-)  # webdataset names these samples "d/"
+).filter(lambda name: "d/._" not in name and "e/._" not in name)
 
 
 def write_members(tar: Path, names: Sequence[str]) -> None:

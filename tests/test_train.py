@@ -376,10 +376,7 @@ def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
         ('lora.within=["image","txt"]', "no linear layer is within txt"),
         ("data.0.kind=table data.0.split=test", "split is of folders and of the hub"),
         ('init=demo fresh=["txt"]', "fresh: no part 'txt'; there are .*text, text.blocks"),
-        (
-            'init=demo fresh=["text"]',
-            r"set fresh = \[.*'image.norm', .*'text'\]",
-        ),  # keeps the given part
+        ('init=demo fresh=["text"]', r"set fresh = \[.*'image.norm', .*'text'\]"),
         ('init=demo fresh=["text.blocks.9"]', "fresh: no part 'text.blocks.9'"),
         ("init=demo", "does not fit the recipe's model"),
     ],
