@@ -5,13 +5,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_pairs import CONFIG, Batch, Pairs, gradients, some_batch
+from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from patchword import losses, models
-from patchword.config import MaskedConfig, ModelConfig
-from patchword.nn.patches import patchify
+from patchword import losses
 from patchword.train import grad_cache
 
 SIZES = (5, 5, 3)  # of micro-batches, the last smaller
@@ -65,29 +63,6 @@ def test_dropout_is_replayed(replayed: bool, monkeypatch: pytest.MonkeyPatch) ->
         assert torch.rand(()) == next_number  # the generator has advanced as in one piece
     else:
         assert distance(gradients(network), expected) > 1e-2
-
-
-@pytest.mark.parametrize("passed", [True, False])
-def test_random_masks_of_a_generator_are_replayed(passed: bool) -> None:
-    config = ModelConfig(CONFIG.vision, CONFIG.preprocess, masked=MaskedConfig(16, 1, 2, 32, 0.5))
-    network, generator = models.build(config), torch.Generator()
-    pictures = torch.randn(sum(SIZES), 3, 16, 16).split(SIZES)
-
-    def forward(pixels: Tensor) -> tuple[Tensor, ...]:
-        predicted, hidden = network(pixels, torch.rand(len(pixels), 4, generator=generator))
-        return predicted, patchify(pixels, 8), hidden
-
-    def loss(predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
-        return losses.masked_pixels(predicted, patches, hidden, True)
-
-    generator.manual_seed(4)
-    value, expected = in_one_piece(forward, pictures, loss), gradients(network)
-    generator.manual_seed(4)
-    generators = [generator] if passed else []
-    ours = grad_cache.backward(forward, pictures, loss, generators=generators)
-    assert_close(ours, value.detach())
-    difference = distance(gradients(network), expected)
-    assert difference < 1e-6 if passed else difference > 1e-3
 
 
 def test_a_frozen_tower_and_a_loss_with_its_own_parameters() -> None:

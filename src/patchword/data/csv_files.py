@@ -15,10 +15,18 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from patchword.data.rows import ANSWERS, CAPTIONS, IMAGES, LABELS, QUESTIONS, listed, suffix_of
-from patchword.errors import PatchwordError, RecipeError, counted
+from patchword.data.rows import (
+    ANSWERS,
+    CAPTIONS,
+    IMAGES,
+    LABELS,
+    QUESTIONS,
+    listed,
+    recipe_lines,
+    suffix_of,
+)
+from patchword.errors import RecipeError, counted
 from patchword.images.files import picture_suffixes
-from patchword.text.lines import text_lines
 
 DELIMITERS = ",\t;|"  # in this order if the first line fits several
 _USUAL = {*IMAGES, *CAPTIONS, *LABELS, *QUESTIONS, *ANSWERS}
@@ -39,16 +47,7 @@ def csv_records(file: Path) -> Iterator[tuple[int, list[str]]]:
     Raises RecipeError, with the line, for a row with too many or too few cells, a quote that is not
     closed, and a file that is not text.
     """
-    try:
-        yield from _records(file)
-    except RecipeError:
-        raise
-    except PatchwordError as error:
-        raise RecipeError(str(error)) from error
-
-
-def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    lines = text_lines(file)
+    lines = recipe_lines(file)
     skipped, first = _next_line(lines)
     dialect = _dialect(file, first)
     separator = _SEPARATOR_LINE.fullmatch(first)

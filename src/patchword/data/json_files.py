@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from patchword.data.rows import listed, parsed_json, suffix_of
-from patchword.errors import PatchwordError, RecipeError
-from patchword.text.lines import text_lines
+from patchword.data.rows import listed, parsed_json, recipe_lines, suffix_of
+from patchword.errors import RecipeError
 
 CHECKED = 64  # images of COCO's file that are looked for in the folders around it
 
@@ -21,17 +20,8 @@ Record = tuple[str, str, dict[str, Any]]
 def json_records(file: Path) -> Iterator[Record]:
     """The objects of a .jsonl or .json file. Raises RecipeError, with the line or entry, for
     anything that is not a JSON object."""
-    try:
-        yield from _records(file)
-    except RecipeError:
-        raise
-    except PatchwordError as error:
-        raise RecipeError(str(error)) from error
-
-
-def _records(file: Path) -> Iterator[Record]:
     is_first = True  # then all lines together may be one value
-    lines = text_lines(file)
+    lines = recipe_lines(file)
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue

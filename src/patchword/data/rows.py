@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from patchword import errors
-from patchword.errors import RecipeError
+from patchword.errors import PatchwordError, RecipeError
+from patchword.text.lines import text_lines
 
 # Usual names of columns, in lower case. The first that exists is used.
 IMAGES = (
@@ -103,6 +104,14 @@ class JoinedColumns:
     @staticmethod
     def _joined(cells: Iterable[Any]) -> list[str]:
         return [text for cell in cells for text in texts_of(cell)]
+
+
+def recipe_lines(file: Path) -> Iterator[str]:
+    """The lines of a text file. Raises RecipeError if it cannot be read."""
+    try:
+        yield from text_lines(file)
+    except PatchwordError as error:
+        raise RecipeError(str(error)) from error
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:

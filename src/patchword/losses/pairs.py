@@ -40,7 +40,7 @@ def sigmoid(
     inputs = (image, text, scale, bias)
     if positives is not None and positives.ndim == 1:
         positives = torch.cat([positives, positives])
-    value, gradients = pairwise_sigmoid(inputs, positives, needs_gradient=needs_gradient(*inputs))
+    value, gradients = pairwise_sigmoid(inputs, positives, 0, needs_gradient(*inputs))
     return with_gradients(value, inputs, gradients) / len(image)
 
 

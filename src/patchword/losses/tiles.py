@@ -26,9 +26,9 @@ Gradients = list[Tensor | None]  # in the order of the inputs; None for one that
 def log_sum_exps(
     image: Tensor, text: Tensor, scale: Tensor, first: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the logits scale * image @ text.T, features (N, D) and (M, D): the log-sum-exp of each
-    row (N,) and of each column (M,), in float64 where the device has it, and each image's own
-    logit (N,): with text first + i for image i.
+    """Log-sum-exps of the logits scale * image @ text.T, with features (N, D) and (M, D): those of
+    the rows (N,) and of the columns (M,), in float64 if the device has it; and the logit of each
+    image i with its own text first + i, (N,).
 
     Differentiable once, in image, text and scale; backward computes the logits again.
     """
@@ -37,16 +37,18 @@ def log_sum_exps(
 
 def pairwise_sigmoid(
     inputs: Sequence[Tensor],
-    positives: Tensor | None = None,
-    first: int = 0,
-    needs_gradient: Sequence[bool] = (True, True, True, True),
+    positives: Tensor | None,
+    first: int,
+    needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, Gradients]:
     """The sum over all pairs of -log sigmoid(z * (scale * image @ text.T + bias)), where z is 1
     for positive pairs and -1 for negative ones, and its gradients.
 
-    inputs: image (N, D), text (M, D), scale, bias. needs_gradient: which of them need a gradient.
-    positives: (N, M) bool; or (N + M,) integers of the images, then of the texts, equal numbers
-    being positive pairs; or None for image i with text first + i, if there is one.
+    inputs          image (N, D), text (M, D), scale, bias
+    positives       (N, M) bool; or (N + M,) integers of the images, then of the texts, which are
+                    equal for positive pairs; or None: image i with text first + i, if there is one
+    needs_gradient  which of the inputs need a gradient
+
     Computed without autograd: `with_gradients` makes the value a function of the inputs.
     """
     with torch.no_grad(), without_autocast(inputs[0]):

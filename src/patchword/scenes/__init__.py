@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from patchword.errors import ConfigError
-from patchword.scenes.base import Facts, Scene, SceneObject, finish
+from patchword.scenes.base import Facts, Scene, SceneObject, choose, finish
 from patchword.scenes.captions import (
     DEFECT_NAMES,
     OBJECT_NAMES,
@@ -86,10 +86,10 @@ def scene(
     rng = np.random.Generator(np.random.PCG64(source))
     noise = np.random.Generator(np.random.PCG64(source.spawn(1)[0]))
     # Both are drawn even if the caller gives them, so that the rest of the scene stays the same.
-    drawn_kind = KINDS[int(rng.integers(len(KINDS)))]
-    drawn_label = WAFER_CLASSES[int(rng.integers(len(WAFER_CLASSES)))]
-    if label is not None or (kind or drawn_kind) == "wafer":
-        return _wafer_scene(rng, noise, size, label or drawn_label)
+    random_kind = choose(rng, KINDS)
+    random_label = choose(rng, WAFER_CLASSES)
+    if label is not None or (kind or random_kind) == "wafer":
+        return _wafer_scene(rng, noise, size, label or random_label)
     return _shapes_scene(rng, noise, size, palette)
 
 

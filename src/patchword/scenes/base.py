@@ -5,6 +5,7 @@ can be drawn at any size. A shape is given by its signed distance, negative insi
 pixel wide, which antialiases it without supersampling.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -53,6 +54,16 @@ class Scene:
     facts: Facts
     objects: tuple[SceneObject, ...]
     questions: Questions
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A random number between two others."""
+    return low + (high - low) * rng.random()
+
+
+def choose(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """A random one of the options."""
+    return options[int(rng.integers(len(options)))]
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ The tables of wordings are used to generate captions here, and to parse captions
 
 import numpy as np
 
-from patchword.scenes.base import Facts, Questions
+from patchword.scenes.base import Facts, Questions, choose
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
 
@@ -81,10 +81,6 @@ PERFECT = ("perfect {}", "clean {}", "flawless {}", "{} without defects")
 SILICON = ("{} wafer", "{} silicon wafer")
 
 
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def with_article(phrase: str) -> str:
     """ "orange star" -> "an orange star"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
@@ -102,7 +98,7 @@ def _listed(phrases: list[str]) -> str:
 
 def _perfect(rng: np.random.Generator, film: str) -> str:
     wafer = f"{film} wafer" if film else "wafer"
-    return with_article(_pick(rng, PERFECT).format(wafer))
+    return with_article(choose(rng, PERFECT).format(wafer))
 
 
 def _defect_phrase(rng: np.random.Generator, mentioned: Facts) -> str:
@@ -110,7 +106,7 @@ def _defect_phrase(rng: np.random.Generator, mentioned: Facts) -> str:
     defect = str(mentioned["defect"])
     if defect == "particles":
         amount = AMOUNTS.get(str(mentioned.get("amount")), "")
-        noun = _pick(rng, NOUNS[defect])
+        noun = choose(rng, NOUNS[defect])
         if mentioned.get("spread") == "clustered":
             phrase = f"a cluster of {amount.removeprefix('a ')} {noun}"
         else:
@@ -118,11 +114,11 @@ def _defect_phrase(rng: np.random.Generator, mentioned: Facts) -> str:
         phrase = " ".join(phrase.split())
     else:
         size = SIZES.get((defect, str(mentioned.get("size"))))
-        adjective = f"{_pick(rng, size)} " if size else ""
-        phrase = with_article(adjective + _pick(rng, NOUNS[defect]))
+        adjective = f"{choose(rng, size)} " if size else ""
+        phrase = with_article(adjective + choose(rng, NOUNS[defect]))
     if "place" not in mentioned:
         return phrase
-    return f"{phrase} {_pick(rng, PLACES[str(mentioned['place'])])}"
+    return f"{phrase} {choose(rng, PLACES[str(mentioned['place'])])}"
 
 
 def noun_phrases(name: str) -> tuple[str, ...]:
@@ -146,15 +142,15 @@ def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         if rng.random() < 0.5 and detailed and key in facts:
             mentioned[key] = facts[key]
     film = str(mentioned.get("film", ""))
-    wafer = with_article(_pick(rng, SILICON).format(film).strip())
+    wafer = with_article(choose(rng, SILICON).format(film).strip())
     if mentioned["defect"] == "none":
         text = _perfect(rng, film)
     else:
         phrase = _defect_phrase(rng, mentioned)
         with_defect = f"{wafer} with {phrase}"  # twice as often as the other wording
-        text = _pick(rng, (with_defect, with_defect, f"{phrase} on {wafer}"))
+        text = choose(rng, (with_defect, with_defect, f"{phrase} on {wafer}"))
     meaning = "; ".join(f"{key}={value}" for key, value in sorted(mentioned.items()))
-    return _pick(rng, TEMPLATES).format(text), meaning
+    return choose(rng, TEMPLATES).format(text), meaning
 
 
 def wafer_questions(facts: Facts) -> Questions:
@@ -254,11 +250,11 @@ def _single(rng: np.random.Generator, facts: Facts, name: str) -> tuple[str, lis
     text, mentioned = name, [name]
     if rng.random() < 0.4:
         mentioned.append(f"{name} size={facts['size 1']}")
-        text = f"{_pick(rng, SIZES['stain', str(facts['size 1'])])} {text}"
+        text = f"{choose(rng, SIZES['stain', str(facts['size 1'])])} {text}"
     text = with_article(text)
     if rng.random() < 0.5 and "place 1" in facts:
         mentioned.append(f"{name} place={facts['place 1']}")
-        text = f"{text} {_pick(rng, PLACES[str(facts['place 1'])])}"
+        text = f"{text} {choose(rng, PLACES[str(facts['place 1'])])}"
     return text, mentioned
 
 
@@ -273,7 +269,7 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         mentioned.append(canonical(one, relation, other))
         if rng.random() < 0.5:
             one, relation, other = other, _CONVERSE[relation], one
-        text = f"{with_article(one)} {_pick(rng, RELATIONS[relation])} {with_article(other)}"
+        text = f"{with_article(one)} {choose(rng, RELATIONS[relation])} {with_article(other)}"
         for name in names:
             if name not in (one, other):
                 text += f", and {with_article(name)}"
@@ -281,7 +277,7 @@ def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
         text = _listed([with_article(str(name)) for name in rng.permutation(names)])
         if rng.random() < 0.3:
             text = f"{NUMBERS[len(names)]} shapes: {text}"
-    template = "{}" if text.startswith(NUMBERS) else _pick(rng, TEMPLATES)
+    template = "{}" if text.startswith(NUMBERS) else choose(rng, TEMPLATES)
     return template.format(text), "; ".join(sorted(mentioned))
 
 
@@ -297,10 +293,10 @@ def wrong_caption(rng: np.random.Generator, facts: Facts) -> str:
     changed. Each kind of facts (colour, place, relation, ...) is changed equally often. No scene
     has two shapes of the same name."""
     kinds = {key.split()[0] for key in facts} & _VALUES.keys()
-    kind = _pick(rng, tuple(sorted(kinds)))
+    kind = choose(rng, tuple(sorted(kinds)))
     keys = tuple(key for key in facts if key.split()[0] == kind)
     while True:
-        changed = {**facts, _pick(rng, keys): _pick(rng, _VALUES[kind])}
+        changed = {**facts, choose(rng, keys): choose(rng, _VALUES[kind])}
         same_names = "film" not in facts and len(set(_names(changed))) < _count(facts)
         text, meaning = caption(rng, changed)
         if not (same_names or holds(meaning, facts)):

@@ -14,11 +14,13 @@ from patchword.scenes.base import (
     Floats,
     Mask,
     blend,
+    choose,
     cover,
     grid,
     polygon,
     smooth_noise,
     stretch,
+    uniform,
     window,
 )
 
@@ -52,10 +54,6 @@ class Shape:
     @property
     def name(self) -> str:
         return f"{self.colour} {self.shape}"
-
-
-def _pick(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
 
 
 def relation(a: Shape, b: Shape) -> str | None:
@@ -100,21 +98,21 @@ def _names(rng: np.random.Generator, count: int, palette: Sequence[str]) -> list
 
 def _one_spot(rng: np.random.Generator) -> list[Spot]:
     """One small or large spot."""
-    radius = _pick(rng, 0.12, 0.19) if rng.random() < 0.5 else _pick(rng, 0.26, 0.36)
+    radius = uniform(rng, 0.12, 0.19) if rng.random() < 0.5 else uniform(rng, 0.26, 0.36)
     room = 0.5 - radius - _MARGIN
-    x, y = 0.5 + room * _pick(rng, -1, 1), 0.5 + room * _pick(rng, -1, 1)
+    x, y = 0.5 + room * uniform(rng, -1, 1), 0.5 + room * uniform(rng, -1, 1)
     return [(x, y, radius)]
 
 
 def _two_spots(rng: np.random.Generator) -> list[Spot]:
     """Two spots apart along one axis."""
-    radii = _pick(rng, 0.11, 0.2), _pick(rng, 0.11, 0.2)
-    distance = sum(radii) + _MARGIN + _pick(rng, 0, 0.12)
+    radii = uniform(rng, 0.11, 0.2), uniform(rng, 0.11, 0.2)
+    distance = sum(radii) + _MARGIN + uniform(rng, 0, 0.12)
     low, high = radii[0] + _MARGIN, 1 - distance - radii[1] - _MARGIN
-    first = _pick(rng, low, max(low, high))
+    first = uniform(rng, low, max(low, high))
     widest = max(radii) + _MARGIN
-    middle = _pick(rng, widest + 0.05, 0.95 - widest)
-    tilt = _pick(rng, -0.1, 0.1)
+    middle = uniform(rng, widest + 0.05, 0.95 - widest)
+    tilt = uniform(rng, -0.1, 0.1)
     along, across = (first, first + distance), (middle - tilt / 2, middle + tilt / 2)
     horizontal = rng.random() < 0.5
     x, y = (along, across) if horizontal else (across, along)
@@ -128,10 +126,10 @@ def _three_spots(rng: np.random.Generator) -> list[Spot]:
     side = 1 / cells
     spots = []
     for cell in rng.permutation(cells * cells)[:3].tolist():
-        radius = _pick(rng, 0.3, 0.4) * side if cells == 2 else _pick(rng, 0.38, 0.44) * side
+        radius = uniform(rng, 0.3, 0.4) * side if cells == 2 else uniform(rng, 0.38, 0.44) * side
         room = side / 2 - radius - _MARGIN / 2
-        x = (cell % cells + 0.5) * side + room * _pick(rng, -1, 1)
-        y = (cell // cells + 0.5) * side + room * _pick(rng, -1, 1)
+        x = (cell % cells + 0.5) * side + room * uniform(rng, -1, 1)
+        y = (cell // cells + 0.5) * side + room * uniform(rng, -1, 1)
         spots.append((x, y, radius))
     return spots
 
@@ -144,7 +142,7 @@ def draw_shapes(rng: np.random.Generator, palette: Sequence[str] = ()) -> list[S
     for (colour, shape), (x, y, radius) in zip(
         _names(rng, count, palette or tuple(COLOURS)), spots, strict=True
     ):
-        shapes.append(Shape(colour, shape, x, y, radius, _pick(rng, -0.26, 0.26)))
+        shapes.append(Shape(colour, shape, x, y, radius, uniform(rng, -0.26, 0.26)))
     return shapes
 
 
@@ -234,12 +232,12 @@ class Ground(NamedTuple):
 
 def draw_ground(rng: np.random.Generator) -> Ground:
     """A random background."""
-    level = _pick(rng, 0.36, 0.64)
+    level = uniform(rng, 0.36, 0.64)
     tint = rng.uniform(-0.05, 0.05, (2, 3))
-    step = _pick(rng, 0.03, 0.09) * (1 if rng.random() < 0.5 else -1)
+    step = uniform(rng, 0.03, 0.09) * (1 if rng.random() < 0.5 else -1)
     one, two = (level + step + tint[0]).tolist(), (level - step + tint[1]).tolist()
-    pattern = ("gradient", "clouds", "stripes", "checks")[int(rng.integers(4))]
-    direction, stripes = _pick(rng, 0, pi), _pick(rng, 5, 12)
+    pattern = choose(rng, ("gradient", "clouds", "stripes", "checks"))
+    direction, stripes = uniform(rng, 0, pi), uniform(rng, 5, 12)
     first, second = (one[0], one[1], one[2]), (two[0], two[1], two[2])
     return Ground(pattern, first, second, direction, stripes, smooth_noise(rng, 7))
 
@@ -272,7 +270,7 @@ def paint_shape(rng: np.random.Generator, shape: Shape, image: Floats) -> Mask:
     """Paint a shape, lit from one side, over the image (3, H, W). Returns its mask (H, W)."""
     size = image.shape[1]
     jitter = rng.uniform(-0.03, 0.03, 3)
-    lx, ly = _pick(rng, -0.12, 0.12), _pick(rng, -0.12, 0.12)
+    lx, ly = uniform(rng, -0.12, 0.12), uniform(rng, -0.12, 0.12)
     rows, columns = window(shape.x, shape.y, 1.15 * shape.radius, size)
     x, y = grid(size)
     x, y = x[:, columns], y[rows]

@@ -17,11 +17,13 @@ from patchword.scenes.base import (
     Floats,
     Mask,
     blend,
+    choose,
     cover,
     grid,
     polygon,
     smooth_noise,
     stretch,
+    uniform,
     window,
 )
 
@@ -68,50 +70,42 @@ class Wafer:
         return float((self.film[0] + self.film[1]).mean() / 2)
 
 
-def _pick(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
-
-
-def _choose(rng: np.random.Generator, names: tuple[str, ...]) -> str:
-    return names[int(rng.integers(len(names)))]
-
-
 def _blocks(rng: np.random.Generator) -> tuple[Block, ...]:
     blocks = []
     for _ in range(int(rng.integers(1, 4))):
-        x, y = _pick(rng, 0.08, 0.5), _pick(rng, 0.08, 0.5)
-        wide, tall = _pick(rng, 0.2, 0.42), _pick(rng, 0.2, 0.42)
-        blocks.append((x, y, x + wide, y + tall, _pick(rng, -0.16, 0.16)))
+        x, y = uniform(rng, 0.08, 0.5), uniform(rng, 0.08, 0.5)
+        wide, tall = uniform(rng, 0.2, 0.42), uniform(rng, 0.2, 0.42)
+        blocks.append((x, y, x + wide, y + tall, uniform(rng, -0.16, 0.16)))
     return tuple(blocks)
 
 
 def draw_wafer(rng: np.random.Generator) -> tuple[Wafer, Facts]:
     """A wafer without defects, and the facts about it: film, notch."""
-    film = _choose(rng, tuple(FILMS))
+    film = choose(rng, tuple(FILMS))
     middle, rim = (np.asarray(colour, np.float32) for colour in FILMS[film])
-    gain = np.float32(_pick(rng, 0.85, 1.15))
+    gain = np.float32(uniform(rng, 0.85, 1.15))
     shift = rng.uniform(-0.025, 0.025, 3).astype(np.float32)
-    side = _choose(rng, ("bottom", "bottom", "bottom", *SIDES))
-    turn = _pick(rng, -0.16, 0.16)
-    pitch = _pick(rng, 0.07, 0.12)
+    side = choose(rng, ("bottom", "bottom", "bottom", *SIDES))
+    turn = uniform(rng, -0.16, 0.16)
+    pitch = uniform(rng, 0.07, 0.12)
     bright = rng.random() < 0.5
     wafer = Wafer(
-        centre=(0.5 + _pick(rng, -0.02, 0.02), 0.5 + _pick(rng, -0.02, 0.02)),
-        radius=_pick(rng, 0.415, 0.465),
+        centre=(0.5 + uniform(rng, -0.02, 0.02), 0.5 + uniform(rng, -0.02, 0.02)),
+        radius=uniform(rng, 0.415, 0.465),
         turn=turn,
         notch=SIDES[side] + turn,
         film=(middle * gain + shift, rim * gain + shift),
         thickness=smooth_noise(rng, 5),
-        pitch=(pitch, pitch * _pick(rng, 0.75, 1.3)),
-        street=_pick(rng, 0.0022, 0.0042),
+        pitch=(pitch, pitch * uniform(rng, 0.75, 1.3)),
+        street=uniform(rng, 0.0022, 0.0042),
         street_colour=(0.78, 0.78, 0.76) if bright else (0.08, 0.08, 0.10),
-        street_alpha=_pick(rng, 0.3, 0.5) if bright else _pick(rng, 0.4, 0.7),
+        street_alpha=uniform(rng, 0.3, 0.5) if bright else uniform(rng, 0.4, 0.7),
         tones=1 + 0.035 * smooth_noise(rng, _DIES),
         blocks=_blocks(rng),
-        light=(_pick(rng, -0.22, 0.22), _pick(rng, -0.22, 0.22)),
-        sheen=(_pick(rng, 0, pi), _pick(rng, 0.06, 0.16), _pick(rng, 0.04, 0.2)),
-        ground=(_pick(rng, 0.02, 0.08), _pick(rng, 0.02, 0.08), _pick(rng, 0.03, 0.09)),
-        noise=_pick(rng, 0.008, 0.022),
+        light=(uniform(rng, -0.22, 0.22), uniform(rng, -0.22, 0.22)),
+        sheen=(uniform(rng, 0, pi), uniform(rng, 0.06, 0.16), uniform(rng, 0.04, 0.2)),
+        ground=(uniform(rng, 0.02, 0.08), uniform(rng, 0.02, 0.08), uniform(rng, 0.03, 0.09)),
+        noise=uniform(rng, 0.008, 0.022),
     )
     return wafer, {"film": film, "notch": side}
 
@@ -189,9 +183,9 @@ def _spot(
     """x, y and direction of a random point at a place. On a side, it is `near` to `far` radii from
     the centre."""
     if place == "centre":
-        angle, out = _pick(rng, 0, 2 * pi), _pick(rng, 0, 0.18) * wafer.radius
+        angle, out = uniform(rng, 0, 2 * pi), uniform(rng, 0, 0.18) * wafer.radius
     else:
-        angle, out = SIDES[place] + _pick(rng, -0.4, 0.4), _pick(rng, near, far) * wafer.radius
+        angle, out = SIDES[place] + uniform(rng, -0.4, 0.4), uniform(rng, near, far) * wafer.radius
     return wafer.centre[0] + out * cos(angle), wafer.centre[1] + out * sin(angle), angle
 
 
@@ -200,14 +194,14 @@ def add_scratch(
 ) -> tuple[Mask, Facts]:
     """A thin curved line, bright or dark, with fading ends."""
     size = image.shape[1]
-    place, large = _choose(rng, ("centre", *SIDES)), rng.random() < 0.5
+    place, large = choose(rng, ("centre", *SIDES)), rng.random() < 0.5
     x, y, out = _spot(rng, wafer, place, 0.48, 0.62)
-    half = wafer.radius * (_pick(rng, 0.46, 0.7) if large else _pick(rng, 0.16, 0.26))
+    half = wafer.radius * (uniform(rng, 0.46, 0.7) if large else uniform(rng, 0.16, 0.26))
     # On a side the line follows the rim, so that it stays on that side.
-    turn = _pick(rng, 0, pi) if place == "centre" else out + pi / 2 + _pick(rng, -0.5, 0.5)
-    width = _pick(rng, 0.0034, 0.0066)
-    bend, wave, phase = _pick(rng, -0.24, 0.24), _pick(rng, 0, 0.03), _pick(rng, 0, 2 * pi)
-    bright, strength = _is_bright(rng, wafer), _pick(rng, 0.78, 0.97)
+    turn = uniform(rng, 0, pi) if place == "centre" else out + pi / 2 + uniform(rng, -0.5, 0.5)
+    width = uniform(rng, 0.0034, 0.0066)
+    bend, wave, phase = uniform(rng, -0.24, 0.24), uniform(rng, 0, 0.03), uniform(rng, 0, 2 * pi)
+    bright, strength = _is_bright(rng, wafer), uniform(rng, 0.78, 0.97)
     rows, columns = window(x, y, half * 1.3, size)
     px, py = grid(size)
     dx, dy = px[:, columns] - np.float32(x), py[rows] - np.float32(y)
@@ -233,7 +227,7 @@ def add_particles(
     size = image.shape[1]
     many, cluster = rng.random() < 0.5, rng.random() < 0.5
     count = int(rng.integers(16, 36)) if many else int(rng.integers(4, 8))
-    place = _choose(rng, ("centre", *SIDES))
+    place = choose(rng, ("centre", *SIDES))
     x, y, _ = _spot(rng, wafer, place, 0.5, 0.62)
     reach = 0.3 * wafer.radius if cluster else 0.88 * wafer.radius
     middle = (x, y) if cluster else wafer.centre
@@ -276,11 +270,11 @@ def add_stain(
 ) -> tuple[Mask, Facts]:
     """A translucent blob with an uneven outline, denser at the edge, where it dried last."""
     size = image.shape[1]
-    place, large = _choose(rng, ("centre", *SIDES)), rng.random() < 0.5
+    place, large = choose(rng, ("centre", *SIDES)), rng.random() < 0.5
     x, y, _ = _spot(rng, wafer, place, 0.46, 0.6)
-    reach = wafer.radius * (_pick(rng, 0.3, 0.4) if large else _pick(rng, 0.13, 0.19))
-    colour, strength = _residue(rng, wafer), _pick(rng, 0.5, 0.7)
-    ring, soft = _pick(rng, 0, 0.2), _pick(rng, 0.22, 0.5)
+    reach = wafer.radius * (uniform(rng, 0.3, 0.4) if large else uniform(rng, 0.13, 0.19))
+    colour, strength = _residue(rng, wafer), uniform(rng, 0.5, 0.7)
+    ring, soft = uniform(rng, 0, 0.2), uniform(rng, 0.22, 0.5)
     lobes = rng.uniform(-1, 1, (4, 2)) * np.array([0.26, 0.18, 0.12, 0.08])[:, None]
     rows, columns = window(x, y, reach * 1.8, size)
     px, py = grid(size)
@@ -306,9 +300,9 @@ def add_edge_chip(
     """A piece broken out of the rim, away from the notch, with a pale fracture along the edge."""
     size = image.shape[1]
     sides = tuple(side for side in SIDES if abs(cos((SIDES[side] - wafer.notch) / 2)) < 0.9)
-    place, large = _choose(rng, sides), rng.random() < 0.5
-    angle = SIDES[place] + _pick(rng, -0.35, 0.35)
-    reach = wafer.radius * (_pick(rng, 0.24, 0.33) if large else _pick(rng, 0.11, 0.16))
+    place, large = choose(rng, sides), rng.random() < 0.5
+    angle = SIDES[place] + uniform(rng, -0.35, 0.35)
+    reach = wafer.radius * (uniform(rng, 0.24, 0.33) if large else uniform(rng, 0.11, 0.16))
     x = wafer.centre[0] + wafer.radius * cos(angle)
     y = wafer.centre[1] + wafer.radius * sin(angle)
     turns = (np.arange(9) + rng.uniform(-0.3, 0.3, 9)) * (2 * pi / 9)
@@ -318,7 +312,7 @@ def add_edge_chip(
     px, py = grid(size)
     bite = polygon(px[:, columns], py[rows], corners)
     under = present[rows, columns].copy()
-    pale = _pick(rng, 0.5, 0.8)
+    pale = uniform(rng, 0.5, 0.8)
     face = cover(np.abs(bite - 0.003) - 0.004, size) * under
     blend(image[:, rows, columns], (pale, pale, pale * 0.97), face * 0.75)
     blend(image[:, rows, columns], wafer.ground, cover(bite, size) * under)

@@ -21,7 +21,6 @@ def backward(
     parts: Sequence[Part],
     loss: Callable[..., Tensor],
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    generators: Sequence[torch.Generator] = (),
 ) -> Tensor:
     """Compute the loss of a batch and add its gradient to the parameters' `.grad`. It is the
     gradient of the whole batch if `forward` treats each sample independently (no batch norm in
@@ -29,8 +28,7 @@ def backward(
 
     forward     returns the outputs of a micro-batch: tensors with a row for each sample, or scalars
                 common to all samples, such as the logit scale. It runs twice for each micro-batch,
-                the second time with the same random numbers: those of torch's generators of the CPU
-                and of the current CUDA device, and of `generators`
+                the second time with the same random numbers of torch's generators
     parts       the micro-batches
     loss        computes a scalar from the outputs, the rows of all micro-batches concatenated
     no_sync     context of every micro-batch but the last: that of DistributedDataParallel, under
@@ -38,7 +36,7 @@ def backward(
 
     The activations of only one micro-batch exist at a time. Returns the loss, detached.
     """
-    generators = [torch.default_generator, *_cuda_generators(), *generators]
+    generators = _generators()
     states, outputs = [], []
     with torch.no_grad():
         for part in parts:
@@ -99,10 +97,12 @@ def _split_gradients(
     return of_parts
 
 
-def _cuda_generators() -> list[torch.Generator]:
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return []
-    return [torch.cuda.default_generators[torch.cuda.current_device()]]
+def _generators() -> list[torch.Generator]:
+    """Torch's generators of the CPU and of the current CUDA device."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    return generators
 
 
 @contextmanager
