@@ -81,8 +81,8 @@ class Photos:
         """The columns with values that are neither images nor captions."""
         table, rows = self._table, self._table.rows
         parts = rows.parts if isinstance(rows, JoinedColumns) else ()
-        read = {table.image, table.caption, *parts, FAULT}
-        others = [name for name in rows.columns if name in table.columns and name not in read]
+        written = {table.image, table.caption, *parts, FAULT}
+        others = [name for name in rows.columns if name in table.columns and name not in written]
         return [
             name for name in others if any(cell not in (None, "") for cell in rows.column(name))
         ]

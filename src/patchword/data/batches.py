@@ -54,11 +54,11 @@ def batches(
         raise RecipeError(f"batch is {plan.batch}, which {world} processes cannot share evenly")
     steps = _StepBatches(sources, plan, collate, rank, world)
     if workers:
-        made = _in_processes(steps, start, stop, workers, pinned)
+        iterator = _in_processes(steps, start, stop, workers, pinned)
     else:
-        made = _in_a_thread(steps, start, stop)
-    with closing(made):
-        for batch in made:
+        iterator = _in_a_thread(steps, start, stop)
+    with closing(iterator):
+        for batch in iterator:
             if isinstance(batch, PatchwordError):
                 raise batch
             yield batch

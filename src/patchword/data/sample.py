@@ -98,15 +98,15 @@ def positives(
     none = np.zeros(len(image_facts), np.bool_)
     true_of: dict[str, NDArray[np.bool_]] = {}  # fact -> the images that it is true of
     for row, facts in enumerate(image_facts):
-        for each in facts:
-            true_of.setdefault(each, none.copy())[row] = True
+        for fact_of_image in facts:
+            true_of.setdefault(fact_of_image, none.copy())[row] = True
     columns: dict[Facts, NDArray[np.bool_]] = {}
     out = np.empty((len(image_facts), len(caption_facts)), np.bool_)
     for number, facts in enumerate(caption_facts):
         if facts not in columns:
             column = np.ones(len(image_facts), np.bool_)
-            for each in facts:
-                column &= true_of.get(each, none)
+            for fact_of_caption in facts:
+                column &= true_of.get(fact_of_caption, none)
             columns[facts] = column
         out[:, number] = columns[facts]
     rows = np.arange(len(image_facts))

@@ -14,11 +14,12 @@ def contrastive(
 ) -> Tensor:
     """Symmetric InfoNCE (Radford et al. 2021, figure 3) of unit features (N, D) at `scale`.
 
-    positives: which texts j are true of image i; None for its own text alone. (N, N) bool, true on
-    the diagonal; or (N,) integers, equal numbers being true of each other. The target of a row, or
-    of a column, is then spread evenly over its positives (UniCL, Yang et al. 2022, eq. 2-4), so
-    that two photos of a hat are not negatives of each other's "a photo of a hat". For mixed images
-    it may be (N, N) float, how much of text j is in image i: targets are proportional to that.
+    positives: which texts are true of which images; None: each text is true of its own image alone.
+    (N, N) bool: whether text j is true of image i, true on the diagonal. (N,) integers: texts are
+    true of the images with the same number. The target of a row, or of a column, is spread evenly
+    over its positives (UniCL, Yang et al. 2022, eq. 2-4): two photos of a hat are not negatives for
+    each other's "a photo of a hat". For mixed images, (N, N) float: how much of text j is in image
+    i; targets are proportional to that.
 
     Memory grows with N, not with N x N, unless `positives` itself is N x N.
     """

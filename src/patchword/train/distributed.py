@@ -34,8 +34,8 @@ def contrastive(
 ) -> Tensor:
     """This process's share of `losses.contrastive`, of n pairs each; only texts are gathered.
 
-    positives: (n,) integers, equal numbers being true of each other in all processes; or (n, W * n)
-    bool, which of all texts are true of these images.
+    positives: (n,) integers: texts are true of the images with the same number, in all processes.
+    Or (n, W * n) bool: which texts of all processes are true of these images.
     """
     losses.check_pairs(image, text)
     texts, first = gather(text), dist.get_rank() * len(image)
