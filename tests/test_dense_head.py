@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_train import run_and_batches
 from tiny_pairs import CONFIG
-from tiny_runs import load, write
+from tiny_runs import load, run_and_batches, write
 from torch.testing import assert_close
 
 import patchword

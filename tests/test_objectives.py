@@ -8,8 +8,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import run_and_batches
-from tiny_runs import load, photos, write
+from tiny_runs import load, photos, run_and_batches, write
 from torch.testing import assert_close
 
 import patchword

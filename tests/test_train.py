@@ -16,7 +16,7 @@ import pytest
 import tiny_blip
 import torch
 from processes import command
-from tiny_runs import OBJECTIVES, curve, load, photos, write
+from tiny_runs import ALONE, OBJECTIVES, curve, load, photos, run_and_batches, write
 from torch import nn
 from torch.testing import assert_close
 
@@ -25,11 +25,9 @@ from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
 from patchword.images.preprocess import Preprocess
 from patchword.nn.transformer import Block
-from patchword.train import loop, optimizer, parallel, recipe, state
+from patchword.train import loop, optimizer, recipe, state
 
 pytestmark = pytest.mark.slow
-
-ALONE = parallel.World(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -223,23 +221,11 @@ def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
     assert rates[104] == pytest.approx(0)
 
 
-def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
-    """A run, and its first batches on its device."""
-    from patchword import data
-
-    run = loop.Run(load(file, *changes), ALONE)
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    batches = data.batches(run.sources, plan, run.objective.collate(), 0, 3)
-    return run, [run.on_device(batch) for batch in batches]
-
-
 def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
     """There they become what `Preprocess` gives, bit for bit."""
-    from patchword import data
-
-    run, (on_device, *_) = run_and_batches(path)
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    batch = next(data.batches(run.sources, plan, run.objective.collate(), 0, 1))
+    run = loop.Run(load(path), ALONE)
+    batch = next(run.batches(0))
+    on_device = run.on_device(batch)
     assert (batch.pixels.dtype, on_device.pixels.dtype) == (torch.uint8, torch.float32)
     preprocess = Preprocess(run.initial.config.preprocess)
     for levels, pixels in zip(batch.pixels.numpy(), on_device.pixels.numpy(), strict=True):
@@ -258,15 +244,18 @@ def test_average_is_exponential(path: Path) -> None:
         assert_close(value, expected[name].float())
 
 
+def loss_and_gradients(file: Path, *changes: str) -> tuple[torch.Tensor, dict]:
+    """Of the first batch, with the gradients by parameter."""
+    run, (batch, *_) = run_and_batches(file, *changes)
+    loop.training_mode(run.network)
+    loss = run.backward(run.objective.prepare(batch, 0))
+    return loss, {name: p.grad for name, p in run.network.named_parameters()}
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batches_change_nothing(tmp_path: Path, objective: str) -> None:
     file = write(tmp_path, objective)
-    results = []
-    for changes in ([], ["micro_batch=5"]):
-        run, batches = run_and_batches(file, *changes)
-        loss = run.backward(run.objective.prepare(batches[0], 0))
-        results.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(results[1], results[0])
+    assert_close(loss_and_gradients(file, "micro_batch=5"), loss_and_gradients(file))
 
 
 def test_micro_batches_with_batch_norms_are_told(
@@ -287,13 +276,7 @@ def test_ways_to_compute_change_nothing(
     """The backend that compiles builds no kernels, which would take minutes."""
     compile_eagerly = partialmethod(nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(Block, "compile", compile_eagerly)
-    results = []
-    for changes in ([], [change]):
-        run, batches = run_and_batches(path, *changes)
-        loop.training_mode(run.network)
-        loss = run.backward(run.objective.prepare(batches[0], 0))
-        results.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(results[1], results[0])
+    assert_close(loss_and_gradients(path, change), loss_and_gradients(path))
 
 
 def test_no_block_of_a_compiled_run_is_left_as_it_is(

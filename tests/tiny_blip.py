@@ -1,21 +1,20 @@
 """A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from processes import free_ports, place, ranks
+from tiny_runs import ALONE
 from torch import Tensor, nn
 
-from patchword import data
 from patchword.data import TextBatch
 from patchword.train import loop, parallel, recipe
-
-ALONE = parallel.World(torch.device("cpu"))
 
 RECIPE = """
 out = "{out}"
@@ -102,15 +101,12 @@ def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch
     """A run and its first batches, in this process."""
     run = loop.Run(recipe.load(file, changes), ALONE)
     loop.training_mode(run.network)
-    return run, list(first(run))
+    return run, first_batches(run)
 
 
-def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
-    """The first batches of this process."""
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    collate, world = run.objective.collate(), run.world
-    batches = data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
-    return map(run.on_device, batches)
+def first_batches(run: loop.Run) -> list[TextBatch]:
+    """The first batches of this process, on its device."""
+    return [run.on_device(batch) for batch in islice(run.batches(0), 3)]
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
@@ -169,7 +165,7 @@ def several(file: Path, case: str, world: parallel.World) -> Found:
     loop.training_mode(run.network)
     if case.startswith("momentum"):
         jolt(run)
-    batches = [silent(batch, world) if case == "silent" else batch for batch in first(run)]
+    batches = [silent(batch, world) if case == "silent" else batch for batch in first_batches(run)]
     found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
     return [*found, run.objective.state()]
 

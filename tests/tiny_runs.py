@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 from PIL import Image
 from processes import free_ports, place, ranks
 
-from patchword.train import loop, monitor, recipe
+from patchword.train import loop, monitor, parallel, recipe
+
+ALONE = parallel.World(torch.device("cpu"))
 
 TOWERS = """
 [model]
@@ -110,6 +113,12 @@ def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
 def load(file: Path, *changes: str) -> recipe.Recipe:
     """The recipe of `write`, for its objective, with changes."""
     return recipe.load(file, [*OBJECTIVES[file.stem][1], *changes])
+
+
+def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
+    """A run in this process, and its first batches on its device."""
+    run = loop.Run(load(file, *changes), ALONE)
+    return run, [run.on_device(batch) for batch in islice(run.batches(0), 3)]
 
 
 def photos(folder: Path) -> Path:
