@@ -22,16 +22,23 @@ ALL = [*WAFERS, *SHAPED]
 PLACES = {"centre": "centre", "middle": "centre"} | {
     side: side for side in ("left", "right", "top", "bottom")
 }
-DEFECT_WORDS = {
-    "scratch": "scratch",
-    "particles": "particles",
-    "stain": "stain",
-    "chip": "edge chip",
-}
-PERFECT_WORDS = {"perfect", "clean", "flawless", "without"}
 SIZE_WORDS = {"long": "large", "large": "large", "big": "large"} | dict.fromkeys(
     ("short", "small", "little"), "small"
 )
+FACT_OF_WORD = {  # of captions of wafers
+    "scratch": ("defect", "scratch"),
+    "particles": ("defect", "particles"),
+    "stain": ("defect", "stain"),
+    "chip": ("defect", "edge chip"),
+    **dict.fromkeys(("perfect", "clean", "flawless", "without"), ("defect", "none")),
+    **{film: ("film", film) for film in FILMS},
+    **{word: ("size", size) for word, size in SIZE_WORDS.items()},
+    **{word: ("place", place) for word, place in PLACES.items()},
+    "few": ("amount", "few"),
+    "many": ("amount", "many"),
+    "cluster": ("spread", "clustered"),
+    "scattered": ("spread", "scattered"),
+}
 CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
@@ -201,15 +208,7 @@ def test_particles_are_as_many_as_told() -> None:
 def test_wafer_captions_are_true_and_mean_what_they_say() -> None:
     for s in WAFERS:
         words = words_of(s.caption)
-        stated_facts = {"defect": "none"} if PERFECT_WORDS & set(words) else {}
-        for word in words:
-            stated_facts |= {"defect": DEFECT_WORDS[word]} if word in DEFECT_WORDS else {}
-            stated_facts |= {"film": word} if word in FILMS else {}
-            stated_facts |= {"size": SIZE_WORDS[word]} if word in SIZE_WORDS else {}
-            stated_facts |= {"place": PLACES[word]} if word in PLACES else {}
-            stated_facts |= {"amount": word} if word in ("few", "many") else {}
-            stated_facts |= {"spread": "clustered"} if word == "cluster" else {}
-            stated_facts |= {"spread": "scattered"} if word == "scattered" else {}
+        stated_facts = dict(FACT_OF_WORD[word] for word in words if word in FACT_OF_WORD)
         assert stated_facts.items() <= s.facts.items(), s.caption
         assert s.meaning == "; ".join(f"{k}={v}" for k, v in sorted(stated_facts.items()))
 
@@ -217,30 +216,24 @@ def test_wafer_captions_are_true_and_mean_what_they_say() -> None:
 def parse_shapes(caption: str) -> set[str]:
     """The statements of a caption about shapes, read from its words."""
     words = words_of(caption)
-    colours_at = [i for i, word in enumerate(words) if word in COLOURS]
-    assert all(words[i + 1] in SHAPES for i in colours_at)
-    names = [f"{words[i]} {words[i + 1]}" for i in colours_at]
+    starts = [i for i, word in enumerate(words) if word in COLOURS]
+    assert all(words[i + 1] in SHAPES for i in starts)
+    names = [f"{words[i]} {words[i + 1]}" for i in starts]
+    before, after = words[: starts[0]], words[starts[0] + 2 :]
     statements = set(names)
-    between = (
-        words[colours_at[0] + 2 : colours_at[1]]
-        if len(colours_at) > 1
-        else words[colours_at[0] + 2 :]
-    )
-    if len(colours_at) > 1:
-        for word in between:
-            word = {"over": "above", "under": "below"}.get(word, word)
-            if word in CONVERSE:
-                first, second = names[0], names[1]
-                if word in ("right", "below"):
-                    first, word, second = second, CONVERSE[word], first
-                statements.add(f"{first} {'left of' if word == 'left' else word} {second}")
-    else:
-        statements |= {f"{names[0]} place={PLACES[word]}" for word in between if word in PLACES}
+    if len(names) == 1:
         statements |= {
-            f"{names[0]} size={SIZE_WORDS[word]}"
-            for word in words[: colours_at[0]]
-            if word in SIZE_WORDS
+            f"{names[0]} size={SIZE_WORDS[word]}" for word in before if word in SIZE_WORDS
         }
+        statements |= {f"{names[0]} place={PLACES[word]}" for word in after if word in PLACES}
+        return statements
+    for word in words[starts[0] + 2 : starts[1]]:
+        relation = {"over": "above", "under": "below"}.get(word, word)
+        first, second = names[0], names[1]
+        if relation in ("right", "below"):
+            first, relation, second = second, CONVERSE[relation], first
+        if relation in CONVERSE:
+            statements.add(f"{first} {'left of' if relation == 'left' else relation} {second}")
     return statements
 
 
