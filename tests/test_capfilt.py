@@ -146,9 +146,9 @@ def test_captions_are_captions_and_scores_are_matches(
     writer = patchword.load(blip)
     other = writer if one_model else patchword.load(matcher)
     images: list = [photo(i) for i in range(BATCH + 3)]
-    web = [[TEXTS[i % 5]] * (i % 3 > 0) + TEXTS[2:4] * (i % 4 == 1) for i in range(len(images))]
+    several: list[list[str]] = [[], TEXTS[:1], TEXTS[1:4], TEXTS[4:]]  # in turn
+    web = [several[i % 4] for i in range(len(images))]
     web[3] = [f"a {word} {n}" for n in range(40) for word in ("cat", "dog")]
-    web = [list(dict.fromkeys(texts)) for texts in web]
     pairs = list(zip(images, web, strict=True))
     pairs.insert(5, (b"no image", ["a cat"]))
     generator = capfilt_each(

@@ -223,7 +223,8 @@ def test_questions_about_classes(tmp_path: Path) -> None:
 
 def test_class_questions_stand_before_columns(five: Path) -> None:
     """Then columns of questions are not read, and the rows of an image become one sample."""
-    table = [{**row, "label": "ab"["1" in row["file_name"]]} for row in rows("file_name")]
+    labels = {"p/0.png": "a", "p/1.png": "b", "p/4.png": "a"}
+    table = [{**row, "label": labels[row["file_name"]]} for row in rows("file_name")]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, QUESTIONS, class_questions=("which?",))
     assert len(source) == 3

@@ -116,9 +116,10 @@ def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
     source = opened("webdataset", tar, ("captions",))
     messages = {2: "its .json cannot be read", 3: "no caption", 4: "no image", 5: "its .txt cannot",
              7: "truncated|ends too early"}  # fmt: skip
+    captions = {0: "a", 1: "b", 6: "g"}
     for index in range(len(source)):
-        if index in (0, 1, 6):
-            assert source.sample(index, rng()).caption == "ab----g"[index]
+        if index in captions:
+            assert source.sample(index, rng()).caption == captions[index]
         else:
             with pytest.raises(ImageError, match=messages.get(index, "ends too early")):
                 source.sample(index, rng())
