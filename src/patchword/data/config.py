@@ -55,9 +55,7 @@ class SourceConfig:
     # questions whose answer is a word for the class: ["what is this?"]
     class_questions: tuple[str, ...] = ()
     augment: AugmentConfig | None = None
-    stretch: bool = (
-        False  # stretch contrast: the darkest 0.5% of pixels to black, the brightest to white
-    )
+    stretch: bool = False  # contrast of each image from its darkest to its brightest half percent
     max_pixels: int = 300_000_000  # larger images are broken samples
     count: int = 0  # scenes: number of scenes
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind

@@ -74,7 +74,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A model to learn from beside the data: see `losses.distillation`."""
+    """A model to learn from besides the data, see `losses.distillation`."""
 
     model: str  # with the student's preprocessing; for "features" and "logits" also its tokenizer
     kind: Literal["hard", "soft", "features", "logits"] = "hard"
@@ -103,9 +103,9 @@ class BlipLosses:
     # learned ones of the image tower: in a tower that was trained through its pooling, patch
     # features hardly contain their position
     sincos_positions: float = 0.0
-    # factor of the random initial query weights of cross-attention (not of those that `init`
-    # gives): attention is uniform at first, all tokens read the same mean of the image, and
-    # training takes long to leave that state
+    # factor of the random initial query weights of cross-attention, not of those that `init` gives:
+    # with small weights attention is nearly uniform, all tokens read the same mean of the image,
+    # and training takes long to leave that state
     cross_query_scale: float = 1.0
     # the text tower starts with the weights of the decoder, which has learned to attend to images
     text_from_decoder: bool = False
