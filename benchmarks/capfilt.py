@@ -26,7 +26,7 @@ from scene_captions import stated
 import patchword
 from patchword.evaluate import Evaluation
 from patchword.evaluate.run import Retrieved
-from patchword.scenes import Scene, apart, holds, scene
+from patchword.scenes import Scene, distinguishable, holds, scene
 from patchword.train import recipe
 from patchword.train.loop import train
 
@@ -130,7 +130,9 @@ def true(scenes: list[Scene], row: dict[str, object]) -> bool:
 def unseen(count: int = 300) -> tuple[list[Scene], list[str]]:
     """Scenes none of whose captions is true of another of them."""
     found = list(
-        itertools.islice(apart(drawn(UNSEEN, number) for number in itertools.count()), count)
+        itertools.islice(
+            distinguishable(drawn(UNSEEN, number) for number in itertools.count()), count
+        )
     )
     return found, [each.caption for each in found]
 

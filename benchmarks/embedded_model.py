@@ -32,7 +32,7 @@ from scipy.ndimage import distance_transform_edt
 import patchword
 from patchword.config import ModelConfig
 from patchword.errors import UnsupportedError
-from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, distinguishable, holds, scene
 from patchword.scenes.captions import truths, with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
@@ -142,7 +142,9 @@ def clothing(model: patchword.Model, folder: Path) -> None:
 def retrieval(model: patchword.Model, seed: int, count: int = 500) -> None:
     """Recall@1 both ways among `count` scenes of both kinds, each with the generator's caption."""
     numbers = itertools.count()
-    kept = list(itertools.islice(apart(scene(seed, number, 128) for number in numbers), count))
+    kept = list(
+        itertools.islice(distinguishable(scene(seed, number, 128) for number in numbers), count)
+    )
     drawn = next(numbers)
     cosines = model.similarity([s.image for s in kept], [s.caption for s in kept])
     own = np.arange(count)

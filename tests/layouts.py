@@ -1,4 +1,4 @@
-"""The same five photos in every layout that a source can have, each opened."""
+"""The same five photos in every layout that a source can have."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def five_photos(root: Path) -> Path:
 
 
 def odd_folders(tmp_path: Path) -> Path:
-    """Split folders with odd files: classes called like splits, deeper folders, brackets."""
+    """Split folders with unusual names: classes named like splits, deeper folders, brackets."""
     root = tmp_path / "ph[o]tos"
     class_folders(root / "train", ("dark_hat", "test", "train"), 4)
     (root / "train" / "test" / "deep").mkdir()
@@ -67,7 +67,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def pixels(image: str | bytes | Path) -> np.ndarray:
-    """As at inference, before they are normalised."""
+    """The pixels at inference, before normalisation."""
     preprocess = Preprocess(PREPROCESS)
     photo = Photo.whole(images.open(image, at_least=preprocess.at_least))
     return preprocess.seen(photo)[0]

@@ -1,4 +1,4 @@
-"""What a BLIP is trained for: against the original's arithmetic and transformers."""
+"""A BLIP's objective, against the arithmetic of the original code and against transformers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from formulas import log_softmax
 from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from scipy.stats import chisquare
-from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, some_run, write
+from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, run_and_batches, write
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def learns(model: Bundle, **blip: object) -> BlipObjective:
-    """An objective of these losses alone around a model, in evaluation mode."""
+    """An objective with only these losses, for a model in evaluation mode."""
     weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
     plan = Recipe("", (), 1, "blip", label_smoothing=0.1, blip=BlipLosses(**weights))
     return BlipObjective(InitialModel(model.network, model.config, model.tokenizer), plan, ALONE)
@@ -57,7 +57,8 @@ def batch_of(
     seed: int = 5,
     texts: int = 1,
 ) -> TextBatch:
-    """Noise with `texts` captions for each image, true of it alone; with answers, questions too."""
+    """Noise with `texts` captions for each image, which are false for the others. With answers,
+    there are questions too."""
     words, count = model.reader(), len(captions) // texts
 
     def several(said: Sequence[str]) -> Tensor:
@@ -80,12 +81,12 @@ def batch_of(
 
 
 def loss_of(objective: BlipObjective, batch: TextBatch) -> Tensor:
-    work = objective.prepare(batch, 0)
-    return objective.loss(work, *objective(work))
+    inputs = objective.prepare(batch, 0)
+    return objective.loss(inputs, *objective(inputs))
 
 
 def theirs(network: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The gradients of transformers' network by our names: read as though they were weights."""
+    """The gradients of transformers' network by our names, converted like weights."""
     with torch.no_grad():
         for parameter in network.parameters():
             gradient = parameter.grad
@@ -108,8 +109,8 @@ def same_gradients(ours: nn.Module, expected: dict[str, Tensor]) -> None:
 def test_captions_equal_transformers_loss_and_gradient(
     tmp_path: Path, prompt: str, cut: int
 ) -> None:
-    """cut: the decoder's context, in which not every caption has room; as by transformers'
-    tokenizer, it ends all the same."""
+    """cut: a context that is too short for some captions. As with transformers' tokenizer, they
+    have an end token all the same."""
     reference = hugging_face_blip(tmp_path, CAPTIONS)
     reference.network.text_decoder.label_smoothing = 0.1
     model = checkpoints.load(tmp_path)
@@ -138,9 +139,9 @@ def test_captions_equal_transformers_loss_and_gradient(
 
 
 def test_answers_equal_transformers_loss_and_gradient(tmp_path: Path) -> None:
-    """Theirs is the mean over words, ours that over answers of the sum of their words, as in
-    salesforce/BLIP (models/blip_vqa.py): ours * answers = theirs * words. They are asked one
-    question at a time: their cross-attention does not mask padding, the original's and ours do."""
+    """Theirs is the mean over tokens. Ours is the mean over answers of the sum over tokens, as in
+    salesforce/BLIP (models/blip_vqa.py): ours * answers = theirs * tokens. Theirs gets one
+    question at a time: its cross-attention does not mask padding, the original's and ours do."""
     reference = hugging_face_blip(tmp_path, QUESTIONS)
     reference.network.text_decoder.label_smoothing = 0.1
     model = checkpoints.load(tmp_path)
@@ -172,8 +173,8 @@ def test_answers_equal_transformers_loss_and_gradient(tmp_path: Path) -> None:
 def test_several_texts_of_an_image_are_those_of_several_images(
     tmp_path: Path, saved: str, learned: str
 ) -> None:
-    """Each encoded once, they have the loss and the gradient of the image given as often, with one
-    text each; also where not all images have as many questions."""
+    """An image is encoded once for all its texts. Loss and gradient are those of the image repeated
+    with one text each, also if images have different numbers of questions."""
     hugging_face_blip(tmp_path, saved)
     model = checkpoints.load(tmp_path)
     objective = learns(model, **{learned: 1.0})
@@ -223,8 +224,8 @@ def test_matching_and_its_negatives_equal_transformers(
     monkeypatch.setattr(blip, "hard_negatives", noticed)
     objective = learns(model, contrast=1.0, match=1.0)
     captions = [*SAID, "a red bird"]
-    work = objective.prepare(batch_of(model, captions), 0)
-    outputs = objective(work)
+    inputs = objective.prepare(batch_of(model, captions), 0)
+    outputs = objective(inputs)
 
     ids = reference.ids(captions)
     pairs = {"input_ids": ids, "attention_mask": (ids != PAD).long()}
@@ -240,7 +241,7 @@ def test_matching_and_its_negatives_equal_transformers(
     own = torch.arange(4)
     expected = torch.cat([logits[own, own], logits[own, texts], logits[images, own]])
     assert_close(outputs[3], expected)
-    objective.loss(work, *outputs)
+    objective.loss(inputs, *outputs)
     right = log_softmax(expected.double().numpy())
     assert objective.logged["match"] == pytest.approx(
         -(right[:4, 1].sum() + right[4:, 0].sum()) / 12
@@ -255,17 +256,18 @@ def test_matching_and_its_negatives_equal_transformers(
 
 @pytest.mark.parametrize("told", ["red", "a cat sitting in a tree, with two dogs beside it"])
 def test_a_caption_said_to_be_wrong_is_the_wrong_text(tmp_path: Path, told: str) -> None:
-    """Shorter than the others or longer; of an image without one, the text of another is."""
+    """It may be shorter or longer than the others. An image without a wrong caption gets the text
+    of another image."""
     hugging_face_blip(tmp_path, RETRIEVAL)
     model = checkpoints.load(tmp_path)
     objective = learns(model, match=1.0)
     batch = batch_of(model, SAID[:2])
     read = model.reader()
     wrong = torch.from_numpy(read([told, ""]))
-    work = objective.prepare(
+    inputs = objective.prepare(
         replace(batch, wrong_captions=wrong, has_wrong_caption=torch.tensor([True, False])), 0
     )
-    outputs = objective(work)
+    outputs = objective(inputs)
     tokens = model.network.image_tokens(batch.pixels)
     pairs = [(0, SAID[0]), (1, SAID[1]), (0, told), (1, SAID[0]), (1, SAID[0]), (0, SAID[1])]
     expected = [
@@ -300,7 +302,7 @@ def test_hard_negatives_are_drawn_by_the_softmax_and_never_true() -> None:
 
 
 def test_cosines_that_are_no_numbers_do_not_stop_the_drawing() -> None:
-    """The loss is NaN then, and the loop says what to do."""
+    """The loss is NaN then, and the training loop raises an error about it."""
     logits = torch.zeros(3, 3)
     logits[1, 2] = torch.nan
     columns, has = blip.hard_negatives(logits, ~torch.eye(3, dtype=torch.bool))
@@ -320,31 +322,33 @@ def test_without_cosines_negatives_are_drawn_evenly() -> None:
 
 @pytest.mark.parametrize("changes", [[], ["blip.contrast=0"]])
 def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) -> None:
-    run, (batch, *_) = some_run(path, *changes, "blip.caption=0", "blip.answer=0")
+    run, (batch, *_) = run_and_batches(path, *changes, "blip.caption=0", "blip.answer=0")
     says = [frozenset("a")] * 7 + [frozenset("b")]
     for facts, images, texts in ((says, 8, 8), (says[:1] * 8, 0, 0)):
-        work = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
-        outputs = run.objective(work)
+        inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
+        outputs = run.objective(inputs)
         assert len(outputs[3]) == 8 + images + texts
-        loss = run.objective.loss(work, *outputs)
+        loss = run.objective.loss(inputs, *outputs)
         (gradient,) = torch.autograd.grad(loss, run.network.match_head.bias)
         chances = outputs[3].softmax(1)[:, 1].detach()
         wanted = torch.arange(len(chances)) < 8
         assert_close(gradient[1], (chances - wanted.float()).mean())
     some_true = [frozenset("a")] * 4 + [frozenset("ab")] * 4  # "a" is true of all, "ab" of four
-    work = run.objective.prepare(replace(batch, caption_facts=some_true, image_facts=some_true), 0)
-    assert torch.equal(work.negatives, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
-    assert len(run.objective(work)[3]) == 8 + 4 + 4
+    inputs = run.objective.prepare(
+        replace(batch, caption_facts=some_true, image_facts=some_true), 0
+    )
+    assert torch.equal(inputs.negatives, (torch.arange(8) < 4)[:, None] & (torch.arange(8) >= 4))
+    assert len(run.objective(inputs)[3]) == 8 + 4 + 4
 
 
 # The contrast, momentum encoders and their queue
 
 
 def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
-    """models/blip_pretrain.py, and models/blip_retrieval.py where several are true; features of
-    networks built from the weights that the momentum encoders have."""
+    """Against models/blip_pretrain.py and, for several positives, models/blip_retrieval.py. The
+    features are those of networks with the weights of the momentum encoders."""
     changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft_targets=0.4"]
-    run, batches = some_run(path, *changes)
+    run, batches = run_and_batches(path, *changes)
     jolt(run)
     queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
     for step, batch in enumerate(batches):
@@ -389,15 +393,15 @@ def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
         "model.vision.stem_width=8",
         "model.vision.patch_size=8",
     ]
-    run, (batch, *_) = some_run(path, *MOMENTUM, *stem)
+    run, (batch, *_) = run_and_batches(path, *MOMENTUM, *stem)
     statistics = [name for name, _ in run.network.named_buffers()]
     assert any("running_mean" in name for name in statistics)
     before = {name: value.clone() for name, value in run.average.items()}
     own = {name: value.clone() for name, value in run.network.state_dict().items()}
-    work = run.objective.prepare(batch, 0)
+    inputs = run.objective.prepare(batch, 0)
     assert_close(dict(run.average), before, rtol=0, atol=0)
     assert_close(dict(run.network.state_dict()), own, rtol=0, atol=0)
-    run.objective(work)
+    run.objective(inputs)
     after = run.network.state_dict()
     assert not any(torch.equal(after[n], own[n]) for n in statistics if "running" in n)
 
@@ -406,8 +410,8 @@ def test_momentum_leaves_the_statistics_of_a_stem_alone(path: Path) -> None:
 def test_each_image_is_encoded_once_for_all_losses(
     path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str], count: int
 ) -> None:
-    """And once more by the momentum encoder."""
-    run, (batch, *_) = some_run(path, *changes)
+    """The momentum encoder encodes it once more."""
+    run, (batch, *_) = run_and_batches(path, *changes)
     sizes: list[int] = []
     encode = Blip.image_tokens
 
@@ -431,7 +435,7 @@ PALETTE = {
 
 
 def squares(run: loop.Run, names: Sequence[str], seed: int) -> TextBatch:
-    """A square of a colour at a random place of a noisy image, and its caption."""
+    """Noisy images with a coloured square at a random place, and their captions."""
     rng = np.random.default_rng(seed)
     pixels = torch.from_numpy(rng.normal(0, 0.5, (len(names), 3, 32, 32))).float()
     for image, name in zip(pixels, names, strict=True):
@@ -456,7 +460,7 @@ def squares(run: loop.Run, names: Sequence[str], seed: int) -> TextBatch:
 
 def judged(run: loop.Run) -> tuple[float, float]:
     """Accuracy and loss of the matching head on new images, each with its text and with the two
-    that the model's own cosines take for the likeliest of the others."""
+    other texts of the highest cosines."""
     names, colours = [*PALETTE] * 6, len(PALETTE)
     own = torch.arange(len(names)) % colours
     network, images = run.network, squares(run, names, seed=10**6)
@@ -473,9 +477,10 @@ def judged(run: loop.Run) -> tuple[float, float]:
 
 
 def test_matching_learns_more_than_the_ratio_of_right_to_wrong(path: Path) -> None:
-    """The known trap: to say "apart" of everything is right for two pairs of three, at 0.63."""
+    """A model that answers "no match" to every pair is right for two of three, with a loss of
+    0.63."""
     changes = ["steps=100", "batch=32", "warmup=20", "blip.caption=0", "blip.answer=0"]
-    run, _ = some_run(path, *changes)
+    run, _ = run_and_batches(path, *changes)
     accuracy, value = judged(run)
     assert accuracy < 0.7
     assert value > 0.6

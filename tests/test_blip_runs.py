@@ -19,7 +19,7 @@ from tiny_blip import (
     features,
     gradients,
     jolt,
-    some_run,
+    run_and_batches,
     write,
 )
 from tiny_runs import curve
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 def test_micro_batches_with_momentum_change_nothing(path: Path, size: int) -> None:
     found = []
     for changes in ([], [f"micro_batch={size}"]):
-        run, batches = some_run(path, *EVEN, *MOMENTUM, *changes)
+        run, batches = run_and_batches(path, *EVEN, *MOMENTUM, *changes)
         jolt(run)
         batches[1].has_question[2:6] = False  # a part without a question
         found.append([gradients(run, batch, step) for step, batch in enumerate(batches)])
@@ -197,7 +197,7 @@ def test_words_that_see_patches_alone(path: Path) -> None:
     """What the class token is changes nothing for them, and all for the joint space; words that
     see all tokens, as BLIP's, notice."""
     for changes, blind in (([], False), (["model.blip.image_tokens=patches"], True)):
-        run, (batch, *_) = some_run(path, *changes)
+        run, (batch, *_) = run_and_batches(path, *changes)
         network = run.network.eval()
         with torch.no_grad():
             tokens = network.image_tokens(batch.pixels)
@@ -226,7 +226,7 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
 
 def test_a_blip_on_the_image_tower_of_a_clip(path: Path, clip: Path) -> None:
     fresh = 'fresh=["text", "decoder", "match_head", "image.head.bias"]'
-    run, batches = some_run(path, f"init={clip}", fresh)
+    run, batches = run_and_batches(path, f"init={clip}", fresh)
     before, ours = patchword.load(clip).network.state_dict(), run.network.state_dict()
     kept = {name for name in ours if name in before and torch.equal(ours[name], before[name])}
     image = {name for name in ours if name.startswith("image.")}
@@ -235,7 +235,7 @@ def test_a_blip_on_the_image_tower_of_a_clip(path: Path, clip: Path) -> None:
     assert run.initial.tokenizer.decoder_start == run.initial.config.decoder.start_token > 0
     run.step(0, batches[0])
     with pytest.raises(RecipeError, match=r"does not fit the recipe's model: .*decoder"):
-        some_run(path, f"init={clip}", 'fresh=["text"]')
+        run_and_batches(path, f"init={clip}", 'fresh=["text"]')
 
 
 def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
@@ -245,14 +245,14 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
     model = patchword.load(first)
     assert not model.config.answers_questions
     again = write(tmp_path, "")
-    run, _ = some_run(again, f"init={first}", "blip.answer=0")
+    run, _ = run_and_batches(again, f"init={first}", "blip.answer=0")
     assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
     assert run.initial.tokenizer.to_json() == model.tokenizer.to_json()
     assert replace(run.initial.config, source=model.config.source) == model.config
 
     changes = ["blip.contrast=0", "blip.match=0", "blip.caption=0", "blip.answer=1"]
     changes += [f"init={first}", f"out={tmp_path / 'answers'}", "steps=2"]
-    run, _ = some_run(again, *changes)
+    run, _ = run_and_batches(again, *changes)
     assert_close(weights(run.network), weights(model.network), rtol=0, atol=0)
     after = patchword.load(loop.train(recipe.load(again, changes)).folder)
     assert after.config.answers_questions
@@ -264,7 +264,7 @@ def test_a_blip_goes_on_from_its_own_folder_and_learns_to_answer(
 
 
 def test_towers_of_a_blip_learn_as_a_clip(path: Path) -> None:
-    run, (batch, *_) = some_run(path, "objective=contrastive", "label_smoothing=0")
+    run, (batch, *_) = run_and_batches(path, "objective=contrastive", "label_smoothing=0")
     seen, read, scale = features(run.network, batch)
     true = positives(batch.caption_facts, batch.image_facts)
     total = 0.0

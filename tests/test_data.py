@@ -120,23 +120,23 @@ def test_captions_of_classes(folder: Path) -> None:
         == {frozenset(["hat"])}
     )
     assert source.labels == ("dark_hat", "test", "train")
-    made = list(source.captions())
-    assert len(made) == 12
-    assert set(made[:4]) == {"a hat", "one hat", "a cap", "one cap"}
-    assert set(made[4:8]) == {"a tube", "one tube"}
+    captions = list(source.captions())
+    assert len(captions) == 12
+    assert set(captions[:4]) == {"a hat", "one hat", "a cap", "one cap"}
+    assert set(captions[4:8]) == {"a tube", "one tube"}
 
 
 def test_augmented_samples_are_of_their_rng(folder: Path) -> None:
     source = opened("folder", folder, augment=AugmentConfig())
-    one, again, other = (source.sample(3, rng(seed)) for seed in (1, 1, 2))
-    assert one.mix
-    assert_array_equal(one.pixels, again.pixels)
-    assert np.abs(one.pixels.astype(float) - other.pixels).mean() > 3
+    sample, same_seed, other_seed = (source.sample(3, rng(seed)) for seed in (1, 1, 2))
+    assert sample.mix
+    assert_array_equal(sample.pixels, same_seed.pixels)
+    assert np.abs(sample.pixels.astype(float) - other_seed.pixels).mean() > 3
     assert not opened("folder", folder, augment=AugmentConfig(mix=False)).sample(0, rng()).mix
 
 
 def test_images_alone(folder: Path) -> None:
-    """An objective that reads nothing else takes photos in one folder."""
+    """An objective that reads only images can use a folder of photos without classes."""
     flat = folder / "train" / "dark_hat"
     source = opened("folder", flat, ())
     assert (len(source), source.labels) == (4, ())
@@ -189,7 +189,7 @@ def test_classes_as_numbers(five: Path) -> None:
 
 
 def test_classes_as_numbers_of_pandas(five: Path) -> None:
-    """Which makes 3.0 and NaN of a column of numbers with an empty cell; and JSON has both."""
+    """pandas writes 3.0 and NaN for a column of whole numbers with an empty cell, also as JSON."""
     images = [f"p/{i}.png" for i in range(4)]
     labels = [3.0, 12.0, float("nan"), 3.0]
     pq.write_table(pa.table({"image": images, "label": labels}), five / "n.parquet")
@@ -214,7 +214,8 @@ def test_classes_as_numbers_of_pandas(five: Path) -> None:
 
 
 def test_classes_are_in_one_order_in_every_process(five: Path) -> None:
-    """Equal numbers, whose order in a set is another in each process; one class as two kinds."""
+    """Classes that are equal as numbers, "1" and "01", have a fixed order; 1 and "1" are one
+    class."""
     rows = [{"image": "p/0.png", "label": x} for x in ("1", 1, "01", "-2", "001", [3], 0.5, None)]
     (five / "n.jsonl").write_text(lines(rows))
     source = opened("table", five / "n.jsonl", ("labels",))
@@ -226,7 +227,7 @@ def test_classes_are_in_one_order_in_every_process(five: Path) -> None:
 
 
 def test_cells_are_taken_as_they_are(five: Path) -> None:
-    """No cell becomes a number or nothing: pandas would read NA, null and 007 otherwise."""
+    """Cells stay texts. pandas would convert NA, null and 007."""
     (five / "p" / "007").write_bytes(encoded(7))
     text = "image,caption,label\np/007,NA,null\np/1.png,None,007\n"
     (five / "n.csv").write_text(text)
@@ -236,7 +237,7 @@ def test_cells_are_taken_as_they_are(five: Path) -> None:
 
 
 def test_unread_columns_do_not_matter(five: Path) -> None:
-    """Labels that are not read may be anything, and so may captions."""
+    """Labels and captions that are not read may have any value."""
     rows = [{"image": f"p/{i}.png", "caption": CAPTIONS[i], "label": None} for i in range(5)]
     (five / "n.jsonl").write_text(lines(rows))
     assert opened("table", five / "n.jsonl", ("captions",)).labels == ()
@@ -271,7 +272,7 @@ def test_scenes() -> None:
     drawn = [scene(3, i) for i in range(20)]
     assert list(source.captions()) == [s.caption for s in drawn]
     for i, expected in enumerate(drawn):
-        for _ in range(2):  # drawn, then kept
+        for _ in range(2):  # rendered, then from the cache
             sample = source.sample(i, rng())
             assert_array_equal(sample.pixels, pixels_of(expected.image))
             assert sample.caption == expected.caption
@@ -284,15 +285,16 @@ def test_scenes() -> None:
 
 
 def test_wrong_captions_of_scenes() -> None:
-    """At that share of visits; all else of a visit is the same."""
-    plain = opened("scenes", count=20, seed=3, reads=("captions",))
+    """That share of the samples has a wrong caption. Everything else is as without wrong
+    captions."""
+    without = opened("scenes", count=20, seed=3, reads=("captions",))
     source = opened("scenes", count=20, seed=3, reads=("captions",), wrong_captions=0.5)
     texts = [source.sample(seed % 20, rng(seed)).wrong_caption for seed in range(400)]
     assert 150 < sum(map(bool, texts)) < 250
     assert len(set(texts)) > 100
     for number in range(20):
         sample = replace(source.sample(number, rng()), wrong_caption="", pixels=np.zeros(0))
-        assert sample == replace(plain.sample(number, rng()), pixels=sample.pixels)
+        assert sample == replace(without.sample(number, rng()), pixels=sample.pixels)
 
 
 def pixels_of(image: np.ndarray) -> np.ndarray:
@@ -309,9 +311,9 @@ def test_wafers_have_classes() -> None:
     assert len(set(labels)) == 5
 
 
-def test_kept_scenes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchword.data.scene_source.KEPT", 3 * 128 * 128 * 3)
+def test_the_cache_of_scenes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchword.data.scene_source.CACHE_BYTES", 3 * 128 * 128 * 3)
     source = opened("scenes", count=10, reads=())
     for i in range(10):
         source.sample(i, rng())
-    assert len(source._kept) == 3
+    assert len(source._cache) == 3

@@ -1,4 +1,5 @@
-"""Pixels as the network sees them: exact without augmentation, as described with it."""
+"""The pixels of samples: exactly preprocessed without augmentation, changed as described with
+it."""
 
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from patchword.config import PreprocessConfig
 from patchword.data import AugmentConfig
-from patchword.data.augment import Transform, erased, random_crop, recoloured
+from patchword.data.augment import Transform, colour_jitter, random_crop, random_erasing
 from patchword.errors import ConfigError, RecipeError
 from patchword.images.preprocess import Preprocess
 
@@ -48,7 +49,8 @@ def test_half_are_mirrored(config: PreprocessConfig) -> None:
 
 
 def test_a_random_part_of_the_image() -> None:
-    """Red says the column, green the row: so the crop's box can be read from it."""
+    """Red is the column and green the row, so that the box of the crop can be read from its
+    pixels."""
     image = np.zeros((200, 240, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(240), np.arange(200)[:, None]
     shares, ratios, lefts = [], [], []
@@ -80,10 +82,10 @@ def test_thin_images_have_parts_too(size: tuple[int, int]) -> None:
 
 
 def test_colours_as_in_three_steps() -> None:
-    """Brightness, contrast, saturation one after the other, in float64."""
+    """Against brightness, contrast and saturation one after the other, in float64."""
     planes = np.random.default_rng(0).uniform(60, 160, (3, 20, 30)).astype(np.float32)
     for seed in range(5):
-        out = recoloured(planes.copy(), 0.2, np.random.default_rng(seed))
+        out = colour_jitter(planes.copy(), 0.2, np.random.default_rng(seed))
         light, contrast, colour = 0.8 + 0.4 * np.random.default_rng(seed).random(3)
         expected = planes.astype(np.float64) * light
         expected = expected.mean() + (expected - expected.mean()) * contrast
@@ -95,15 +97,15 @@ def test_colours_as_in_three_steps() -> None:
 
 def test_colours_stay_in_range() -> None:
     planes = np.random.default_rng(0).choice([0, 255], (3, 9, 9)).astype(np.float32)
-    out = np.stack([recoloured(planes, 0.9, np.random.default_rng(s)) for s in range(20)])
+    out = np.stack([colour_jitter(planes, 0.9, np.random.default_rng(s)) for s in range(20)])
     assert out.min() == 0
     assert out.max() == 255
 
 
-def test_a_rectangle_is_erased() -> None:
+def test_a_rectangle_is_random_erasing() -> None:
     planes = np.zeros((3, 100, 100), np.float32)
     for seed in range(50):
-        gone = erased(planes, np.random.default_rng(seed)) != 0
+        gone = random_erasing(planes, np.random.default_rng(seed)) != 0
         rows, columns = gone[0].any(axis=1).sum(), gone[0].any(axis=0).sum()
         assert 10 <= rows <= 40
         assert 10 <= columns <= 40
@@ -116,8 +118,8 @@ def test_a_rectangle_is_erased() -> None:
 
 
 def test_decoded_as_large_as_a_crop_needs() -> None:
-    """The decoder gives twice `at_least`, where the image has it: the narrowest crop of a square
-    then still has the pixels that the network sees."""
+    """The decoder gives twice `at_least`. The narrowest crop of a square photo then still has as
+    many pixels as the network's input."""
     assert Transform(PREPROCESS, None).at_least == Preprocess(PREPROCESS).at_least
     for low in (0.05, 0.3, 0.9):
         side = 2 * Transform(PREPROCESS, AugmentConfig(crop=(low, 1))).at_least
@@ -125,7 +127,7 @@ def test_decoded_as_large_as_a_crop_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "field"),
     [
         ({"crop": (0.0, 1.0)}, "augment.crop"),
         ({"crop": (0.9, 0.5)}, "augment.crop"),
@@ -134,8 +136,8 @@ def test_decoded_as_large_as_a_crop_needs() -> None:
         ({"erase": 1.5}, "augment.erase"),
     ],
 )
-def test_bad_augmentation_is_named(change: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_bad_augmentation_is_named(change: dict, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
         replace(AugmentConfig(), **change)
 
 

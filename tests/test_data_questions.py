@@ -1,4 +1,4 @@
-"""Questions and answers in training data: of every kind of source, and in batches."""
+"""Questions and answers in training data: from every kind of source, and in batches."""
 
 import json
 from collections import Counter
@@ -68,7 +68,7 @@ def folder_jsonl(five: Path) -> Source:
 
 
 def table_csv(five: Path) -> Source:
-    """As easy-VQA becomes one: a row for each question."""
+    """A row for each question, like a table of easy-VQA."""
     (five / "all.csv").write_text(csv_text(rows()))
     return opened("table", five / "all.csv", QUESTIONS)
 
@@ -120,16 +120,18 @@ def test_every_layout_gives_the_same_questions(layout, five: Path) -> None:
         assert_array_equal(sample.pixels, pixels(encoded(i)))
         assert (sample.question, sample.answer) == (question, answer)
         assert (sample.caption, sample.label) == ("", -1)
-    said = Counter(source.questions_and_answers())
+    texts = Counter(source.questions_and_answers())
     times = 2 if layout is hub else 1
-    for i, texts in ((1, 1), (2, times)):
+    for i, repeats in ((1, 1), (2, times)):
         counted = Counter(row[i] for row in ASKED)
-        assert {text: said[text] for text in counted} == {t: texts * n for t, n in counted.items()}
-    assert said.total() == len(ASKED) * (1 + times)
+        assert {text: texts[text] for text in counted} == {
+            t: repeats * n for t, n in counted.items()
+        }
+    assert texts.total() == len(ASKED) * (1 + times)
 
 
 def test_unread_questions_do_not_matter(five: Path) -> None:
-    """Rows of an image add up then, and one column may lack the other."""
+    """The rows of an image become one sample then, and there may be questions without answers."""
     table = [{**row, "caption": f"photo {n}"} for n, row in enumerate(rows("file_name"))]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, ("captions",))
@@ -144,7 +146,7 @@ def test_unread_questions_do_not_matter(five: Path) -> None:
 
 
 def test_rows_with_questions_stay_apart(five: Path) -> None:
-    """Each with all captions of its image."""
+    """Each row is a sample, with all captions of its image."""
     table = [{**row, "text": f"photo {n}"} for n, row in enumerate(rows("file_name"))]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, ALL)
@@ -162,7 +164,7 @@ def test_rows_with_questions_stay_apart(five: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "table", "webdataset"])
 def test_one_of_several_answers_is_drawn(kind: str, five: Path) -> None:
-    """Repeats weigh: two of three said yes."""
+    """An answer that was given twice is drawn twice as often."""
     row = {"question": "is it red?", "answer": ["yes", "no", "yes"]}
     file = five / "metadata.jsonl"
     file.write_text(lines([{"file_name": "p/0.png", **row}]))
@@ -201,16 +203,18 @@ def test_answers_as_numbers(five: Path) -> None:
 
 def test_questions_about_classes(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, ("dark_hat", "shirt"), 3)
-    about = ("what is this?", "name it")
-    source = opened("folder", folder, QUESTIONS, class_questions=about)
+    questions = ("what is this?", "name it")
+    source = opened("folder", folder, QUESTIONS, class_questions=questions)
     samples = [source.sample(0, rng(seed)) for seed in range(30)]
-    assert {(s.question, s.answer) for s in samples} == {(q, "dark hat") for q in about}
+    assert {(s.question, s.answer) for s in samples} == {(q, "dark hat") for q in questions}
     assert source.sample(3, rng()).answer == "shirt"
-    said = list(source.questions_and_answers())
-    assert Counter(said[1::2]) == {"dark hat": 3, "shirt": 3}
-    assert Counter(said[::2]) == dict.fromkeys(about, 3)
+    texts = list(source.questions_and_answers())
+    assert Counter(texts[1::2]) == {"dark hat": 3, "shirt": 3}
+    assert Counter(texts[::2]) == dict.fromkeys(questions, 3)
     names = (("hat", "cap"), ("shirt",))
-    source = opened("folder", folder, ALL, class_questions=about, names=names, templates=("a {}",))
+    source = opened(
+        "folder", folder, ALL, class_questions=questions, names=names, templates=("a {}",)
+    )
     samples = [source.sample(0, rng(seed)) for seed in range(30)]
     assert {s.answer for s in samples} == {"hat", "cap"}
     assert {s.caption for s in samples} == {"a hat", "a cap"}
@@ -218,8 +222,9 @@ def test_questions_about_classes(tmp_path: Path) -> None:
 
 
 def test_class_questions_stand_before_columns(five: Path) -> None:
-    """Questions of usual names are not read then; rows of an image add up."""
-    table = [{**row, "label": "ab"["1" in row["file_name"]]} for row in rows("file_name")]
+    """Then columns of questions are not read, and the rows of an image become one sample."""
+    labels = {"p/0.png": "a", "p/1.png": "b", "p/4.png": "a"}
+    table = [{**row, "label": labels[row["file_name"]]} for row in rows("file_name")]
     (five / "metadata.csv").write_text(csv_text(table))
     source = opened("folder", five, QUESTIONS, class_questions=("which?",))
     assert len(source) == 3
@@ -245,27 +250,27 @@ def test_scenes() -> None:
 
 
 def test_several_texts_at_a_visit(five: Path) -> None:
-    """Of scenes true captions in other words and questions that differ, as long as there are any;
-    of a table what its row has. The first caption of a scene is its own."""
+    """For scenes: true captions in other words, the first of which is the scene's own, and
+    questions that differ as long as there are enough. For a table: the texts of the row."""
     config = SourceConfig("scenes", count=6, seed=3)
     (source,) = open_sources([config], PREPROCESS, ALL, texts=5)
     for number in range(6):
-        known = scene(3, number)
-        words = source.sample(number, rng()).texts
-        assert len(words) == 5
-        assert words[0].caption == known.caption
-        assert len({each.caption for each in words}) > 2
-        assert all(holds(stated(each.caption).meaning, known.facts) for each in words)
-        pairs = {(each.question, each.answer) for each in words}
-        assert pairs <= set(known.questions)
-        assert len(pairs) == min(5, len(known.questions))
-    many = [{"image": "p/0.png", "caption": ["a", "b"], "question": ["c", "d"], "answer": [1, 2]}]
-    (five / "n.jsonl").write_text(lines([*many, {**many[0], "caption": ["e"]}]))
+        expected = scene(3, number)
+        texts = source.sample(number, rng()).texts
+        assert len(texts) == 5
+        assert texts[0].caption == expected.caption
+        assert len({each.caption for each in texts}) > 2
+        assert all(holds(stated(each.caption).meaning, expected.facts) for each in texts)
+        pairs = {(each.question, each.answer) for each in texts}
+        assert pairs <= set(expected.questions)
+        assert len(pairs) == min(5, len(expected.questions))
+    rows = [{"image": "p/0.png", "caption": ["a", "b"], "question": ["c", "d"], "answer": [1, 2]}]
+    (five / "n.jsonl").write_text(lines([*rows, {**rows[0], "caption": ["e"]}]))
     (table,) = open_sources([SourceConfig("table", path=str(five / "n.jsonl"))], PREPROCESS, ALL, 9)
-    words = table.sample(0, rng()).texts
-    assert len(words) == 9
-    assert {each.caption for each in words} == {"a", "b"}
-    assert {(each.question, each.answer) for each in words} == {("c", "1"), ("d", "2")}
+    texts = table.sample(0, rng()).texts
+    assert len(texts) == 9
+    assert {each.caption for each in texts} == {"a", "b"}
+    assert {(each.question, each.answer) for each in texts} == {("c", "1"), ("d", "2")}
     (bare,) = open_sources([config], PREPROCESS, ("captions",), texts=2)
     assert [each.question for each in bare.sample(0, rng()).texts] == ["", ""]
 
@@ -282,15 +287,15 @@ def test_broken_cells_are_named(five: Path) -> None:
     content = csv_text([dict(zip(names, row, strict=True)) for row in table])
     (five / "all.csv").write_text(content)
     (five / "metadata.csv").write_text(content)
-    words = {1: r"0\.png: no question in row 2", 2: r"0\.png: no answer to 'blue\?' in row 3",
+    messages = {1: r"0\.png: no question in row 2", 2: r"0\.png: no answer to 'blue\?' in row 3",
              3: r"1\.png: no question in row 4"}  # fmt: skip
     for source in (
         opened("table", five / "all.csv", QUESTIONS),
         opened("folder", five, QUESTIONS),
     ):
         assert [source.sample(i, rng()).answer for i in (0, 4)] == ["yes", "no"]
-        for index, word in words.items():
-            with pytest.raises(ImageError, match=word):
+        for index, message in messages.items():
+            with pytest.raises(ImageError, match=message):
                 source.sample(index, rng())
         assert sorted(source.questions_and_answers()) == [
             "blue?",
@@ -303,7 +308,7 @@ def test_broken_cells_are_named(five: Path) -> None:
 
 
 def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
-    """As many answers as questions; and no question at all, a list or none."""
+    """Missing or too few answers, and missing questions, as texts or in lists."""
     cells = [
         {"question": "red?", "answer": "no"}, {"question": ["red?", "blue?"], "answer": "no"},
         {"question": ["red?", ""], "answer": ["yes", "no"]}, {"answer": "no"},
@@ -315,10 +320,10 @@ def test_broken_samples_of_a_tar_are_named(five: Path) -> None:
     files |= {"9.png": encoded(0), "9.json": b'{"question": "red?", "answer": "yes"}'}
     source = opened("webdataset", tar_of(five / "a.tar", files), QUESTIONS)
     assert source.sample(6, rng()).answer == "yes"
-    words = ["2 questions, but 1 answers", "no question", "no question", "no question",
+    messages = ["2 questions, but 1 answers", "no question", "no question", "no question",
              r"no answer to 'red\?'"]  # fmt: skip
-    for index, word in enumerate(words, start=1):
-        with pytest.raises(ImageError, match=rf"{index}\.png: {word} in row {index + 1}$"):
+    for index, message in enumerate(messages, start=1):
+        with pytest.raises(ImageError, match=rf"{index}\.png: {message} in row {index + 1}$"):
             source.sample(index, rng())
 
 
@@ -349,11 +354,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("kind", ["table", "folder"])
-@pytest.mark.parametrize(("content", "more", "reads", "words"), CASES)
-def test_bad_sources_say_why(kind, content, more, reads, words, five: Path) -> None:
+@pytest.mark.parametrize(("content", "options", "reads", "message"), CASES)
+def test_bad_sources_say_why(kind, content, options, reads, message, five: Path) -> None:
     (five / "metadata.csv").write_text(content)
-    with pytest.raises(RecipeError, match=words):
-        opened(kind, five if kind == "folder" else five / "metadata.csv", reads, **more)
+    with pytest.raises(RecipeError, match=message):
+        opened(kind, five if kind == "folder" else five / "metadata.csv", reads, **options)
 
 
 def test_tars_and_scenes_say_why(five: Path) -> None:
@@ -363,8 +368,10 @@ def test_tars_and_scenes_say_why(five: Path) -> None:
     with pytest.raises(RecipeError, match="no sample has 'say'; they have question"):
         opened("webdataset", five / "a.tar", QUESTIONS, answer="say")
     for reads in (QUESTIONS, ALL):
-        words = rf"^{' and '.join(reads)} of scenes say left and right: set augment.mirror = false"
-        with pytest.raises(RecipeError, match=words):
+        message = (
+            rf"^{' and '.join(reads)} of scenes say left and right: set augment.mirror = false"
+        )
+        with pytest.raises(RecipeError, match=message):
             opened("scenes", count=3, reads=reads, augment=AugmentConfig())
 
 
@@ -373,7 +380,7 @@ def test_tars_and_scenes_say_why(five: Path) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> list[Source]:
-    """Captions without questions, and both."""
+    """A source with captions alone, and one with captions and questions."""
     configs = [
         SourceConfig("folder", path=str(class_folders(tmp_path / "c", ("hat", "shirt"), 4))),
         SourceConfig("scenes", count=9),
@@ -389,8 +396,8 @@ def test_batches_of_questions(mixed: list[Source]) -> None:
     )
     plan = Plan([8, 9], [0.5, 0.5], 8, 0)
     texts = partial(collate_texts, tokenizer)
-    made = list(batches(mixed, plan, texts, 0, 3))
-    for step, batch in enumerate(made):
+    whole_batches = list(batches(mixed, plan, texts, 0, 3))
+    for step, batch in enumerate(whole_batches):
         places = plan.at(step)
         samples = [mixed[place.source].sample(place.sample, plan.rng(place)) for place in places]
         assert batch.has_question.tolist() == [[place.source == 1] for place in places]
@@ -406,15 +413,17 @@ def test_batches_of_questions(mixed: list[Source]) -> None:
         for name in ("pixels", "captions", "questions", "answers", "has_question"):
             assert getattr(batch.to("meta"), name).device.type == "meta", name
     for rank in range(2):
-        for whole, half in zip(made, batches(mixed, plan, texts, 0, 3, rank, 2, 1), strict=True):
-            mine = slice(4 * rank, 4 * rank + 4)
-            assert torch.equal(half.has_question, whole.has_question[mine])
-            width = half.answers.shape[2]
-            assert torch.equal(half.answers, whole.answers[mine, :, :width])
+        for batch_of_all, batch_of_rank in zip(
+            whole_batches, batches(mixed, plan, texts, 0, 3, rank, 2, 1), strict=True
+        ):
+            rows_of_rank = slice(4 * rank, 4 * rank + 4)
+            assert torch.equal(batch_of_rank.has_question, batch_of_all.has_question[rows_of_rank])
+            width = batch_of_rank.answers.shape[2]
+            assert torch.equal(batch_of_rank.answers, batch_of_all.answers[rows_of_rank, :, :width])
 
 
 def test_batches_without_questions(tmp_path: Path) -> None:
-    """They are "", as where none are read; and so is the wrong caption."""
+    """If questions are not read, they are "", and so are answers and the wrong caption."""
     source = opened("folder", class_folders(tmp_path, ("hat", "shirt"), 4), ("captions",))
     tokenizer = Tokenizer.train(source.captions(), 600, 32)
     (batch,) = batches([source], Plan([8], [1], 4, 0), partial(collate_texts, tokenizer), 0, 1)

@@ -1,4 +1,4 @@
-"""Tars: the samples that webdataset groups, what is said of those that cannot be right, damage."""
+"""Tars: the same samples as by webdataset, errors for ambiguous names, and damaged files."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from photos import encoded, tar_of
 from webdataset import tariterators
 
 from patchword.data.rows import USUAL, Columns
-from patchword.data.table_source import FAULT
+from patchword.data.table import FAULT
 from patchword.data.tars import TarRows
 from patchword.errors import RecipeError
 
@@ -28,23 +28,23 @@ def rows(tar: Path, named: Columns = USUAL) -> list[dict]:
     return [dict(read[i]) for i in range(len(read))]
 
 
-def theirs(tar: Path) -> list[dict]:
-    """The samples by webdataset: suffix to content."""
+def webdataset_samples(tar: Path) -> list[dict]:
+    """The samples by webdataset, as dicts of suffix and content."""
     with tar.open("rb") as stream:
         files = tariterators.tar_file_expander([{"url": str(tar), "stream": stream}])
         return list(tariterators.group_by_keys(files))
 
 
 def test_dates_in_names_are_no_samples(tmp_path: Path) -> None:
-    """webdataset makes one sample of them."""
+    """webdataset reads them as one sample."""
     files = {}
     for i in range(4):
         files[f"IMG_2024.01.{i:02}.jpg"] = JPG
         files[f"IMG_2024.01.{i:02}.txt"] = b"a"
     tar = tar_of(tmp_path / "a.tar", files)
-    assert len(theirs(tar)) == 1
-    said = r"IMG_2024 has 4 images, 01.00.jpg, .* ends at its first dot.* Rename the files"
-    with pytest.raises(RecipeError, match=said):
+    assert len(webdataset_samples(tar)) == 1
+    message = r"IMG_2024 has 4 images, 01.00.jpg, .* ends at its first dot.* Rename the files"
+    with pytest.raises(RecipeError, match=message):
         rows(tar)
     (row,) = rows(tar, Columns(image="01.02.jpg", caption="01.03.txt"))
     assert (row["image"], row["caption"]) == (JPG, ["a"])
@@ -55,9 +55,9 @@ def test_dots_in_suffixes(tmp_path: Path) -> None:
     for i in range(4):
         files[f"{i:03}.v2.jpg"] = encoded(i, "JPEG")
         files[f"{i:03}.v2.txt" if i else "000.txt"] = f"caption {i}".encode()
-    found = rows(tar_of(tmp_path / "a.tar", files))
-    assert [row["caption"] for row in found] == [[f"caption {i}"] for i in range(4)]
-    assert [row["image"] for row in found] == [encoded(i, "JPEG") for i in range(4)]
+    samples = rows(tar_of(tmp_path / "a.tar", files))
+    assert [row["caption"] for row in samples] == [[f"caption {i}"] for i in range(4)]
+    assert [row["image"] for row in samples] == [encoded(i, "JPEG") for i in range(4)]
 
 
 def test_several_images_of_a_sample(tmp_path: Path) -> None:
@@ -82,30 +82,30 @@ def test_of_several_tars_the_right_one_is_named(tmp_path: Path) -> None:
         tar_of(tmp_path / "a.tar", {"0.jpg": JPG}),
         tar_of(tmp_path / "b.tar", {"1.jpg": JPG, "1.png": PNG}),
     ]
-    said = rf"^2 tars: 1 sample has several images, such as {tars[1]}/1 with jpg, png"
-    with pytest.warns(UserWarning, match=said):
+    message = rf"^2 tars: 1 sample has several images, such as {tars[1]}/1 with jpg, png"
+    with pytest.warns(UserWarning, match=message):
         TarRows(tars, USUAL)
 
 
 def test_captions_by_suffix_and_key(tmp_path: Path) -> None:
-    """Texts of several writers, by their suffixes; several keys of a .json."""
-    about = {"caption": "x", "caption_2": "y", "title": "z", "label": 3}
+    """Captions with several suffixes, and with several keys of a .json."""
+    fields = {"caption": "x", "caption_2": "y", "title": "z", "label": 3}
     files = {"0.jpg": JPG, "0.blip.txt": b"b", "0.txt": "ü".encode("utf-16"), "1.jpg": JPG}
     files |= {
-        "1.json": json.dumps(about).encode(),
+        "1.json": json.dumps(fields).encode(),
         "1.blip.txt": b"c",
         "2.jpg": JPG,
         "2.a.txt": b"d",
     }
     files |= {"2.b.txt": b"e"}
     tar = tar_of(tmp_path / "a.tar", files)
-    found = rows(tar)
-    assert [row["caption"] for row in found[:2]] == [["ü"], ["c"]]
-    assert found[2][FAULT] == "several files may be its .txt: a.txt, b.txt"
+    samples = rows(tar)
+    assert [row["caption"] for row in samples[:2]] == [["ü"], ["c"]]
+    assert samples[2][FAULT] == "several files may be its .txt: a.txt, b.txt"
     assert [r["caption"] for r in rows(tar, Columns(caption="blip.txt"))[:2]] == [["b"], ["c"]]
-    named = rows(tar, Columns(caption="title, caption_2"))
-    assert [row["caption"] for row in named] == [[], ["z", "y"], []]
-    tar = tar_of(tmp_path / "b.tar", {"1.jpg": JPG, "1.json": json.dumps(about).encode()})
+    chosen = rows(tar, Columns(caption="title, caption_2"))
+    assert [row["caption"] for row in chosen] == [[], ["z", "y"], []]
+    tar = tar_of(tmp_path / "b.tar", {"1.jpg": JPG, "1.json": json.dumps(fields).encode()})
     assert rows(tar)[0]["caption"] == ["x", "y"]
 
 
@@ -123,35 +123,35 @@ FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
 def test_tars_of_a_folder(tmp_path: Path) -> None:
-    """`./` before names, folders, long names, hard links, upper case, files of macOS, pax; as
-    Python writes them, and GNU tar where it is `tar`."""
-    place = tmp_path / "in" / ("long" * 30)
-    place.mkdir(parents=True)
-    (place / "0.JPG").write_bytes(JPG)
-    (place / "0.txt").write_text("a")
-    (place / "1.jpg").hardlink_to(place / "0.JPG")
-    (place / "._1.jpg").write_bytes(b"macOS")
-    (place / "2.jpg").symlink_to("0.JPG")
+    """`./` before names, folders, long names, hard links, upper case, files of macOS, pax; written
+    by Python and, if it is installed as `tar`, by GNU tar."""
+    folder = tmp_path / "in" / ("long" * 30)
+    folder.mkdir(parents=True)
+    (folder / "0.JPG").write_bytes(JPG)
+    (folder / "0.txt").write_text("a")
+    (folder / "1.jpg").hardlink_to(folder / "0.JPG")
+    (folder / "._1.jpg").write_bytes(b"macOS")
+    (folder / "2.jpg").symlink_to("0.JPG")
     version = subprocess.run(["tar", "--version"], capture_output=True, text=True, check=True)
-    written = []
+    write_members = []
     for name, format in FORMATS.items():
-        written.append(tmp_path / f"python-{name}.tar")
-        with tarfile.open(written[-1], "w", format=format) as tar:
+        write_members.append(tmp_path / f"python-{name}.tar")
+        with tarfile.open(write_members[-1], "w", format=format) as tar:
             tar.add(tmp_path / "in", arcname=".")
         if "GNU tar" in version.stdout:
-            written.append(tmp_path / f"{name}.tar")
+            write_members.append(tmp_path / f"{name}.tar")
             order = ["--sort=name", f"--format={name}", "-C", tmp_path / "in"]
-            subprocess.run(["tar", *order, "-cf", written[-1], "."], check=True)
-    for path in written:
-        found = rows(path)
-        assert [row["image"] for row in found] == [JPG, JPG, None]
-        assert [row["caption"] for row in found] == [["a"], [], []]
-        assert "is a link or no file; write the tar with --dereference" in found[2][FAULT]
+            subprocess.run(["tar", *order, "-cf", write_members[-1], "."], check=True)
+    for path in write_members:
+        samples = rows(path)
+        assert [row["image"] for row in samples] == [JPG, JPG, None]
+        assert [row["caption"] for row in samples] == [["a"], [], []]
+        assert "is a link or no file; write the tar with --dereference" in samples[2][FAULT]
 
 
 def test_files_that_do_not_stand_together(tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "a.tar", {"0.jpg": JPG, "1.jpg": JPG, "0.txt": b"a", "1.txt": b"b"})
-    assert len(theirs(tar)) == 4
+    assert len(webdataset_samples(tar)) == 4
     with pytest.raises(RecipeError, match="the files of 0 are not next to each other"):
         rows(tar)
 
@@ -163,13 +163,14 @@ def test_files_without_a_suffix_are_counted(tmp_path: Path) -> None:
 
 
 def test_joined_tars(tmp_path: Path) -> None:
-    """`cat a.tar b.tar`, of which tarfile and webdataset read the first."""
+    """`cat a.tar b.tar`. tarfile and webdataset read only the first of the two."""
     parts = [tar_of(tmp_path / f"{i}.tar", {f"{i}.jpg": encoded(i)}) for i in range(3)]
     (tmp_path / "all.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
     assert [row["image"] for row in rows(tmp_path / "all.tar")] == [encoded(i) for i in range(3)]
-    assert len(theirs(tmp_path / "all.tar")) == 1
+    assert len(webdataset_samples(tmp_path / "all.tar")) == 1
 
 
+# Without "d/._0...": webdataset names these samples "d/".
 NAMES = st.builds(
     "{}{}{}".format,
     st.sampled_from(["", "", "d/", "./", "d.e/"]),
@@ -177,11 +178,11 @@ NAMES = st.builds(
     st.sampled_from(
         [".jpg", ".JPG", ".png", ".txt", ".json", ".cls", ".depth.png", ".v2.txt", ".npy", ""]
     ),
-).filter(lambda name: "d/._" not in name and "e/._" not in name)  # which webdataset calls "d/"
+).filter(lambda name: "d/._" not in name and "e/._" not in name)
 
 
-def written(tar: Path, names: Sequence[str]) -> None:
-    """A tar of members of those names, several of one name too, each with its own content."""
+def write_members(tar: Path, names: Sequence[str]) -> None:
+    """A tar with members of these names, which may repeat, each with different content."""
     with tarfile.open(tar, "w") as out:
         for number, name in enumerate(names):
             content = b'{"n": %d}' % number if name.endswith("json") else b"content %d" % number
@@ -196,20 +197,20 @@ def test_samples_are_webdatasets_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
 ) -> None:
     tar = tmp_path_factory.getbasetemp() / "fuzz.tar"
-    written(tar, names)
+    write_members(tar, names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
-            found = rows(tar)
+            samples = rows(tar)
         except RecipeError:
             return
     try:
-        expected = theirs(tar)
-    except ValueError:  # a file twice
-        assert any(row[FAULT] for row in found)
+        expected = webdataset_samples(tar)
+    except ValueError:  # two files of one name
+        assert any(row[FAULT] for row in samples)
         return
-    assert len(found) == len(expected)
-    for row, sample in zip(found, expected, strict=True):
+    assert len(samples) == len(expected)
+    for row, sample in zip(samples, expected, strict=True):
         pictures = [v for k, v in sample.items() if k.endswith(("jpg", "png"))]
         assert row[FAULT] or row["image"] in pictures
         if not row[FAULT] and {"jpg", "png"} & set(sample):
@@ -220,21 +221,25 @@ def test_samples_are_webdatasets_or_an_error(
 
 @given(at=st.floats(0, 1), damage=st.sampled_from(["cut", "zeros", "letters"]))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_damage_is_said(tmp_path_factory: pytest.TempPathFactory, at: float, damage: str) -> None:
-    """Tars that are cut at any place, or with a block that is overwritten."""
+def test_damage_is_said(
+    tmp_path_factory: pytest.TempPathFactory, position: float, damage: str
+) -> None:
+    """Tars that are cut off at any place, or that have an overwritten block."""
     tar = tmp_path_factory.getbasetemp() / "damaged.tar"
     pairs = [(i, kind) for i in range(4) for kind in ("jpg", "txt")]
-    whole = tar_of(tar, {f"{i}.{kind}": b"%d " % i * 300 for i, kind in pairs}).read_bytes()
-    byte = 1 + int(at * (len(whole.rstrip(b"\0")) - 1))
+    content = tar_of(tar, {f"{i}.{kind}": b"%d " % i * 300 for i, kind in pairs}).read_bytes()
+    byte = 1 + int(position * (len(content.rstrip(b"\0")) - 1))
     start = byte // 512 * 512
     block = (b"\0" if damage == "zeros" else b"x") * 512
     cut = damage == "cut"
-    tar.write_bytes(whole[:byte] if cut else whole[:start] + block + whole[start + 512 :])
+    tar.write_bytes(content[:byte] if cut else content[:start] + block + content[start + 512 :])
     try:
-        found = rows(tar)
+        samples = rows(tar)
     except RecipeError:
         return
-    is_header = whole[start + 257 : start + 262] == b"ustar"
-    faults = sum(row[FAULT] is not None for row in found)
-    # The content of a file is its own affair.
-    assert faults if cut or is_header else (len(found), faults) == (4, 0)
+    is_header = content[start + 257 : start + 262] == b"ustar"
+    faults = sum(row[FAULT] is not None for row in samples)
+    if cut or is_header:
+        assert faults
+    else:  # overwritten content of a file is no fault of the tar
+        assert (len(samples), faults) == (4, 0)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_train import some_run
 from tiny_pairs import CONFIG
-from tiny_runs import load, write
+from tiny_runs import load, run_and_batches, write
 from torch.testing import assert_close
 
 import patchword
@@ -84,13 +83,15 @@ def softplus(x: float) -> float:
 def expected_loss(
     cosines: NDArray[np.float64],
     background: NDArray[np.float64],
-    covers: NDArray[np.float64],
-    somewhere: NDArray[np.bool_],
+    coverage: NDArray[np.float64],
+    unknown_place: NDArray[np.bool_],
     scale: float,
 ) -> float:
-    """The docstring of `losses.places`, one text of one image after the other."""
+    """The docstring of `losses.text_maps`, one text of one image after the other."""
     images = []
-    for maps, ground, masks, unknown in zip(cosines, background, covers, somewhere, strict=True):
+    for maps, ground, masks, unknown in zip(
+        cosines, background, coverage, unknown_place, strict=True
+    ):
         present, absent = [], []
         for cosine, mask, hidden in zip(maps, masks, unknown, strict=True):
             logits = sorted((scale * (cosine - ground)).ravel().tolist(), reverse=True)
@@ -126,17 +127,17 @@ def test_loss_is_its_formula(case: str) -> None:
     rng = np.random.default_rng(0)
     cosines = rng.uniform(-0.5, 0.5, (3, 4, 10, 12))
     background = rng.uniform(-0.5, 0.5, (3, 10, 12))
-    covers = np.zeros((3, 4, 10, 12))
-    somewhere = np.zeros((3, 4), np.bool_)
+    coverage = np.zeros((3, 4, 10, 12))
+    unknown_place = np.zeros((3, 4), np.bool_)
     if case == "all":
-        covers[0, 1, 2:5, 3:6] = rng.uniform(0.1, 1, (3, 3))
-        covers[0, 2, 9, 11] = 0.3
-        covers[2, 0, :, :4] = 1
+        coverage[0, 1, 2:5, 3:6] = rng.uniform(0.1, 1, (3, 3))
+        coverage[0, 2, 9, 11] = 0.3
+        coverage[2, 0, :, :4] = 1
     if case != "nothing there":
-        somewhere[1, 3] = somewhere[2, 1] = True
-    tensors = map(torch.from_numpy, (cosines, background, covers, somewhere))
-    found = losses.places(*tensors, 20.0)
-    assert_close(float(found), expected_loss(cosines, background, covers, somewhere, 20.0))
+        unknown_place[1, 3] = unknown_place[2, 1] = True
+    tensors = map(torch.from_numpy, (cosines, background, coverage, unknown_place))
+    found = losses.text_maps(*tensors, 20.0)
+    assert_close(float(found), expected_loss(cosines, background, coverage, unknown_place, 20.0))
 
 
 # The data
@@ -144,7 +145,7 @@ def test_loss_is_its_formula(case: str) -> None:
 
 @pytest.mark.slow
 def test_what_is_where_in_a_batch(tmp_path: Path) -> None:
-    run, _ = some_run(write(tmp_path, "dense"))
+    run, _ = run_and_batches(write(tmp_path, "dense"))
     left, right = np.zeros((8, 8), np.bool_), np.zeros((8, 8), np.bool_)
     left[:, :3], right[4:] = True, True
     red, blue = noun_phrases("a red circle"), noun_phrases("a blue circle")
@@ -157,16 +158,16 @@ def test_what_is_where_in_a_batch(tmp_path: Path) -> None:
         sample(Region(red, "a red circle", left), Region(blue, "a circle", right)),
         sample(Region(("a dress", "dress"), "dress", None)),
     ]
-    work = run.objective.prepare(run.seen(run.objective.collate()(samples, [])), 0)
+    inputs = run.objective.prepare(run.on_device(run.objective.collate()(samples, [])), 0)
     texts = ["a circle", "a red circle", "dress", "background"]
-    assert work.ids.tolist() == run.initial.tokenizer(texts).tolist()
+    assert inputs.ids.tolist() == run.initial.tokenizer(texts).tolist()
     shares = [m.reshape(4, 2, 4, 2).mean(axis=(1, 3)).astype(np.float32) for m in (left, right)]
-    covers = work.covers.numpy()
-    assert np.array_equal(covers[0, 0], np.maximum(*shares))
-    assert np.array_equal(covers[0, 1], shares[0])
-    assert not covers[0, 2].any()
-    assert not covers[1].any()
-    assert work.somewhere.tolist() == [[False] * 3, [False, False, True]]
+    coverage = inputs.coverage.numpy()
+    assert np.array_equal(coverage[0, 0], np.maximum(*shares))
+    assert np.array_equal(coverage[0, 1], shares[0])
+    assert not coverage[0, 2].any()
+    assert not coverage[1].any()
+    assert inputs.unknown_place.tolist() == [[False] * 3, [False, False, True]]
 
 
 # Training
@@ -221,7 +222,7 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
         ("teacher.model=demo & teacher.kind=features", "has no teacher"),
     ):
         with pytest.raises(RecipeError, match=message):
-            some_run(file, *change.split(" & "))
+            run_and_batches(file, *change.split(" & "))
 
 
 # Heatmaps

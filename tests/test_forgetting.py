@@ -1,4 +1,4 @@
-"""The forgetting monitor: it warns when it should, and the blend that it keeps is the best."""
+"""The forgetting monitor: it warns of forgetting, and keeps the best blend."""
 
 import copy
 import itertools
@@ -33,8 +33,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in folders of classes: the wafers of the samples, by what is in front of the number of
-    "stain-1.jpg", and two of every shape, each alone."""
+    """Images in class folders: the wafers of the samples, whose names are like "stain-1.jpg", and
+    two images of every single shape."""
     place = tmp_path_factory.mktemp("photos")
     for file in SAMPLES.glob("wafers/*.jpg"):
         folder = place / "wafers" / file.stem.rpartition("-")[0]
@@ -63,7 +63,7 @@ def start() -> Bundle:
 
 
 def trained(model: Bundle, noise: float, part: str = "text.", seed: int = 0) -> Bundle:
-    """The model with one tower disturbed: noise, as a share of each tensor's own spread."""
+    """The model with noise on the weights of one tower, relative to each tensor's deviation."""
     network = copy.deepcopy(model.network)
     generator = torch.Generator().manual_seed(seed)
     state = network.state_dict()
@@ -78,8 +78,8 @@ def forgetful(start: Bundle) -> Bundle:
     return trained(start, 2.8, seed=3)
 
 
-def right(model: Bundle, folder: Path) -> float:
-    """The share of images whose own class is nearest, written out."""
+def accuracy(model: Bundle, folder: Path) -> float:
+    """The share of images whose class has the highest cosine, computed step by step."""
     names = sorted(path.name for path in folder.iterdir())
     texts = model.embed_texts([f"a photo of a {name}" for name in names])
     files = sorted(folder.glob("*/*.jpg"))
@@ -88,8 +88,8 @@ def right(model: Bundle, folder: Path) -> float:
     return sum(hits) / len(hits)
 
 
-def between(start: Bundle, end: Bundle, alpha: float) -> Bundle:
-    """(1 - alpha) start + alpha end, written out."""
+def blended(start: Bundle, end: Bundle, alpha: float) -> Bundle:
+    """(1 - alpha) start + alpha end, tensor by tensor."""
     network = copy.deepcopy(start.network)
     with torch.no_grad():
         for mine, theirs in zip(
@@ -102,25 +102,25 @@ def between(start: Bundle, end: Bundle, alpha: float) -> Bundle:
     return make(network, start.config, start.tokenizer, f"at {alpha}")
 
 
-Tried = dict[float, dict[str, float]]  # alpha -> set -> share that is right
+Accuracies = dict[float, dict[str, float]]  # by alpha and data set
 
 
 @pytest.fixture(scope="module")
-def tried(
+def accuracies(
     photos: Path, start: Bundle, forgetful: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> Tried:
-    """Every blend on both sets, one after the other."""
+) -> Accuracies:
+    """The accuracies of all blends on both data sets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHWORD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        blends = {alpha: between(start, forgetful, alpha) for alpha in (0.0, *ALPHAS, 1.0)}
+        blends = {alpha: blended(start, forgetful, alpha) for alpha in (0.0, *ALPHAS, 1.0)}
         sets = ("wafers", "shapes")
-        return {a: {name: right(m, photos / name) for name in sets} for a, m in blends.items()}
+        return {a: {name: accuracy(m, photos / name) for name in sets} for a, m in blends.items()}
 
 
 @pytest.mark.parametrize(("old", "new"), [("wafers", "shapes"), ("shapes", "wafers")])
 def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
     old: str, new: str, tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle,
-    tried: Tried,
+    accuracies: Accuracies,
 ) -> None:  # fmt: skip
     config = MonitorConfig(
         evaluate=(EvaluateConfig(str(photos / new)),),
@@ -129,24 +129,26 @@ def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
     monitor = Monitor(tmp_path, config, 0, 7)
     monitor.check(forgetful, start)
     with pytest.warns(UserWarning, match=f"step 7: the model forgets: on {old}") as warned:
-        found = monitor.evaluate(7, forgetful)
+        metrics = monitor.evaluate(7, forgetful)
 
-    best = max(tried, key=lambda alpha: tried[alpha][old] + tried[alpha][new])
-    before, now = tried[0.0][old], tried[1.0][old]
-    assert best in ALPHAS  # or there would be nothing to find
+    best = max(accuracies, key=lambda alpha: accuracies[alpha][old] + accuracies[alpha][new])
+    before, now = accuracies[0.0][old], accuracies[1.0][old]
+    assert best in ALPHAS  # otherwise the test would show nothing
     assert before - now > 0.02
-    assert found["forgetting/initial"] == pytest.approx(before)
-    assert found["forgetting/quality"] == pytest.approx(now)
-    assert found["forgetting/alpha"] == best
-    assert found["forgetting/blend"] == pytest.approx(tried[best][old])
-    assert found[f"eval/{new} zero-shot acc1"] == pytest.approx(tried[1.0][new])
+    assert metrics["forgetting/initial"] == pytest.approx(before)
+    assert metrics["forgetting/quality"] == pytest.approx(now)
+    assert metrics["forgetting/alpha"] == best
+    assert metrics["forgetting/blend"] == pytest.approx(accuracies[best][old])
+    assert metrics[f"eval/{new} zero-shot acc1"] == pytest.approx(accuracies[1.0][new])
 
-    kept = checkpoints.load(tmp_path / "blend")
-    assert kept.fingerprint == between(start, forgetful, best).fingerprint
-    said = json.loads((tmp_path / "forgetting.json").read_text())
-    assert (said["best"]["step"], said["best"]["alpha"]) == (7, best)
-    assert said["best"]["score"] == pytest.approx((tried[best][old] + tried[best][new]) / 2)
-    assert said["initial"]["forgetting"] == pytest.approx(before)
+    saved_blend = checkpoints.load(tmp_path / "blend")
+    assert saved_blend.fingerprint == blended(start, forgetful, best).fingerprint
+    saved = json.loads((tmp_path / "forgetting.json").read_text())
+    assert (saved["best"]["step"], saved["best"]["alpha"]) == (7, best)
+    assert saved["best"]["score"] == pytest.approx(
+        (accuracies[best][old] + accuracies[best][new]) / 2
+    )
+    assert saved["initial"]["forgetting"] == pytest.approx(before)
     (message,) = [str(each.message) for each in warned]
     for part in (
         f"{now:.1%} are right", f"with the initial model {before:.1%}", "allows 2 points less",
@@ -154,7 +156,7 @@ def test_a_model_that_forgets_raises_the_alarm_and_its_best_blend_is_kept(
     ):  # fmt: skip
         assert part in message, part
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows == [{"step": 7, **found}]
+    assert rows == [{"step": 7, **metrics}]
 
 
 def test_a_model_that_does_not_forget_is_left_in_peace(
@@ -167,46 +169,50 @@ def test_a_model_that_does_not_forget_is_left_in_peace(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monitor.check(same, start)
-        found = monitor.evaluate(1, same)
-    assert found["forgetting/quality"] == found["forgetting/initial"] == found["forgetting/blend"]
-    assert found["forgetting/alpha"] == 1
+        metrics = monitor.evaluate(1, same)
+    assert (
+        metrics["forgetting/quality"]
+        == metrics["forgetting/initial"]
+        == metrics["forgetting/blend"]
+    )
+    assert metrics["forgetting/alpha"] == 1
 
 
 def test_without_evaluations_the_last_that_forgets_little_is_kept(
-    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, tried: Tried
+    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, accuracies: Accuracies
 ) -> None:
     config = ForgettingConfig(str(photos / "wafers"), alphas=ALPHAS, drop=0.15)
-    keeper = ForgettingMonitor(config, start, tmp_path, Evaluator())
+    monitor = ForgettingMonitor(config, start, tmp_path, Evaluator())
     with pytest.warns(UserWarning, match="allows 15 points less"):
-        metrics = keeper.evaluate(3, forgetful)
-    shares = {alpha: found["wafers"] for alpha, found in tried.items()}
+        metrics = monitor.evaluate(3, forgetful)
+    shares = {alpha: by_set["wafers"] for alpha, by_set in accuracies.items()}
     highest = max(alpha for alpha in shares if shares[0] - shares[alpha] <= 0.15)
     assert 0 < highest < 1
     assert metrics["forgetting/alpha"] == highest
-    wanted = between(start, forgetful, highest).fingerprint
-    assert checkpoints.load(tmp_path / "blend").fingerprint == wanted
+    expected = blended(start, forgetful, highest).fingerprint
+    assert checkpoints.load(tmp_path / "blend").fingerprint == expected
     milder = trained(start, 0.5)
-    assert keeper.evaluate(4, milder)["forgetting/alpha"] == 1  # of a later step
+    assert monitor.evaluate(4, milder)["forgetting/alpha"] == 1  # the later step's is kept
     assert checkpoints.load(tmp_path / "blend").fingerprint == milder.fingerprint
 
 
 def test_a_fall_of_just_what_is_allowed_is_no_alarm(
-    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, tried: Tried
+    tmp_path: Path, photos: Path, start: Bundle, forgetful: Bundle, accuracies: Accuracies
 ) -> None:
     wafers = photos / "wafers"
-    fall = tried[0.0]["wafers"] - tried[1.0]["wafers"]
+    fall = accuracies[0.0]["wafers"] - accuracies[1.0]["wafers"]
     for drop, alarms in ((fall, 0), (fall - 1e-6, 1)):
-        keeper = ForgettingMonitor(
+        monitor = ForgettingMonitor(
             ForgettingConfig(str(wafers), drop=drop, alphas=()), start, tmp_path, Evaluator()
         )
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            keeper.evaluate(1, forgetful)
+            monitor.evaluate(1, forgetful)
         assert len(warned) == alarms
 
 
 class Counting(Evaluator):
-    """Which models were evaluated."""
+    """Records which models were evaluated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,12 +232,12 @@ def test_a_resumed_run_compares_with_the_same_start(
     ForgettingMonitor(data, start, tmp_path, evaluator, sets)
     assert evaluator.models == [start.fingerprint] * 2
     text = (tmp_path / "forgetting.json").read_text()
-    known = json.loads(text)
-    known["initial"]["forgetting"] = 0.123
-    (tmp_path / "forgetting.json").write_text(json.dumps(known))
+    saved = json.loads(text)
+    saved["initial"]["forgetting"] = 0.123
+    (tmp_path / "forgetting.json").write_text(json.dumps(saved))
     evaluator = Counting()
     assert ForgettingMonitor(data, start, tmp_path, evaluator, sets).before.forgetting == 0.123
-    changed = replace(data, drop=0.3, alphas=(0.1,))  # how it is compared, not what is asked
+    changed = replace(data, drop=0.3, alphas=(0.1,))  # they do not change the measured qualities
     assert ForgettingMonitor(changed, start, tmp_path, evaluator, sets).before.forgetting == 0.123
     assert evaluator.models == []
     for other in (
@@ -254,11 +260,11 @@ def test_only_a_better_blend_replaces_the_kept_one(
     sets = (EvaluateConfig(str(photos / "shapes")),)
     steps = []
     for step, model in enumerate((trained(start, 1.8), start, forgetful)):
-        keeper = ForgettingMonitor(
+        monitor = ForgettingMonitor(
             data, forgetful, tmp_path, Evaluator(), sets
         )  # as after a resume
-        keeper.evaluate(step, model)
-        steps.append(keeper.saved["best"]["step"])
+        monitor.evaluate(step, model)
+        steps.append(monitor.saved["best"]["step"])
     assert steps == [0, 1, 1]
     assert checkpoints.load(tmp_path / "blend").fingerprint == start.fingerprint
 
@@ -267,14 +273,14 @@ def test_a_blend_is_saved_before_it_is_said(
     tmp_path: Path, photos: Path, start: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ForgettingConfig(str(photos / "wafers"), alphas=())
-    keeper = ForgettingMonitor(data, start, tmp_path, Evaluator())
+    monitor = ForgettingMonitor(data, start, tmp_path, Evaluator())
 
     def killed(model: Bundle, folder: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(forgetting.checkpoints, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        keeper.evaluate(1, start)
+        monitor.evaluate(1, start)
     assert json.loads((tmp_path / "forgetting.json").read_text())["best"] is None
 
 
@@ -288,8 +294,8 @@ def test_models_that_cannot_be_blended_have_the_alarm_alone(
     with pytest.warns(UserWarning, match="keeps no blend: the configs .*are different, "):
         monitor.check(tiny, start)
     with pytest.warns(UserWarning, match=r"the model forgets: .*train with \[lora\]$"):
-        found = monitor.evaluate(1, tiny)
-    assert set(found) == {"forgetting/quality", "forgetting/initial"}
+        metrics = monitor.evaluate(1, tiny)
+    assert set(metrics) == {"forgetting/quality", "forgetting/initial"}
     assert not (tmp_path / "blend").exists()
 
 
@@ -298,11 +304,11 @@ def test_wrong_settings_are_said_at_the_start(tmp_path: Path, photos: Path, star
         ForgettingConfig("x", alphas=(0.5, 2))
     with pytest.raises(ConfigError, match=r"forgetting\.drop is 2"):
         ForgettingConfig("x", drop=2)
-    for config, words in (
+    for config, message in (
         (ForgettingConfig(str(photos / "nowhere")), "no such folder"),
         (ForgettingConfig(str(photos / "wafers"), labels=("a", "b")), "2 labels for 5 classes"),
     ):
         monitor = Monitor(tmp_path, MonitorConfig(forgetting=config), 0, 1)
-        with pytest.raises(RecipeError, match=rf"\[monitor\.forgetting\]: .*{words}"):
+        with pytest.raises(RecipeError, match=rf"\[monitor\.forgetting\]: .*{message}"):
             monitor.check(start, start)
     assert not (tmp_path / "forgetting.json").exists()

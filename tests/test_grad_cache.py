@@ -1,17 +1,15 @@
-"""A batch in micro-batches: the gradient of the whole one."""
+"""A batch in micro-batches has the gradient of the whole batch."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_pairs import CONFIG, Batch, Pairs, gradients, some_batch
+from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from patchword import losses, models
-from patchword.config import MaskedConfig, ModelConfig
-from patchword.nn.patches import patchify
+from patchword import losses
 from patchword.train import grad_cache
 
 SIZES = (5, 5, 3)  # of micro-batches, the last smaller
@@ -22,8 +20,8 @@ def parts(sizes: tuple[int, ...] = SIZES) -> list[Batch]:
     return list(zip(pixels.split(sizes), ids.split(sizes), strict=True))
 
 
-def kept(forward: Callable, batches: list, loss: Callable) -> Tensor:
-    """The same in one piece: every micro-batch's activations kept until the loss is known."""
+def in_one_piece(forward: Callable, batches: list, loss: Callable) -> Tensor:
+    """The reference: the activations of all micro-batches are kept until the loss is computed."""
     columns = zip(*(forward(batch) for batch in batches), strict=True)
     value = loss(*(torch.cat(column) if column[0].ndim else column[0] for column in columns))
     value.backward()
@@ -38,14 +36,14 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 def test_equals_the_whole_batch(sigmoid: bool) -> None:
     network = Pairs(sigmoid=sigmoid)
     loss = losses.sigmoid if sigmoid else losses.contrastive
-    whole = loss(*network(some_batch(sum(SIZES))))
-    whole.backward()
+    value = loss(*network(some_batch(sum(SIZES))))
+    value.backward()
     expected = gradients(network)
-    assert_close(grad_cache.backward(network, parts(), loss), whole.detach())
+    assert_close(grad_cache.backward(network, parts(), loss), value.detach())
     ours = gradients(network)
     assert_close(ours, expected)
     assert max(value.abs().max() for value in expected.values()) > 0.1
-    for part in parts():  # accumulating the losses of micro-batches is something else
+    for part in parts():  # the losses of micro-batches have another gradient
         (loss(*network(part)) / len(SIZES)).backward()
     assert distance(gradients(network), expected) > 1e-2
 
@@ -54,40 +52,17 @@ def test_equals_the_whole_batch(sigmoid: bool) -> None:
 def test_dropout_is_replayed(replayed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Pairs(dropout=0.3).train()
     torch.manual_seed(3)
-    value = kept(network, parts(), losses.contrastive)
-    following, expected = torch.rand(()), gradients(network)
+    value = in_one_piece(network, parts(), losses.contrastive)
+    next_number, expected = torch.rand(()), gradients(network)
     if not replayed:
-        monkeypatch.setattr(grad_cache, "_at", lambda *_: nullcontext())
+        monkeypatch.setattr(grad_cache, "_restored", lambda *_: nullcontext())
     torch.manual_seed(3)
     assert_close(grad_cache.backward(network, parts(), losses.contrastive), value.detach())
     if replayed:
         assert_close(gradients(network), expected)
-        assert torch.rand(()) == following  # what comes next is drawn as if nothing had happened
+        assert torch.rand(()) == next_number  # the generator has advanced as in one piece
     else:
         assert distance(gradients(network), expected) > 1e-2
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_random_masks_of_a_generator_are_replayed(given: bool) -> None:
-    config = ModelConfig(CONFIG.vision, CONFIG.preprocess, masked=MaskedConfig(16, 1, 2, 32, 0.5))
-    network, generator = models.build(config), torch.Generator()
-    pictures = torch.randn(sum(SIZES), 3, 16, 16).split(SIZES)
-
-    def forward(pixels: Tensor) -> tuple[Tensor, ...]:
-        painted, hidden = network(pixels, torch.rand(len(pixels), 4, generator=generator))
-        return painted, patchify(pixels, 8), hidden
-
-    def loss(painted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
-        return losses.masked_pixels(painted, patches, hidden, True)
-
-    generator.manual_seed(4)
-    value, expected = kept(forward, pictures, loss), gradients(network)
-    generator.manual_seed(4)
-    generators = [generator] if given else []
-    ours = grad_cache.backward(forward, pictures, loss, generators=generators)
-    assert_close(ours, value.detach())
-    difference = distance(gradients(network), expected)
-    assert difference < 1e-6 if given else difference > 1e-3
 
 
 def test_a_frozen_tower_and_a_loss_with_its_own_parameters() -> None:
@@ -97,20 +72,20 @@ def test_a_frozen_tower_and_a_loss_with_its_own_parameters() -> None:
     def loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         return losses.sigmoid(image, text, scale, bias)
 
-    found = []
-    for run in (kept, grad_cache.backward):
-        run(network, parts(), loss)
+    results = []
+    for backward in (in_one_piece, grad_cache.backward):
+        backward(network, parts(), loss)
         assert all(value.grad is None for value in network.network.image.parameters())
-        found.append({**gradients(network.network.text), "bias": bias.grad})
+        results.append({**gradients(network.network.text), "bias": bias.grad})
         bias.grad, network.network.logit_scale.grad = None, None
-    assert_close(found[1], found[0])
+    assert_close(results[1], results[0])
 
 
 def test_within_autocast_which_keeps_cast_weights() -> None:
     network = Pairs()
-    # Without the cache, for with it the reference itself would add up gradients in bfloat16.
+    # Without the cache: with it, the reference would accumulate gradients in bfloat16.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        kept(network, parts(), losses.contrastive)
+        in_one_piece(network, parts(), losses.contrastive)
     expected = gradients(network)
     with torch.autocast("cpu", torch.bfloat16):
         grad_cache.backward(network, parts(), losses.contrastive)
@@ -118,18 +93,18 @@ def test_within_autocast_which_keeps_cast_weights() -> None:
 
 
 def test_activations_of_one_part_at_a_time() -> None:
-    network, alive = Pairs(), [0, 0]  # graphs now, and at most
+    network, graphs = Pairs(), [0, 0]  # the number of graphs now, and the maximum
 
     def forward(batch: Batch) -> tuple[Tensor, ...]:
         image, text, scale = network(batch)
         if image.requires_grad:
-            alive[0] += 1
-            alive[1] = max(alive)
-            image.register_hook(lambda _: alive.__setitem__(0, alive[0] - 1))
+            graphs[0] += 1
+            graphs[1] = max(graphs)
+            image.register_hook(lambda _: graphs.__setitem__(0, graphs[0] - 1))
         return image, text, scale
 
-    kept(forward, parts(), losses.contrastive)
-    assert alive == [0, len(SIZES)]
-    alive[1] = 0
+    in_one_piece(forward, parts(), losses.contrastive)
+    assert graphs == [0, len(SIZES)]
+    graphs[1] = 0
     grad_cache.backward(forward, parts(), losses.contrastive)
-    assert alive == [0, 1]
+    assert graphs == [0, 1]

@@ -1,4 +1,5 @@
-"""Losses over pairs against their papers' formulas in float64, and other libraries'."""
+"""Losses over pairs, against the formulas of their papers in float64 and against other
+libraries."""
 
 import math
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from transformers import SiglipConfig, SiglipModel
 from patchword import losses
 from patchword.losses import tiles
 
-SAME = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]).bool()
-LABELS = torch.tensor([7, 3, 3, 0, 7, 7, 1, 2, 5])
+POSITIVES = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]).bool()
+GROUPS = torch.tensor([7, 3, 3, 0, 7, 7, 1, 2, 5])
 
 
 def full_contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -38,8 +39,8 @@ def full_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Te
 
 
 def test_contrastive_equals_open_clip_and_its_gradient() -> None:
-    given = inputs(*features(), 14.0)
-    assert_close(with_gradient(losses.contrastive, given), with_gradient(ClipLoss(), given))
+    arguments = inputs(*features(), 14.0)
+    assert_close(with_gradient(losses.contrastive, arguments), with_gradient(ClipLoss(), arguments))
 
 
 def test_contrastive_equals_the_formula_in_float64() -> None:
@@ -54,34 +55,41 @@ def test_many_positives_equal_the_sum_in_float64() -> None:
     image, text = features(4)
     x = logits64(image, text, 5.0).tolist()
     total = 0.0
-    for rows, marks in ((x, SAME.tolist()), (list(zip(*x, strict=True)), SAME.T.tolist())):
+    for rows, marks in (
+        (x, POSITIVES.tolist()),
+        (list(zip(*x, strict=True)), POSITIVES.T.tolist()),
+    ):
         for row, mark in zip(rows, marks, strict=True):
             norm = math.log(sum(map(math.exp, row)))
             total -= sum(v - norm for v, m in zip(row, mark, strict=True) if m) / sum(mark)
-    assert_close(losses.contrastive(image, text, torch.tensor(5.0), SAME), expected(total / 8))
+    assert_close(losses.contrastive(image, text, torch.tensor(5.0), POSITIVES), expected(total / 8))
 
 
-@pytest.mark.parametrize("same", [SAME, 0.3 * SAME.float() + 0.7 * SAME.float().flip(0)])
-def test_many_positives_equal_soft_cross_entropy_and_its_gradient(same: Tensor) -> None:
+@pytest.mark.parametrize(
+    "positives", [POSITIVES, 0.3 * POSITIVES.float() + 0.7 * POSITIVES.float().flip(0)]
+)
+def test_many_positives_equal_soft_cross_entropy_and_its_gradient(positives: Tensor) -> None:
     def full(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         x = scale * image @ text.T
-        rows, columns = (m / m.sum(dim=1, keepdim=True) for m in (same.float(), same.T.float()))
+        targets = positives.float()
+        rows = targets / targets.sum(dim=1, keepdim=True)
+        columns = targets.T / targets.T.sum(dim=1, keepdim=True)
         return (F.cross_entropy(x, rows) + F.cross_entropy(x.T, columns)) / 2
 
-    given = inputs(*features(4), 5.0)
-    ours = with_gradient(lambda *x: losses.contrastive(*x, same), given)
-    assert_close(ours, with_gradient(full, given))
+    arguments = inputs(*features(4), 5.0)
+    ours = with_gradient(lambda *x: losses.contrastive(*x, positives), arguments)
+    assert_close(ours, with_gradient(full, arguments))
 
 
 @pytest.mark.parametrize("loss", [losses.contrastive, losses.sigmoid])
 def test_integers_that_are_equal_are_true_of_each_other(loss: Callable[..., Tensor]) -> None:
-    same = LABELS[:, None] == LABELS
-    given = inputs(*features(), 8.0, *([-3.0] if loss is losses.sigmoid else []))
-    ours = with_gradient(lambda *x: loss(*x, positives=LABELS), given)
-    assert_close(ours, with_gradient(lambda *x: loss(*x, positives=same), given))
-    alone = with_gradient(lambda *x: loss(*x, positives=torch.arange(9)), given)
-    assert_close(alone, with_gradient(loss, given))
-    assert abs(alone[0] - ours[0]) > 1e-2
+    positives = GROUPS[:, None] == GROUPS
+    arguments = inputs(*features(), 8.0, *([-3.0] if loss is losses.sigmoid else []))
+    ours = with_gradient(lambda *x: loss(*x, positives=GROUPS), arguments)
+    assert_close(ours, with_gradient(lambda *x: loss(*x, positives=positives), arguments))
+    own_alone = with_gradient(lambda *x: loss(*x, positives=torch.arange(9)), arguments)
+    assert_close(own_alone, with_gradient(loss, arguments))
+    assert abs(own_alone[0] - ours[0]) > 1e-2
 
 
 def test_a_loss_near_zero_is_not_lost_in_the_size_of_the_logits() -> None:
@@ -100,8 +108,8 @@ def test_a_loss_near_zero_is_not_lost_in_the_size_of_the_logits() -> None:
 
 
 def test_sigmoid_equals_open_clip_and_its_gradient() -> None:
-    given = inputs(*features(), 10.0, -4.0)
-    assert_close(with_gradient(losses.sigmoid, given), with_gradient(SigLipLoss(), given))
+    arguments = inputs(*features(), 10.0, -4.0)
+    assert_close(with_gradient(losses.sigmoid, arguments), with_gradient(SigLipLoss(), arguments))
 
 
 def test_sigmoid_equals_transformers() -> None:
@@ -116,19 +124,20 @@ def test_sigmoid_equals_transformers() -> None:
         model.logit_bias.fill_(-2.0)
         ids, pixels = torch.randint(50, (5, 8)), torch.randn(5, 3, 16, 16)
         theirs = model(input_ids=ids, pixel_values=pixels, return_loss=True)
-        found = (theirs.image_embeds, theirs.text_embeds, model.logit_scale.exp(), model.logit_bias)
-        assert_close(losses.sigmoid(*found), theirs.loss)
+        features = (theirs.image_embeds, theirs.text_embeds)
+        ours = losses.sigmoid(*features, model.logit_scale.exp(), model.logit_bias)
+        assert_close(ours, theirs.loss)
 
 
-@pytest.mark.parametrize("same", [None, SAME])
-def test_sigmoid_equals_algorithm_1_in_float64(same: Tensor | None) -> None:
+@pytest.mark.parametrize("positives", [None, POSITIVES])
+def test_sigmoid_equals_algorithm_1_in_float64(positives: Tensor | None) -> None:
     image, text = features(4)
     x = logits64(image, text, 10.0) - 4.0
-    sign = 2.0 * (np.eye(4) if same is None else same.numpy()) - 1
+    sign = 2.0 * (np.eye(4) if positives is None else positives.numpy()) - 1
     value = np.log1p(np.exp(-sign * x)).sum() / 4
-    ours = losses.sigmoid(image, text, torch.tensor(10.0), torch.tensor(-4.0), same)
+    ours = losses.sigmoid(image, text, torch.tensor(10.0), torch.tensor(-4.0), positives)
     assert_close(ours, expected(value))
-    assert abs(value / 4 - value) > 1e-1  # were it divided by all pairs
+    assert abs(value / 4 - value) > 1e-1  # dividing by all pairs would be visible
 
 
 # Both, in tiles
@@ -142,16 +151,17 @@ FULL = {
 @pytest.mark.parametrize("name", FULL)
 def test_tiles_equal_the_full_matrix_and_its_gradient(name: str) -> None:
     loss, full, numbers = FULL[name]
-    given = inputs(*features(2500, 8), *numbers)  # two tiles a side, the last smaller
-    ours, theirs = with_gradient(loss, given), with_gradient(full, given)
+    arguments = inputs(*features(2500, 8), *numbers)  # two tiles a side, the last smaller
+    ours, theirs = with_gradient(loss, arguments), with_gradient(full, arguments)
     assert_close(ours, theirs)
-    for a, b in zip(ours[1:3], theirs[1:3], strict=True):  # defaults would let 1e-5 pass: all
+    # The default tolerance is as large as these gradients.
+    for a, b in zip(ours[1:3], theirs[1:3], strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-6 * b.abs().max().item())
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Rows and columns of a tile, far fewer than usual."""
+    """The side of a tile, much smaller than usual."""
     monkeypatch.setattr(tiles, "CPU_SIDE", 100)
     return 100
 
@@ -161,50 +171,52 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_rectangle_of_few_images_and_all_texts(first: int) -> None:
     texts = features(530, 8)[1]
     images = features(330, 8, seed=1)[0]
-    given = inputs(images.double(), texts.double(), torch.tensor(20.0, dtype=torch.float64))
-    up = torch.linspace(0.5, 1, 330, dtype=torch.float64)
+    arguments = inputs(images.double(), texts.double(), torch.tensor(20.0, dtype=torch.float64))
+    weights = torch.linspace(0.5, 1, 330, dtype=torch.float64)
 
-    def mixed(rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        return (rows * up).sum() + (columns**2).sum() - (own * up).sum()
+    def combined(rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
+        return (rows * weights).sum() + (columns**2).sum() - (own * weights).sum()
 
     def full(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         x = scale * image @ text.T
         own = torch.zeros(len(image), dtype=torch.float64)
         begin, end = max(0, -first), max(0, min(330, 530 - first))
         own[begin:end] = x[torch.arange(begin, end), torch.arange(begin, end) + first]
-        return mixed(x.logsumexp(1), x.logsumexp(0), own)
+        return combined(x.logsumexp(1), x.logsumexp(0), own)
 
-    ours = with_gradient(lambda *x: mixed(*losses.log_sum_exps(*x, first)), given)
-    assert_close(ours, with_gradient(full, given))
+    ours = with_gradient(lambda *x: combined(*losses.log_sum_exps(*x, first)), arguments)
+    assert_close(ours, with_gradient(full, arguments))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     numbers = torch.tensor([3.0, -1.0], dtype=torch.float64)
-    image, text, scale, _ = given = inputs(*(x.double() for x in features(5, 3)), *numbers)
-    few = text[:4].detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda *x: losses.log_sum_exps(*x, 1), (image, few, scale))
-    assert torch.autograd.gradcheck(lambda *x: losses.sigmoid(*x, LABELS[:5]), given)
-    assert torch.autograd.gradcheck(lambda *x: losses.contrastive(*x, LABELS[:5]), given[:3])
+    image, text, scale, _ = arguments = inputs(*(x.double() for x in features(5, 3)), *numbers)
+    few_texts = text[:4].detach().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *x: losses.log_sum_exps(*x, 1), (image, few_texts, scale)
+    )
+    assert torch.autograd.gradcheck(lambda *x: losses.sigmoid(*x, GROUPS[:5]), arguments)
+    assert torch.autograd.gradcheck(lambda *x: losses.contrastive(*x, GROUPS[:5]), arguments[:3])
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers that any tensor made within has."""
+class LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that is created in its context."""
 
     size = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
         result = function(*arguments, **(keywords or {}))
-        made = result if isinstance(result, tuple | list) else [result]
-        self.size = max([self.size, *(x.numel() for x in made if isinstance(x, Tensor))])
+        tensors = result if isinstance(result, tuple | list) else [result]
+        self.size = max([self.size, *(x.numel() for x in tensors if isinstance(x, Tensor))])
         return result
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_the_matrix_never_exists(name: str, small_tiles: int) -> None:
-    given = inputs(*features(1000, 4), *FULL[name][2])
+    arguments = inputs(*features(1000, 4), *FULL[name][2])
     for loss, limit in ((FULL[name][0], small_tiles**2), (FULL[name][1], 1000**2)):
-        with Largest() as largest:
-            with_gradient(loss, given)
+        with LargestTensor() as largest:
+            with_gradient(loss, arguments)
         assert largest.size == limit
 
 
@@ -213,22 +225,22 @@ def test_the_matrix_never_exists(name: str, small_tiles: int) -> None:
 def test_bfloat16_features_are_computed_in_float32(name: str, autocast: bool) -> None:
     loss, full, numbers = FULL[name]
     image, text = (x.bfloat16() for x in features(200, 64))
-    given = inputs(image, text, *numbers)
+    arguments = inputs(image, text, *numbers)
     exact = with_gradient(full, inputs(image.float(), text.float(), *numbers))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        ours = with_gradient(loss, given)
-    types = [torch.float32, *(x.dtype for x in given)]
+        ours = with_gradient(loss, arguments)
+    types = [torch.float32, *(x.dtype for x in arguments)]
     assert_close(ours, [value.to(dtype) for value, dtype in zip(exact, types, strict=True)])
-    rough = with_gradient(full, given)[0].float()
+    rough = with_gradient(full, arguments)[0].float()
     assert abs(rough - exact[0]) > 1e-4
 
 
 def test_float32_features_within_autocast_stay_so() -> None:
     student, teacher = ((*features(50, 64, seed), torch.tensor(20.0)) for seed in (0, 1))
-    same = torch.eye(50, dtype=torch.bool)
+    positives = torch.eye(50, dtype=torch.bool)
     for loss in (
         lambda: losses.contrastive(*student),
-        lambda: losses.contrastive(*student, same),
+        lambda: losses.contrastive(*student, positives),
         lambda: losses.logit_distillation(student, teacher),
     ):
         exact = loss()
@@ -239,13 +251,15 @@ def test_float32_features_within_autocast_stay_so() -> None:
 def test_frozen_towers_cost_nothing_and_get_nothing() -> None:
     image, text = features()
     scale = torch.tensor(8.0, requires_grad=True)
-    whole = with_gradient(losses.contrastive, inputs(image, text, 8.0))
-    half = image.clone().requires_grad_()
-    found = torch.autograd.grad(losses.contrastive(half, text, scale), (half, scale))
-    assert_close(found, (whole[1], whole[3]))
+    all_gradients = with_gradient(losses.contrastive, inputs(image, text, 8.0))
+    trained_image = image.clone().requires_grad_()
+    gradients = torch.autograd.grad(
+        losses.contrastive(trained_image, text, scale), (trained_image, scale)
+    )
+    assert_close(gradients, (all_gradients[1], all_gradients[3]))
     assert not losses.sigmoid(image, text, scale.detach(), torch.tensor(0.0)).requires_grad
     with torch.no_grad():
-        assert not losses.sigmoid(half, text, scale, torch.tensor(0.0)).requires_grad
+        assert not losses.sigmoid(trained_image, text, scale, torch.tensor(0.0)).requires_grad
 
 
 @pytest.mark.parametrize("texts", [1, 8, 10])

@@ -1,5 +1,5 @@
-"""Losses of distillation, classes and pixels against their formulas in float64, and other
-libraries'."""
+"""Losses of distillation, classes and pixels, against their formulas in float64 and against other
+libraries."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -27,13 +27,14 @@ from patchword.losses import classes
 
 
 def some_logits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the class token, of the distillation token, of the teacher, and the classes (N,)."""
+    """Logits of the class token, of the distillation token and of the teacher, and the classes
+    (N,)."""
     generator = torch.Generator().manual_seed(0)
     drawn = 2 * torch.randn(3, 6, 5, generator=generator)
     return (*drawn, torch.tensor([0, 4, 1, 1, 2, 3]))
 
 
-class Answer(torch.nn.Module):
+class FixedLogits(torch.nn.Module):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = logits
@@ -46,11 +47,11 @@ class Answer(torch.nn.Module):
 
 
 def by_timm(kind: str, weight: float, temperature: float) -> Tensor:
-    """The loss of timm's task, whose networks answer some_logits."""
+    """The loss of timm's task, whose networks return `some_logits`."""
     ours, distilled, teacher, target = some_logits()
     task = SimpleNamespace(
         trainable_module=lambda _: (ours, distilled),
-        teacher=Answer(teacher),
+        teacher=FixedLogits(teacher),
         criterion=torch.nn.CrossEntropyLoss(),
         distill_type=kind,
         task_loss_weight=1 - weight,
@@ -88,7 +89,7 @@ def test_one_head_for_labels_and_teacher_equals_timm() -> None:
     ours, _, teacher, target = some_logits()
     task = SimpleNamespace(
         trainable_module=lambda _: ours,
-        teacher=Answer(teacher),
+        teacher=FixedLogits(teacher),
         criterion=torch.nn.CrossEntropyLoss(),
         task_loss_weight=0.7,
         distill_loss_weight=0.3,
@@ -103,8 +104,8 @@ def test_one_head_for_labels_and_teacher_equals_timm() -> None:
 def test_distillation_with_mixed_and_smoothed_targets() -> None:
     ours, distilled, teacher, target = some_logits()
     soft = timm.data.mixup.mixup_target(target, 5, 0.3, 0.1)
-    found = losses.hard_distillation(ours, distilled, teacher, F.one_hot(target, 5).float(), 0.1)
-    assert_close(found, losses.hard_distillation(ours, distilled, teacher, target, 0.1))
+    smoothed = losses.hard_distillation(ours, distilled, teacher, F.one_hot(target, 5).float(), 0.1)
+    assert_close(smoothed, losses.hard_distillation(ours, distilled, teacher, target, 0.1))
     mixed = losses.hard_distillation(ours, distilled, teacher, soft)
     half = SoftTargetCrossEntropy()(ours, soft) + F.cross_entropy(distilled, teacher.argmax(1))
     assert_close(mixed, half / 2)
@@ -154,7 +155,7 @@ def test_classification_equals_the_formula_and_timm(smoothing: float) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mixup_equals_timm(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     share = 0.3
-    monkeypatch.setattr(classes, "_beta", lambda alpha, generator: share)
+    monkeypatch.setattr(classes, "_beta_share", lambda alpha, generator: share)
     pixels, target = torch.randn(6, 3, 4, 4), some_logits()[3]
     theirs = timm.data.mixup.Mixup(1.0, label_smoothing=smoothing, num_classes=5)
     monkeypatch.setattr(np.random, "beta", lambda *_: share)
@@ -172,11 +173,11 @@ def test_cutmix_equals_timm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.Generator().manual_seed(seed)
     centres = [int(torch.randint(length, (), generator=draws)) for length in (20, 14)]
     share = (0.3, 0.8)[seed % 2]
-    monkeypatch.setattr(classes, "_beta", lambda alpha, generator: share)
+    monkeypatch.setattr(classes, "_beta_share", lambda alpha, generator: share)
     monkeypatch.setattr(np.random, "beta", lambda *_: share)
     monkeypatch.setattr(np.random, "rand", lambda *_: 0.0)  # cutmix
-    given = iter(centres)
-    monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(given))
+    next_centre = iter(centres)
+    monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(next_centre))
     pixels, target = torch.randn(6, 3, 20, 14), some_logits()[3]
     mix = timm.data.mixup.Mixup(0.0, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=5)
     their_pixels, their_soft = mix(pixels.clone(), target)
@@ -192,22 +193,22 @@ def test_mixing_depends_on_the_generator_alone(mix: Callable[..., Any]) -> None:
     target = torch.eye(4)
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
-    drawn = [mix(levels, target, generator) for _ in range(400)]
+    results = [mix(levels, target, generator) for _ in range(400)]
     generator.set_state(state)
     torch.manual_seed(5)
-    assert_close(mix(levels, target, generator), drawn[0], rtol=0, atol=0)
-    for pixels, soft in drawn:  # an image is the mean of the levels that its target says
+    assert_close(mix(levels, target, generator), results[0], rtol=0, atol=0)
+    for pixels, soft in results:  # an image is mixed as its target says
         assert_close(pixels.mean(dim=(1, 2, 3)), soft @ torch.arange(4.0))
         assert_close(soft.sum(dim=1), torch.ones(4))
-    shares = torch.stack([soft[0, 0] for _, soft in drawn])
+    shares = torch.stack([soft[0, 0] for _, soft in results])
     assert shares.std() > 0.15
-    assert_close(levels[:, 0, 0, 0], torch.arange(4.0))  # the batch itself is left alone
+    assert_close(levels[:, 0, 0, 0], torch.arange(4.0))  # the inputs are unchanged
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 5.0])
 def test_shares_are_beta(alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    shares = np.array([classes._beta(alpha, generator) for _ in range(4000)])
+    shares = np.array([classes._beta_share(alpha, generator) for _ in range(4000)])
     assert abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.008  # of Beta(alpha, alpha)
 
@@ -223,14 +224,14 @@ def test_classes_as_numbers_cannot_be_mixed() -> None:
 @pytest.mark.parametrize("norm", [False, True])
 def test_masked_pixels_equal_the_formula_in_float64(norm: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    painted, patches = torch.randn(2, 3, 8, 12, generator=generator)
+    predicted, patches = torch.randn(2, 3, 8, 12, generator=generator)
     hidden = torch.rand(3, 8, generator=generator) < 0.75
-    aim = patches.double().numpy()
+    target = patches.double().numpy()
     if norm:
-        variance = aim.var(-1, ddof=1, keepdims=True)
-        aim = (aim - aim.mean(-1, keepdims=True)) / np.sqrt(variance + 1e-6)
-    error = ((painted.double().numpy() - aim) ** 2).mean(-1)
-    ours = losses.masked_pixels(painted, patches, hidden, norm)
+        variance = target.var(-1, ddof=1, keepdims=True)
+        target = (target - target.mean(-1, keepdims=True)) / np.sqrt(variance + 1e-6)
+    error = ((predicted.double().numpy() - target) ** 2).mean(-1)
+    ours = losses.masked_pixels(predicted, patches, hidden, norm)
     assert_close(ours, expected(error[hidden.numpy()].mean()))
-    assert abs(losses.masked_pixels(painted, patches, hidden, not norm) - ours) > 1e-3
-    assert abs(losses.masked_pixels(painted, patches, ~hidden, norm) - ours) > 1e-3
+    assert abs(losses.masked_pixels(predicted, patches, hidden, not norm) - ours) > 1e-3
+    assert abs(losses.masked_pixels(predicted, patches, ~hidden, norm) - ours) > 1e-3

@@ -1,4 +1,4 @@
-"""BLIP's losses against their formulas in numpy's float64, and transformers' language model."""
+"""BLIP's losses against their formulas in numpy's float64."""
 
 from collections.abc import Callable
 
@@ -12,68 +12,71 @@ from torch.testing import assert_close
 
 from patchword import losses
 
-ROWS, OTHERS, WORDS = 4, 7, 11  # OTHERS: the batch and a queue
+ROWS, COLUMNS, WORDS = 4, 7, 11  # COLUMNS: the batch and a queue
 
 
-def numbers(*shape: int, seed: int = 0, size: float = 3.0) -> Tensor:
+def random_logits(*shape: int, seed: int = 0, size: float = 3.0) -> Tensor:
     return size * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-TRUE = torch.eye(ROWS, OTHERS, dtype=torch.bool)
-SEVERAL = TRUE | (numbers(ROWS, OTHERS, seed=4) > 3)
+OWN_ALONE = torch.eye(ROWS, COLUMNS, dtype=torch.bool)
+SEVERAL = OWN_ALONE | (random_logits(ROWS, COLUMNS, seed=4) > 3)
 
 
-def alignment(logits: Tensor, guess: Tensor, true: Tensor, share: float) -> float:
-    """One way of `loss_ita` (salesforce/BLIP, models/blip_pretrain.py; with several positives
+def expected_loss(logits: Tensor, teacher: Tensor, positives: Tensor, share: float) -> float:
+    """One direction of `loss_ita` (salesforce/BLIP, models/blip_pretrain.py; with several positives
     models/blip_retrieval.py): sim_targets = pos_idx / pos_idx.sum(1), then
     alpha * softmax(sim_m) + (1 - alpha) * sim_targets."""
     total = 0.0
-    for row, guesses, marks in zip(
-        logits.double().numpy(), guess.double().numpy(), true.numpy(), strict=True
+    for row, teacher_row, marks in zip(
+        logits.double().numpy(), teacher.double().numpy(), positives.numpy(), strict=True
     ):
-        says = np.exp(guesses - guesses.max())
-        target = share * says / says.sum() + (1 - share) * marks / marks.sum()
+        exponentials = np.exp(teacher_row - teacher_row.max())
+        target = share * exponentials / exponentials.sum() + (1 - share) * marks / marks.sum()
         total -= float((log_softmax(row) * target).sum())
     return total / len(logits)
 
 
-@pytest.mark.parametrize("true", [TRUE, SEVERAL])
+@pytest.mark.parametrize("positives", [OWN_ALONE, SEVERAL])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_soft_contrastive_equals_the_originals_arithmetic(true: Tensor, share: float) -> None:
-    logits, guess = numbers(ROWS, OTHERS), numbers(ROWS, OTHERS, seed=1)
-    value = alignment(logits, guess, true, share)
-    assert_close(losses.soft_contrastive(logits, true, guess, share), expected(value))
-    there = losses.soft_contrastive(logits, true, guess, torch.tensor(share))
-    assert_close(there, expected(value))
+def test_soft_contrastive_equals_the_originals_arithmetic(positives: Tensor, share: float) -> None:
+    logits, teacher = random_logits(ROWS, COLUMNS), random_logits(ROWS, COLUMNS, seed=1)
+    value = expected_loss(logits, teacher, positives, share)
+    assert_close(losses.soft_contrastive(logits, positives, teacher, share), expected(value))
+    with_tensor_share = losses.soft_contrastive(logits, positives, teacher, torch.tensor(share))
+    assert_close(with_tensor_share, expected(value))
 
 
 def test_soft_contrastive_without_a_guess_is_that_of_share_0() -> None:
-    assert SEVERAL.sum() > TRUE.sum()
-    logits = numbers(ROWS, OTHERS)
-    value = alignment(logits, logits, SEVERAL, 0.0)
+    assert SEVERAL.sum() > OWN_ALONE.sum()
+    logits = random_logits(ROWS, COLUMNS)
+    value = expected_loss(logits, logits, SEVERAL, 0.0)
     assert_close(losses.soft_contrastive(logits, SEVERAL), expected(value))
     own = F.cross_entropy(logits, torch.arange(ROWS))
-    assert_close(losses.soft_contrastive(logits, TRUE), own)
+    assert_close(losses.soft_contrastive(logits, OWN_ALONE), own)
 
 
 def test_the_gradient_of_soft_contrastive_is_of_the_logits() -> None:
-    """(softmax(logits) - targets) / rows; nothing flows into what the targets are made of."""
-    logits, guess = numbers(ROWS, OTHERS).requires_grad_(), numbers(ROWS, OTHERS, seed=1)
-    losses.soft_contrastive(logits, SEVERAL, guess, 0.4).backward()
-    targets = 0.4 * guess.softmax(1) + 0.6 * SEVERAL / SEVERAL.sum(1, keepdim=True)
+    """It is (softmax(logits) - targets) / rows: the targets get no gradient."""
+    logits = random_logits(ROWS, COLUMNS).requires_grad_()
+    teacher = random_logits(ROWS, COLUMNS, seed=1)
+    losses.soft_contrastive(logits, SEVERAL, teacher, 0.4).backward()
+    targets = 0.4 * teacher.softmax(1) + 0.6 * SEVERAL / SEVERAL.sum(1, keepdim=True)
     assert_close(logits.grad, (logits.detach().softmax(1) - targets) / ROWS)
 
 
 def test_matching_is_cross_entropy_of_two() -> None:
-    logits = numbers(6, 2)
-    together = torch.tensor([True, True, False, False, False, True])
-    chances = log_softmax(logits.double().numpy())
-    value = -np.mean([row[int(own)] for row, own in zip(chances, together, strict=True)])
-    assert_close(losses.matching(logits, together), expected(value))
-    same = torch.zeros(6, 2)  # knows nothing but the ratio of 1 to 2
-    same[:, 0] = np.log(2)
-    third = torch.arange(6) < 2
-    assert losses.matching(same, third).item() == pytest.approx(0.6365, abs=1e-4)
+    logits = random_logits(6, 2)
+    matches = torch.tensor([True, True, False, False, False, True])
+    log_probabilities = log_softmax(logits.double().numpy())
+    value = -np.mean(
+        [row[int(match)] for row, match in zip(log_probabilities, matches, strict=True)]
+    )
+    assert_close(losses.matching(logits, matches), expected(value))
+    constant = torch.zeros(6, 2)  # predicts the ratio of 1 to 2 for every pair
+    constant[:, 0] = np.log(2)
+    one_third = torch.arange(6) < 2
+    assert losses.matching(constant, one_third).item() == pytest.approx(0.6365, abs=1e-4)
 
 
 TARGETS = torch.tensor(
@@ -84,22 +87,22 @@ TARGETS = torch.tensor(
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_language_modelling_is_the_formula_in_float64(smoothing: float) -> None:
     """Szegedy et al. 2016, section 7: q'(k) = (1 - e) [k = y] + e / K."""
-    logits = numbers(4, 5, WORDS)
-    chances = log_softmax(logits.double().numpy())
-    each = [0.0] * 4
+    logits = random_logits(4, 5, WORDS)
+    log_probabilities = log_softmax(logits.double().numpy())
+    expected = [0.0] * 4
     for row, targets in enumerate(TARGETS.tolist()):
-        for place, word in enumerate(targets):
-            if word != losses.IGNORED:
+        for position, token in enumerate(targets):
+            if token != losses.IGNORED:
                 target = np.full(WORDS, smoothing / WORDS)
-                target[word] += 1 - smoothing
-                each[row] -= float((target * chances[row, place]).sum())
-    found = losses.language_modelling(logits, TARGETS, smoothing)
-    assert_close(found, torch.tensor(each))
-    assert each[3] == 0
+                target[token] += 1 - smoothing
+                expected[row] -= float((target * log_probabilities[row, position]).sum())
+    result = losses.language_modelling(logits, TARGETS, smoothing)
+    assert_close(result, torch.tensor(expected))
+    assert expected[3] == 0
 
 
 def test_padding_has_no_gradient() -> None:
-    logits = numbers(4, 5, WORDS).requires_grad_()
+    logits = random_logits(4, 5, WORDS).requires_grad_()
     losses.language_modelling(logits, TARGETS, 0.1).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad.abs().sum(2) > 0, TARGETS != losses.IGNORED)
@@ -107,7 +110,7 @@ def test_padding_has_no_gradient() -> None:
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "contrast": lambda x: losses.soft_contrastive(
-        x.flatten(0, 1)[:ROWS, :OTHERS], SEVERAL, numbers(ROWS, OTHERS, seed=1), 0.4
+        x.flatten(0, 1)[:ROWS, :COLUMNS], SEVERAL, random_logits(ROWS, COLUMNS, seed=1), 0.4
     ),
     "match": lambda x: losses.matching(x[:, 0, :2], torch.arange(4) < 2),
     "words": lambda x: losses.language_modelling(x, TARGETS, 0.1).sum(),
@@ -117,7 +120,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_logits_are_computed_in_float32(name: str, autocast: bool) -> None:
-    logits = numbers(4, 5, WORDS).bfloat16()
+    logits = random_logits(4, 5, WORDS).bfloat16()
     exact = with_gradient(LOSSES[name], inputs(logits.float()))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         ours = with_gradient(LOSSES[name], inputs(logits))

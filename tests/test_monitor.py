@@ -1,6 +1,7 @@
-"""What a run leaves to see: each step once, evaluations that are right, curves that can be read."""
+"""The records of a run: each step once, correct evaluations, readable curves."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -51,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Splits of two classes; of the training images of one, one is broken."""
+    """Splits with two classes. One training image is broken."""
     for split, count in (("train", 6), ("validation", 5)):
         for name, colour in COLOURS.items():
             (tmp_path / "photos" / split / name).mkdir(parents=True)
@@ -65,7 +66,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def captions(tmp_path: Path, photos: Path) -> Path:
-    """Two captions for each of seven images, the last of which is broken."""
+    """Seven images with two captions each. The last image is broken."""
     shutil.copytree(photos / "train" / "dark", tmp_path / "words")
     names = [*(f"{i}.png" for i in range(6)), "broken.png"]
     rows = [{"file_name": n, "caption": ["a cat", f"{i} dogs"]} for i, n in enumerate(names)]
@@ -88,8 +89,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 PLAIN = MonitorConfig()
 
 
-def run(out: Path, start: int, stop: int, config: MonitorConfig = PLAIN) -> Monitor:
-    """Steps start + 1 to stop, whose loss says in which part of the run they were made."""
+def run_steps(out: Path, start: int, stop: int, config: MonitorConfig = PLAIN) -> Monitor:
+    """Record the steps start + 1 to stop. Their loss shows in which part of the run they were
+    made."""
     monitor = Monitor(out, config, start, stop)
     for step in range(start + 1, stop + 1):
         monitor.step(step, {"loss": step + start / 1000, "learning_rate": 0.1})
@@ -97,23 +99,23 @@ def run(out: Path, start: int, stop: int, config: MonitorConfig = PLAIN) -> Moni
 
 
 def test_each_step_stands_once_after_a_resume(tmp_path: Path) -> None:
-    run(tmp_path, 0, 9)  # killed: not closed
+    run_steps(tmp_path, 0, 9)  # killed: not closed
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "lo')
     before = (tmp_path / "metrics.jsonl").read_text().splitlines()[:6]
     with (tmp_path / "metrics.jsonl").open() as old:
-        run(tmp_path, 6, 8).close()
-        assert old.read().count("\n") == 9  # replaced whole: nobody saw it half
+        run_steps(tmp_path, 6, 8).close()
+        assert old.read().count("\n") == 9  # replaced atomically
     rows = read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [row["loss"] for row in rows] == [1, 2, 3, 4, 5, 6, 7.006, 8.006]
     assert (tmp_path / "metrics.jsonl").read_text().splitlines()[:6] == before
-    run(tmp_path, 0, 2).close()
+    run_steps(tmp_path, 0, 2).close()
     assert [row["loss"] for row in read(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 def test_a_row_is_in_the_file_at_once(tmp_path: Path) -> None:
-    monitor = run(tmp_path, 0, 1)
+    monitor = run_steps(tmp_path, 0, 1)
     monitor.step(2, {"loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.25})
     assert read(tmp_path / "metrics.jsonl")[1] == {
         "step": 2, "loss": None, "grad_norm": None, "learning_rate": 0.25
@@ -129,7 +131,7 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, 0, 4).close()
+    run_steps(tmp_path, 0, 4).close()
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
     def full(number: int) -> None:
@@ -157,16 +159,16 @@ def test_broken_samples_are_named_once_across_resumes(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, MonitorConfig(), 0, 9)
     monitor.broken(errors)
     monitor.broken(errors[:1])
-    assert len(monitor.named) == 2
+    assert len(monitor.recorded) == 2
     with (tmp_path / "broken.jsonl").open("a") as file:
         file.write('{"name": "c')
     monitor = Monitor(tmp_path, MonitorConfig(), 5, 9)
-    assert len(monitor.named) == 2
+    assert len(monitor.recorded) == 2
     monitor.broken([errors[1], ImageError("c.png", "empty")])
-    assert len(monitor.named) == 3
+    assert len(monitor.recorded) == 3
     rows = [{"name": n, "reason": "not an image"} for n in ("a.png", "b.png")]
     assert read(tmp_path / "broken.jsonl") == [*rows, {"name": "c.png", "reason": "empty"}]
-    assert not Monitor(tmp_path, MonitorConfig(), 0, 9).named
+    assert not Monitor(tmp_path, MonitorConfig(), 0, 9).recorded
 
 
 # TensorBoard
@@ -181,17 +183,17 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
 def test_tensorboard_has_the_same_steps(tmp_path: Path, photos: Path, model: Bundle) -> None:
     data = EvaluateConfig(str(photos / "validation"), name="colours")
     config = MonitorConfig(evaluate=(data,), tensorboard=True)
-    killed = run(tmp_path / "run", 0, 9, config)
+    killed = run_steps(tmp_path / "run", 0, 9, config)
     assert killed.board is not None
     assert len(scalars(tmp_path / "run" / "tensorboard", "train/learning_rate")) == 9
-    monitor = run(tmp_path / "run", 6, 8, config)
-    found = monitor.evaluate(8, model)
+    monitor = run_steps(tmp_path / "run", 6, 8, config)
+    metrics = monitor.evaluate(8, model)
     monitor.close()
     steps = scalars(tmp_path / "run" / "tensorboard", "train/loss")
     assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert_allclose([loss for _, loss in steps], [1, 2, 3, 4, 5, 6, 7.006, 8.006], rtol=1e-6)
     tag = "eval/colours zero-shot acc1"
-    assert scalars(tmp_path / "run" / "tensorboard", tag) == [(8, pytest.approx(found[tag]))]
+    assert scalars(tmp_path / "run" / "tensorboard", tag) == [(8, pytest.approx(metrics[tag]))]
 
 
 def test_tensorboard_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,28 +218,28 @@ def test_an_evaluation_is_what_the_model_does(
     monitor.check(model)
     before = torch.get_rng_state()
     with pytest.warns(UserWarning, match=r"left out of the evaluation: .*broken\.png"):
-        found = monitor.evaluate(5, model)
+        metrics = monitor.evaluate(5, model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = monitor.evaluate(10, model)
+        metrics_again = monitor.evaluate(10, model)
     assert torch.equal(torch.get_rng_state(), before)
-    assert found == again
+    assert metrics == metrics_again
 
     files = sorted((photos / "validation").glob("*/*.png"))
     targets = [list(COLOURS).index(file.parent.name) for file in files]
     texts = model.embed_texts(["a cat", "a wafer"])
     predicted = (model.embed_images(files) @ texts.T).argmax(axis=1)
-    assert found["eval/validation zero-shot acc1"] == np.mean(predicted == targets)
+    assert metrics["eval/validation zero-shot acc1"] == np.mean(predicted == targets)
     recall = balanced_accuracy_score(targets, predicted)
-    assert found["eval/validation zero-shot mean_per_class_recall"] == recall
-    assert found["eval/words retrieval text_retrieval_recall@10"] == 1
-    said = [text for i in range(6) for text in ("a cat", f"{i} dogs")]
+    assert metrics["eval/validation zero-shot mean_per_class_recall"] == recall
+    assert metrics["eval/words retrieval text_retrieval_recall@10"] == 1
+    texts = [text for i in range(6) for text in ("a cat", f"{i} dogs")]
     images = model.embed_images([captions / f"{i}.png" for i in range(6)])
-    first = (model.embed_texts(said) @ images.T).argmax(axis=1)
+    first = (model.embed_texts(texts) @ images.T).argmax(axis=1)
     expected = np.mean(first == np.arange(6).repeat(2))
-    assert found["eval/words retrieval image_retrieval_recall@1"] == expected
-    assert len(found) == 2 + 6
-    assert read(tmp_path / "run" / "metrics.jsonl") == [{"step": n, **found} for n in (5, 10)]
+    assert metrics["eval/words retrieval image_retrieval_recall@1"] == expected
+    assert len(metrics) == 2 + 6
+    assert read(tmp_path / "run" / "metrics.jsonl") == [{"step": n, **metrics} for n in (5, 10)]
 
 
 def test_when_an_evaluation_is_due(tmp_path: Path, photos: Path, model: Bundle) -> None:
@@ -247,7 +249,7 @@ def test_when_an_evaluation_is_due(tmp_path: Path, photos: Path, model: Bundle) 
     def due(monitor: Monitor) -> list[int]:
         return [step for step in range(11) if monitor.due(step)]
 
-    monitor = run(tmp_path, 0, 4, config)
+    monitor = run_steps(tmp_path, 0, 4, config)
     monitor.total = 10
     assert due(monitor) == [4, 8, 10]
     assert due(Monitor(tmp_path / "other", replace(config, every=0), 0, 10)) == [10]
@@ -276,7 +278,7 @@ def test_data_that_is_gone_stops_no_training(tmp_path: Path, photos: Path, model
 class Untouched(nn.Module):
     """A network that must not be run."""
 
-    image = text = None  # it has both towers, as far as anybody can tell
+    image = text = None  # stands for a network with both towers
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +291,7 @@ class Untouched(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("where", "options", "words"),
+    ("where", "options", "message"),
     [
         ("nowhere", {}, "no such folder"),
         ("validation/dark", {}, "no images in folders"),
@@ -303,7 +305,7 @@ class Untouched(nn.Module):
     ],
 )
 def test_what_cannot_be_evaluated_is_said_at_the_start(
-    where: str, options: dict[str, Any], words: str, tmp_path: Path, photos: Path, model: Bundle
+    where: str, options: dict[str, Any], message: str, tmp_path: Path, photos: Path, model: Bundle
 ) -> None:
     (photos / "bad" / "dark").mkdir(parents=True)
     (photos / "bad" / "dark" / "0.png").write_bytes(b"no image")
@@ -314,7 +316,7 @@ def test_what_cannot_be_evaluated_is_said_at_the_start(
     monitor = Monitor(tmp_path / "run", MonitorConfig(evaluate=(data,)), 0, 1)
     with pytest.raises(RecipeError, match=r"\[\[monitor.evaluate\]\] colours: ") as failed:
         monitor.check(untouched)
-    assert words in str(failed.value)
+    assert message in str(failed.value)
 
 
 def test_what_can_be_evaluated_passes_the_check(
@@ -346,11 +348,11 @@ def test_a_model_that_reads_nothing(tmp_path: Path, photos: Path) -> None:
     models.initialise(network)
     vit = make(network, config, None, "tiny vit")
     path = str(photos / "validation")
-    zero = (EvaluateConfig(path, tasks=("zero-shot",)),)
+    zero_shot = (EvaluateConfig(path, tasks=("zero-shot",)),)
     with pytest.raises(RecipeError, match="has an image tower only"):
-        Monitor(tmp_path / "b", MonitorConfig(evaluate=zero), 0, 1).check(vit)
-    near = EvaluateConfig(path, train=str(photos / "train"), tasks=("knn",))
-    monitor = Monitor(tmp_path / "c", MonitorConfig(evaluate=(near,)), 0, 1)
+        Monitor(tmp_path / "b", MonitorConfig(evaluate=zero_shot), 0, 1).check(vit)
+    knn = EvaluateConfig(path, train=str(photos / "train"), tasks=("knn",))
+    monitor = Monitor(tmp_path / "c", MonitorConfig(evaluate=(knn,)), 0, 1)
     monitor.check(vit)
     with pytest.warns(UserWarning, match=r"broken\.png"):
         assert monitor.evaluate(1, vit)["eval/validation knn acc1"] == 1
@@ -368,7 +370,7 @@ def test_bad_settings(tmp_path: Path, photos: Path, model: Bundle) -> None:
 # Curves
 
 
-def rows(count: int, every: int = 0) -> list[dict[str, Any]]:
+def rows(count: int, evaluate_every: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     out: list[dict[str, Any]] = []
     for step in range(1, count + 1):
@@ -376,7 +378,7 @@ def rows(count: int, every: int = 0) -> list[dict[str, Any]]:
         out.append(
             {"step": step, "loss": loss, "learning_rate": 1e-4, "samples_per_s": 80 + rng.normal()}
         )
-        if every and step % every == 0:
+        if evaluate_every and step % evaluate_every == 0:
             share = step / count
             wafers = {f"eval/wafers zero-shot {k}": share for k in ("acc1", "acc5")}
             recalls = {
@@ -444,11 +446,11 @@ def test_the_curves_show_what_the_rows_say(tmp_path: Path) -> None:
 
 
 def test_curves_of_a_run(tmp_path: Path) -> None:
-    monitor = run(tmp_path / "run", 0, 20)
+    monitor = run_steps(tmp_path / "run", 0, 20)
     monitor.close()
     with Image.open(tmp_path / "run" / "curves.png") as picture:
         assert picture.width == 1200
-        assert np.asarray(picture.convert("L")).mean() > 235  # light
+        assert np.asarray(picture.convert("L")).mean() > 235  # a light background
     Monitor(tmp_path / "empty", MonitorConfig(), 0, 1).close()
     assert not (tmp_path / "empty" / "curves.png").exists()
     odd = [{"step": 1, "eval/$x_1$ 晶圆 zero-shot acc1": 0.5}]
@@ -484,19 +486,18 @@ def test_a_thinned_curve_keeps_its_peaks() -> None:
 # The line on the terminal
 
 
-@pytest.mark.parametrize("width", range(20, 121, 4))
 @pytest.mark.parametrize("total", [20, 2000, 1_000_000])
-def test_the_line_fits(width: int, total: int) -> None:
+def test_the_line_fits(total: int) -> None:
     metrics = {"loss": 1.23456, "samples_per_s": 85.2, "memory_gb": 1.23}
-    for step in (1, total // 2, total):
-        drawn = step_line(width, step, total, metrics, 754.2).plain
-        assert len(drawn) <= width
+    for width, step in itertools.product(range(20, 121, 4), (1, total // 2, total)):
+        text = step_line(width, step, total, metrics, 754.2).plain
+        assert len(text) <= width
         if width >= 56:
             parts = (f"step {step}/{total}", "loss 1.235", "85", "1.2 GB", "0:12:34")
-            assert all(part in drawn for part in parts), drawn
+            assert all(part in text for part in parts), text
         if width >= 80:
-            assert "85 samples/s" in drawn
-            assert drawn.count("━") >= 10
+            assert "85 samples/s" in text
+            assert text.count("━") >= 10
     assert (
         step_line(79, 2, 4, {"loss": 0.5}, None).plain
         == f"step 2/4 {'━' * 30}  loss 0.5000  -:--:--"
@@ -544,23 +545,23 @@ def test_the_end_says_what_a_run_leaves(
             code = error.exit_code
         return code, *capsys.readouterr()
 
-    summary = RunSummary("classification")
-    for right in (0.0, *[0.75] * 10):  # the last ten count
-        summary.update({"loss": 0.25, "accuracy": right})
-    fine = Trained(Path("out/model"), 9, 90, images=40, classes=5)
-    todo = "out/model: patchword classify PHOTOS --model out/model\n"
-    said = "trained on 40 images of 5 classes in 0:00:00, last loss 0.2500; "
-    last = "75.0% right in the last 10 batches of training, none held out\n"
-    assert ended(fine) == (0, todo, said + last)
-    summary.update({"eval/wafers zero-shot acc1": 0.972})
-    assert ended(fine) == (0, todo, f"{said}wafers zero-shot: acc1 97.2%\n")
-    stopped = replace(fine, stopped=True)
+    run_summary = RunSummary("classification")
+    for accuracy_of_batch in (0.0, *[0.75] * 10):  # the last ten are averaged
+        run_summary.update({"loss": 0.25, "accuracy": accuracy_of_batch})
+    finished = Trained(Path("out/model"), 9, 90, images=40, classes=5)
+    next_command = "out/model: patchword classify PHOTOS --model out/model\n"
+    summary = "trained on 40 images of 5 classes in 0:00:00, last loss 0.2500; "
+    accuracy = "75.0% right in the last 10 batches of training, none held out\n"
+    assert ended(finished) == (0, next_command, summary + accuracy)
+    run_summary.update({"eval/wafers zero-shot acc1": 0.972})
+    assert ended(finished) == (0, next_command, f"{summary}wafers zero-shot: acc1 97.2%\n")
+    stopped = replace(finished, stopped=True)
     assert ended(stopped) == (1, "", "stopped after step 9: the same command continues\n")
     errors = [ImageError(f"{i}.png", "not an image") for i in range(30)]
-    code, out, err = ended(replace(fine, broken=errors))
-    assert (code, out) == (1, todo)
+    code, out, err = ended(replace(finished, broken=errors))
+    assert (code, out) == (1, next_command)
     assert err.count("not an image") == 20
     assert "30 broken samples were skipped: out/broken.jsonl" in err
-    # torchrun takes any other code for a crash; its first process alone speaks.
+    # torchrun treats any other exit code as a crash. Only its first process prints.
     assert ended(stopped, "0") == (0, "", "stopped after step 9: the same command continues\n")
-    assert ended(fine, "1") == (0, "", "")
+    assert ended(finished, "1") == (0, "", "")

@@ -1,4 +1,4 @@
-"""What a run learns: each objective's loss against its formula, what is frozen, who teaches."""
+"""Objectives: each loss against its formula, frozen parts, teachers, adapters, initial weights."""
 
 import shutil
 from dataclasses import replace
@@ -8,8 +8,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import some_run
-from tiny_runs import load, photos, write
+from tiny_runs import load, photos, run_and_batches, write
 from torch.testing import assert_close
 
 import patchword
@@ -26,8 +25,8 @@ def weights(model: Path | str) -> dict[str, torch.Tensor]:
 
 
 def value(run: loop.Run, batch: object, step: int = 0) -> torch.Tensor:
-    work = run.objective.prepare(batch, step)
-    return run.objective.loss(work, *run.objective(work))
+    inputs = run.objective.prepare(batch, step)
+    return run.objective.loss(inputs, *run.objective(inputs))
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def trained(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
 def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, objective))
+    run, (batch, *_) = run_and_batches(write(tmp_path, objective))
     image, text, scale, *bias = run.network(batch.pixels, batch.ids)
     true = torch.tensor([[a <= b for a in batch.caption_facts] for b in batch.image_facts])
     true |= torch.eye(len(true), dtype=torch.bool)
@@ -53,14 +52,14 @@ def test_pairs_equal_the_loss_of_their_features(tmp_path: Path, objective: str) 
         rows, columns = (m.float() / m.sum(1, keepdim=True) for m in (true, true.T))
         expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2
     assert_close(value(run, batch), expected)
-    assert true.sum() > len(true)  # some caption is true of another's image
+    assert true.sum() > len(true)  # some caption is true of another image
 
 
 def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path))
-    says = [frozenset([word]) for word in "abcabdefghij"]
-    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 0)
-    groups = work.positives.tolist()
+    run, (batch, *_) = run_and_batches(write(tmp_path))
+    facts = [frozenset([word]) for word in "abcabdefghij"]
+    inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 0)
+    groups = inputs.positives.tolist()
     assert [groups[i] == groups[j] for i, j in ((0, 3), (1, 4), (0, 1), (2, 5))] == [1, 1, 0, 0]
     different = [frozenset([str(i)]) for i in range(12)]
     assert (
@@ -72,48 +71,50 @@ def test_captions_alike_are_no_negatives(tmp_path: Path) -> None:
 
 
 def test_mixed_pairs_have_mixed_targets(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path), "mix.mixup=0.8")
+    run, (batch, *_) = run_and_batches(write(tmp_path), "mix.mixup=0.8")
     batch.mix[:] = torch.arange(12) < 6
-    plain = batch.pixels.clone()
-    says = [frozenset([str(i)]) for i in range(12)]
-    work = run.objective.prepare(replace(batch, caption_facts=says, image_facts=says), 3)
-    share = work.positives[0, 0]
+    pixels = batch.pixels.clone()
+    facts = [frozenset([str(i)]) for i in range(12)]
+    inputs = run.objective.prepare(replace(batch, caption_facts=facts, image_facts=facts), 3)
+    share = inputs.positives[0, 0]
     assert 0 < share < 1
-    assert_close(work.pixels[6:], plain[6:])
-    assert_close(work.pixels[:6], share * plain[:6] + (1 - share) * plain[:6].flip(0))
+    assert_close(inputs.pixels[6:], pixels[6:])
+    assert_close(inputs.pixels[:6], share * pixels[:6] + (1 - share) * pixels[:6].flip(0))
     eye = torch.eye(12)
-    assert_close(work.positives[6:], eye[6:])
-    assert_close(work.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
+    assert_close(inputs.positives[6:], eye[6:])
+    assert_close(inputs.positives[:6], share * eye[:6] + (1 - share) * eye[:6].flip(0))
     again = run.objective.prepare(
-        replace(batch, pixels=plain, caption_facts=says, image_facts=says), 3
+        replace(batch, pixels=pixels, caption_facts=facts, image_facts=facts), 3
     )
-    assert_close(again.pixels, work.pixels, rtol=0, atol=0)
+    assert_close(again.pixels, inputs.pixels, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["features", "logits"])
 def test_a_teacher_of_pairs(tmp_path: Path, trained: Path, kind: str) -> None:
     changes = [f"init={trained}", f"teacher.model={trained}", f"teacher.kind={kind}"]
-    run, (batch, *_) = some_run(write(tmp_path), *changes, "teacher.weight=0.5")
+    run, (batch, *_) = run_and_batches(write(tmp_path), *changes, "teacher.weight=0.5")
     with torch.no_grad():
         run.network.image.head.weight.mul_(torch.linspace(0.5, 2, 32)[:, None])
     image, text, scale = run.network(batch.pixels, batch.ids)
     theirs = patchword.load(trained).network(batch.pixels, batch.ids)
-    same = run.objective.prepare(batch, 0).positives
+    positives = run.objective.prepare(batch, 0).positives
     if kind == "features":
-        taught = ((image - theirs[0]) ** 2).sum(1).mean() + ((text - theirs[1]) ** 2).sum(1).mean()
+        distance = ((image - theirs[0]) ** 2).sum(1).mean() + ((text - theirs[1]) ** 2).sum(
+            1
+        ).mean()
     else:
         a, b = scale * image @ text.T, theirs[2] * theirs[0] @ theirs[1].T
-        taught = (F.cross_entropy(a, b.softmax(1)) + F.cross_entropy(a.T, b.T.softmax(1))) / 2
-    plain = losses.contrastive(image, text, scale, same)
-    assert taught > 1e-3
-    assert_close(value(run, batch), plain + 0.5 * taught)
+        distance = (F.cross_entropy(a, b.softmax(1)) + F.cross_entropy(a.T, b.T.softmax(1))) / 2
+    contrastive = losses.contrastive(image, text, scale, positives)
+    assert distance > 1e-3
+    assert_close(value(run, batch), contrastive + 0.5 * distance)
 
 
 # Classes
 
 
 def test_classes_equal_cross_entropy(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, "classification"), "label_smoothing=0.1")
+    run, (batch, *_) = run_and_batches(write(tmp_path, "classification"), "label_smoothing=0.1")
     logits = run.network(batch.pixels)
     assert logits.shape == (12, 5)
     assert_close(value(run, batch), F.cross_entropy(logits, batch.labels, label_smoothing=0.1))
@@ -124,7 +125,9 @@ def test_a_teacher_of_classes_talks_to_the_distillation_token(tmp_path: Path, ki
     file = write(tmp_path, "classification")
     teacher = loop.train(load(file, f"out={tmp_path / 'teacher'}", "steps=20")).folder
     changes = [f"teacher.model={teacher}", f"teacher.kind={kind}", "model.vision.pool=distilled"]
-    run, (batch, *_) = some_run(file, *changes, "teacher.weight=0.3", "teacher.temperature=2.0")
+    run, (batch, *_) = run_and_batches(
+        file, *changes, "teacher.weight=0.3", "teacher.temperature=2.0"
+    )
     first, second = run.network.heads(batch.pixels)
     assert (first - second).abs().max() > 1e-3
     theirs = patchword.load(teacher).network(batch.pixels)
@@ -148,14 +151,16 @@ def test_a_teacher_sees_no_more_at_a_time_than_the_student(
             loop.train(load(file, f"out={tmp_path / 'teacher'}", "steps=1")).folder,
             "soft",
         )
-    run, (batch, *_) = some_run(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
-    whole, network = run.objective.prepare(batch, 0), run.objective.teacher.network
-    seen: list[int] = []
-    network.image.register_forward_hook(lambda tower, given, found: seen.append(len(given[0])))
+    run, (batch, *_) = run_and_batches(file, f"teacher.model={teacher}", f"teacher.kind={kind}")
+    expected, network = run.objective.prepare(batch, 0), run.objective.teacher.network
+    batch_sizes: list[int] = []
+    network.image.register_forward_hook(
+        lambda tower, given, found: batch_sizes.append(len(given[0]))
+    )
     run.objective.recipe = replace(run.recipe, micro_batch=5)
     parts = run.objective.prepare(batch, 0)
-    assert seen == [5, 5, 2]
-    for name, value in vars(whole).items():
+    assert batch_sizes == [5, 5, 2]
+    for name, value in vars(expected).items():
         if name.startswith("teacher"):
             assert_close(getattr(parts, name), value)
 
@@ -176,25 +181,25 @@ def test_teachers_that_cannot_answer(tmp_path: Path, trained: Path) -> None:
 
 
 def test_masked_equals_the_error_of_the_hidden_patches(tmp_path: Path) -> None:
-    run, (batch, *_) = some_run(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
-    work = run.objective.prepare(batch, 5)
-    painted, hidden = run.network(work.pixels, work.noise)
+    run, (batch, *_) = run_and_batches(write(tmp_path, "masked"), "model.masked.norm_pixels=true")
+    inputs = run.objective.prepare(batch, 5)
+    predicted, hidden = run.network(inputs.pixels, inputs.noise)
     patches = batch.pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3)
     patches = patches.flatten(1, 2).double()
     target = (patches - patches.mean(2, keepdim=True)) / (
         patches.var(2, keepdim=True) + 1e-6
     ).sqrt()
-    expected = ((painted - target) ** 2).mean(2)[hidden].mean()
+    expected = ((predicted - target) ** 2).mean(2)[hidden].mean()
     assert_close(value(run, batch, 5), expected.float())
     assert hidden.float().mean() == 0.75
     other = run.objective.prepare(batch, 6)
-    assert not torch.equal(other.noise, work.noise)
+    assert not torch.equal(other.noise, inputs.noise)
 
 
 def test_an_autoencoder_that_hides_nothing_has_nothing_to_learn(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="mask_ratio 0 hides none of 16 patches"):
-        some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0")
-    run, _ = some_run(write(tmp_path, "masked"), "model.masked.mask_ratio=0.05")
+        run_and_batches(write(tmp_path, "masked"), "model.masked.mask_ratio=0")
+    run, _ = run_and_batches(write(tmp_path, "masked"), "model.masked.mask_ratio=0.05")
     assert run.network.config.mask_ratio == 0.05
 
 
@@ -223,8 +228,8 @@ def test_a_probe_trains_one_layer(tmp_path: Path, trained: Path) -> None:
     model = patchword.load(done.folder)
     assert model.config.labels == ("a-hat", "b-shirt")
     files = sorted(folder.glob("*/*.png"))
-    best = [scores[0].label for scores in model.classify(files)]
-    assert best == [file.parent.name for file in files]
+    predicted = [scores[0].label for scores in model.classify(files)]
+    assert predicted == [file.parent.name for file in files]
 
 
 def test_lora_is_its_formula_and_merges(tmp_path: Path, trained: Path) -> None:
@@ -284,7 +289,7 @@ def test_init_of_other_classes(tmp_path: Path) -> None:
     file = write(tmp_path, "classification")
     first = loop.train(load(file, f"out={tmp_path / 'first'}", "steps=1")).folder
     folder = photos(tmp_path / "photos")
-    for name in ("c", "d", "e"):  # as many classes, others
+    for name in ("c", "d", "e"):  # the same number of other classes
         (folder / name).mkdir()
         shutil.copy(folder / "a-hat" / "0.png", folder / name)
     changes = [f"data.0.path={folder}", "data.0.kind=folder", "data.0.only="]

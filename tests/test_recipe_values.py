@@ -1,5 +1,4 @@
-"""Numbers of a recipe that cannot be are refused when it is read, by their name; and which
-parameters learn with weight decay."""
+"""Values of recipes: errors that name invalid ones, and what valid ones do."""
 
 import os
 import signal
@@ -23,9 +22,9 @@ from patchword.errors import CheckpointError, CheckpointWarning, RecipeError, Sc
 from patchword.train import recipe
 from patchword.train.initial_model import create, load_init
 from patchword.train.loop import Run, train
-from patchword.train.lora import folder_of
-from patchword.train.optimizer import groups, learning_rate
-from patchword.train.parallel import World, clip
+from patchword.train.lora import adapter_writer
+from patchword.train.optimizer import learning_rate, parameter_groups
+from patchword.train.parallel import World, clip_gradients
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +53,7 @@ def base(tmp_path: Path) -> Path:
         "learning_rate=0", "learning_rate=-1e-3", "learning_rate=nan", "learning_rate=inf",
         "ema=1.5", "ema=-0.1", "warmup=-3", "clip_norm=-1", "micro_batch=-4", "micro_batch=9",
         "weight_decay=-0.1", "image_size=-1", "max_broken=-1", "label_smoothing=2", "seed=-1",
-        f"seed={2**64}", "label_smoothing=1", "lora.dropout=1",  # which would learn nothing
+        f"seed={2**64}", "label_smoothing=1", "lora.dropout=1",  # would learn nothing
         "mix.mixup=-1", "mix.cutmix=-1", "mix.share=1.5", "lora.rank=0", "lora.dropout=2",
         "teacher.weight=-1", "teacher.temperature=0", "blip.contrast=-1", "blip.texts=0",
         "blip.soft_targets=2", "blip.soft_targets_warmup=-1", "blip.cross_query_scale=0",
@@ -70,18 +69,18 @@ def test_numbers_that_cannot_be(base: Path, change: str) -> None:
 
 
 def test_a_soft_teacher_leaves_the_labels_their_share(base: Path) -> None:
-    """Of more than 1 the cross-entropy with the labels would grow, not fall."""
+    """With a weight above 1, training would increase the cross-entropy with the labels."""
     changes = ["objective=classification", "teacher.model=demo", "teacher.weight=2"]
     with pytest.raises(RecipeError, match=r"teacher.weight is 2.0; .* at most 1"):
         recipe.load(base, [*changes, "teacher.kind=soft"])
-    found = recipe.load(base, ["teacher.model=demo", "teacher.kind=features", "teacher.weight=2"])
-    assert found.teacher
-    assert found.teacher.weight == 2
+    loaded = recipe.load(base, ["teacher.model=demo", "teacher.kind=features", "teacher.weight=2"])
+    assert loaded.teacher
+    assert loaded.teacher.weight == 2
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "sigmoid"])
 def test_one_pair_cannot_be_compared(base: Path, objective: str) -> None:
-    changes = [f"objective={objective}", "micro_batch=1"]  # the loss is of the whole batch
+    changes = [f"objective={objective}", "micro_batch=1"]  # the loss is that of the whole batch
     assert recipe.load(base, [*changes, "batch=2"]).batch == 2
     with pytest.raises(RecipeError, match=f"batch is 1: the objective {objective} .* 2 or more"):
         recipe.load(base, [*changes, "batch=1"])
@@ -93,7 +92,7 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "processes", "said"),
+    ("changes", "processes", "message"),
     [
         (["batch=1", "blip.match=0"], 1, "batch is 1: blip.contrast"),
         (["batch=1", "blip.match=0", "blip.momentum=true"], 1, "blip.contrast"),
@@ -110,19 +109,21 @@ def test_one_image_can_be_learned_alone(base: Path, objective: str) -> None:
         (["batch=4", "micro_batch=1", "blip.contrast=0", "blip.match=0"], 1, ""),
     ],
 )
-def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, said: str) -> None:
-    def read() -> None:
-        recipe.check_rows(recipe.load(base, ["objective=blip", *changes]), processes)
+def test_rows_that_a_blip_needs(
+    base: Path, changes: list[str], processes: int, message: str
+) -> None:
+    def check() -> None:
+        recipe.check_batch(recipe.load(base, ["objective=blip", *changes]), processes)
 
-    if said:
-        with pytest.raises(RecipeError, match=said):
-            read()
+    if message:
+        with pytest.raises(RecipeError, match=message):
+            check()
     else:
-        read()
+        check()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("smoothing=0.1", "smoothing is called label_smoothing now"),
         ("watch.every=5", "watch is called monitor, and watch.guard monitor.forgetting, now"),
@@ -133,9 +134,9 @@ def test_rows_that_a_blip_needs(base: Path, changes: list[str], processes: int, 
     ],
 )
 def test_a_key_of_another_name_is_refused_with_the_new_one(
-    base: Path, change: str, told: str
+    base: Path, change: str, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=f": {told}$"):
+    with pytest.raises(RecipeError, match=f": {message}$"):
         recipe.load(base, [change])
 
 
@@ -147,8 +148,8 @@ def test_the_new_name_of_a_key_is_one_that_is_read(base: Path, name: str) -> Non
 
 
 def test_the_rate_never_rises_again(base: Path) -> None:
-    read = recipe.load(base, ["until=100", "warmup=10"])
-    rates = [learning_rate(read, step) for step in range(read.last)]
+    loaded = recipe.load(base, ["until=100", "warmup=10"])
+    rates = [learning_rate(loaded, step) for step in range(loaded.last)]
     top = int(np.argmax(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -157,9 +158,9 @@ def test_the_rate_never_rises_again(base: Path) -> None:
 def test_no_clipping_is_zero() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([3.0, 4.0, 0.0])
-    assert clip([parameter], 0).item() == pytest.approx(5)
+    assert clip_gradients([parameter], 0).item() == pytest.approx(5)
     assert parameter.grad.tolist() == [3, 4, 0]
-    clip([parameter], 1)
+    clip_gradients([parameter], 1)
     assert parameter.grad.norm().item() == pytest.approx(1, rel=1e-5)
 
 
@@ -167,7 +168,7 @@ def test_no_clipping_is_zero() -> None:
 def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str) -> None:
     known = variants.VARIANTS
     network = models.build(tiny_clip() if name == "clip" else shrunk(known[name].config))
-    decayed, plain = groups(network, 0.1)
+    decayed, plain = parameter_groups(network, 0.1)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     names = {id(p): key for key, p in network.named_parameters()}
     with_decay = {names[id(p)] for p in decayed["params"]}
@@ -185,19 +186,19 @@ def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
     changes = ["steps=100000", "batch=4", "data.0.count=8", "engine.workers=1", "engine.device=cpu"]
-    said, here = tmp_path / "said", partial(os.chdir, tmp_path)
-    child = command(said, "train", "clip", "out=run", *changes, first=[here])
+    output, in_folder = tmp_path / "said", partial(os.chdir, tmp_path)
+    child = command(output, "train", "clip", "out=run", *changes, first=[in_folder])
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):
         assert time.monotonic() < deadline
-        assert child.is_alive(), Path(f"{said}.err").read_text()
+        assert child.is_alive(), Path(f"{output}.err").read_text()
         time.sleep(0.05)
     os.kill(child.pid, number)
     child.join(60)
-    told = Path(f"{said}.err").read_text()
-    assert child.exitcode == 1, told
-    assert "the same command continues" in told
+    stderr = Path(f"{output}.err").read_text()
+    assert child.exitcode == 1, stderr
+    assert "the same command continues" in stderr
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
 
 
@@ -216,7 +217,7 @@ def test_templates_of_training_say_a_label_twice(tmp_path: Path) -> None:
 
 
 def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
-    """An init with a moving average; the recipe says which set it starts from, as `load` does."""
+    """For an init with a moving average, the recipe chooses the set of weights, like `load`."""
     model = checkpoints.load("demo")
     checkpoints.save(model, tmp_path / "init")
     state = load_file(tmp_path / "init" / "model.safetensors")
@@ -231,21 +232,21 @@ def test_which_weights_of_init(base: Path, tmp_path: Path) -> None:
         assert load_init(recipe.load(base, [f"init={file}"])).fingerprint == ema.fingerprint
     with pytest.raises(RecipeError, match="weights is 'both'; it must be one of '', 'ema', 'raw'"):
         recipe.load(base, ["weights=both"])
-    told = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
+    loaded = recipe.load(base, [f"init={file}", "weights=raw", "lora.rank=2"])
     with pytest.warns(UserWarning, match="no adapter: an adapter cannot say with which weights"):
-        assert folder_of(told, raw, raw.config, raw.network) is None
+        assert adapter_writer(loaded, raw, raw.config, raw.network) is None
 
 
 def test_init_may_have_more_embeddings_than_its_tokenizer_has_ids(base: Path) -> None:
-    """As mT5, and all that is padded to a round number."""
+    """As for mT5, whose embeddings are padded to a round number."""
     tiny = tiny_bundle(tiny_clip())
     ids = tiny.tokenizer.vocab_size
     config = replace(tiny.config, text=replace(tiny.config.text, vocab_size=ids + 9))
     network = models.build(config)
     init = make(network, config, tiny.tokenizer, "padded")
-    made = create(recipe.load(base, ["objective=contrastive"]), config, init, [])
-    assert made.config.text.vocab_size == ids + 9
-    assert torch.equal(made.network.text.token_embed.weight, network.text.token_embed.weight)
+    created = create(recipe.load(base, ["objective=contrastive"]), config, init, [])
+    assert created.config.text.vocab_size == ids + 9
+    assert torch.equal(created.network.text.token_embed.weight, network.text.token_embed.weight)
 
 
 def test_the_architecture_of_init(base: Path) -> None:
@@ -258,7 +259,7 @@ def test_the_architecture_of_init(base: Path) -> None:
 
 
 def test_how_init_is_read_does_not_part_a_run_from_itself(base: Path) -> None:
-    """A checkpoint of before these keys continues: the weights they choose are compared."""
+    """Older checkpoints without these keys can continue. The weights of init are compared."""
     identity = Run(recipe.load(base), World(torch.device("cpu"))).identity()
     assert "init's weights" in identity
     assert not {"weights", "architecture"} & set(identity)

@@ -1,4 +1,4 @@
-"""The shipped recipes: some steps of each, and that each is run whole by `make check-recipes`."""
+"""The shipped recipes: some steps of each. `make check-recipes` runs each to its end."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COUNTS = ["image_size=48", "data.0.only=shapes", "data.0.label=count"]
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned classes, for a step."""
+    """A model that was trained on classes for one step."""
     folder = tmp_path_factory.mktemp("probe")
     settings = [f"out={folder}", "engine.device=cpu", "engine.workers=0", "until=1", *COUNTS]
     return loop.train(recipe.load("probe", settings)).folder
@@ -41,8 +41,8 @@ def test_some_steps_of_each(name: str, probe: Path, tmp_path: Path) -> None:
 
 def test_all_are_tried_here_and_told_on_the_training_page() -> None:
     assert set(recipe.shipped()) - TRIED_ELSEWHERE == set(TRIED)
-    whole = (Path(__file__).parent / "recipes" / "test_recipes_whole.py").read_text()
-    assert [name for name in TRIED if f'"{name}"' not in whole] == []
+    whole_tests = (Path(__file__).parent / "recipes" / "test_recipes_whole.py").read_text()
+    assert [name for name in TRIED if f'"{name}"' not in whole_tests] == []
     page = Path(__file__).parents[1] / "docs" / "training.md"
     assert [name for name in TRIED if f"| `{name}` |" not in page.read_text()] == []
 

@@ -1,4 +1,5 @@
-"""What captions of scenes say, read from their words: as they were meant, and nothing dropped."""
+"""The parser of captions of scenes: it reads their meaning, and reports words that it cannot
+read."""
 
 import numpy as np
 import pytest
@@ -36,14 +37,14 @@ def test_captions_of_shapes_are_read_as_they_are_meant() -> None:
     for _ in range(2500):
         facts = facts_of(draw_shapes(rng))
         caption, meaning = shapes_caption(rng, facts)
-        found = stated(caption)
-        assert (found.meaning, found.unread) == (meaning, ()), caption
-        assert len(found.names) == facts["count"]
-        assert found.count == (facts["count"] if ":" in caption else None)
+        parsed = stated(caption)
+        assert (parsed.meaning, parsed.unread) == (meaning, ()), caption
+        assert len(parsed.names) == facts["count"]
+        assert parsed.count == (facts["count"] if ":" in caption else None)
         counted += ":" in caption
         label = stated(shapes_label(facts))
         assert holds(label.meaning, facts)
-        assert sorted(label.names) == sorted(found.names)
+        assert sorted(label.names) == sorted(parsed.names)
     assert counted > 100
 
 
@@ -51,17 +52,17 @@ def test_captions_of_wafers_are_read_as_they_are_meant() -> None:
     rng = np.random.default_rng(4)
     for facts in WAFER_FACTS * 10:
         caption, meaning = wafer_caption(rng, facts)
-        found = stated(caption)
-        assert (found.meaning, found.unread) == (meaning, ()), caption
-        assert (found.names, found.count) == ((), None)
+        parsed = stated(caption)
+        assert (parsed.meaning, parsed.unread) == (meaning, ()), caption
+        assert (parsed.names, parsed.count) == ((), None)
 
 
 def test_captions_of_drawn_scenes_are_true() -> None:
     for index in range(200):
-        drawn = scene(31, index, 32)
-        found = stated(drawn.caption)
-        assert found.meaning == drawn.meaning
-        assert holds(found.meaning, drawn.facts)
+        generated = scene(31, index, 32)
+        parsed = stated(generated.caption)
+        assert parsed.meaning == generated.meaning
+        assert holds(parsed.meaning, generated.facts)
 
 
 @pytest.mark.parametrize(
@@ -92,22 +93,22 @@ def test_captions_of_drawn_scenes_are_true() -> None:
     ],
 )
 def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
-    found = stated(caption)
-    assert (set(found.facts), found.unread) == (facts, ())
+    parsed = stated(caption)
+    assert (set(parsed.facts), parsed.unread) == (facts, ())
 
 
 @pytest.mark.parametrize(
     ("caption", "facts", "unread"),
     [
-        # Words of other things, and of no thing.
+        # Words that are not about scenes.
         ("a photo of a dress", set(), ("a", "dress")),
         ("a red circle and a pink square", {"red circle"}, ("and", "a", "pink", "square")),
         ("a red circles", set(), ("a", "red", "circles")),
         ("red", set(), ("red",)),
-        # The same again: no scene has two that are alike.
+        # Repetitions: no scene has two equal objects.
         ("a red ring and a red ring", {"red ring"}, ("a red ring",)),
         ("a wafer with a stain on a wafer", {"defect=stain"}, ("a wafer",)),
-        # Words that link nothing, or not these.
+        # Linking words that link nothing, or the wrong objects.
         ("a red ring a blue star", {"red ring"}, ("a blue star",)),
         ("a red ring above", {"red ring"}, ("above",)),
         ("a red ring, and", {"red ring"}, (", and",)),
@@ -115,7 +116,7 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
         ("a red ring on a wafer", {"red ring"}, ("on",)),
         ("a scratch and a stain", {"defect=scratch", "defect=stain"}, ("and",)),
         ("a red ring above below a red star", {"red ring", "red star"}, ("above", "below")),
-        # Places and sizes that are of something else.
+        # Places and sizes that belong to other objects.
         (
             "a red ring on the left of a blue star",
             {"red ring", "red ring place=left", "blue star"},
@@ -123,7 +124,7 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
         ),
         ("a long stain on a wafer", {"defect=stain"}, ("a", "long")),
         ("a scratch on a wafer on the left", {"defect=scratch"}, ("on the left",)),
-        # Openings, numbers and articles out of place.
+        # Openings, numbers and articles in the wrong place.
         ("a photo of a photo of a red ring", {"red ring"}, ("a", "photo", "of")),
         ("two shapes a red ring", {"red ring"}, ("two", "shapes")),
         ("an red ring", {"red ring"}, ("an",)),
@@ -132,14 +133,14 @@ def test_other_wordings_that_make_sense(caption: str, facts: set[str]) -> None:
 def test_what_makes_no_sense_is_reported(
     caption: str, facts: set[str], unread: tuple[str, ...]
 ) -> None:
-    found = stated(caption)
-    assert set(found.facts) == facts
-    assert tuple(" ".join(found.unread).split()) == tuple(" ".join(unread).split())
+    parsed = stated(caption)
+    assert set(parsed.facts) == facts
+    assert tuple(" ".join(parsed.unread).split()) == tuple(" ".join(unread).split())
 
 
 def test_how_many_are_stated_and_how_many_are_named() -> None:
-    found = stated("three shapes: a red ring and a blue star")
-    assert (found.count, found.names, found.unread) == (3, ("red ring", "blue star"), ())
+    parsed = stated("three shapes: a red ring and a blue star")
+    assert (parsed.count, parsed.names, parsed.unread) == (3, ("red ring", "blue star"), ())
 
 
 def test_a_wrong_word_is_a_wrong_fact() -> None:

@@ -1,4 +1,4 @@
-"""Scenes: the same each time, true to their words, right in their masks."""
+"""Scenes are always the same, their texts are true, and their masks are right."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ from PIL import Image
 from scene_captions import stated
 
 from patchword.errors import ConfigError
-from patchword.scenes import WAFER_CLASSES, Scene, apart, holds, scene
+from patchword.scenes import WAFER_CLASSES, Scene, distinguishable, holds, scene
 from patchword.scenes.captions import truths, wrong_caption
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
@@ -22,27 +22,34 @@ ALL = [*WAFERS, *SHAPED]
 PLACES = {"centre": "centre", "middle": "centre"} | {
     side: side for side in ("left", "right", "top", "bottom")
 }
-DEFECT_WORDS = {
-    "scratch": "scratch",
-    "particles": "particles",
-    "stain": "stain",
-    "chip": "edge chip",
-}
-PERFECT_WORDS = {"perfect", "clean", "flawless", "without"}
 SIZE_WORDS = {"long": "large", "large": "large", "big": "large"} | dict.fromkeys(
     ("short", "small", "little"), "small"
 )
+FACT_OF_WORD = {  # of captions of wafers
+    "scratch": ("defect", "scratch"),
+    "particles": ("defect", "particles"),
+    "stain": ("defect", "stain"),
+    "chip": ("defect", "edge chip"),
+    **dict.fromkeys(("perfect", "clean", "flawless", "without"), ("defect", "none")),
+    **{film: ("film", film) for film in FILMS},
+    **{word: ("size", size) for word, size in SIZE_WORDS.items()},
+    **{word: ("place", place) for word, place in PLACES.items()},
+    "few": ("amount", "few"),
+    "many": ("amount", "many"),
+    "cluster": ("spread", "clustered"),
+    "scattered": ("spread", "scattered"),
+}
 CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 def same(one: Scene, other: Scene) -> bool:
-    """Equal in every pixel, mask and word."""
+    """Whether two scenes have the same pixels, masks and texts."""
     masks = [
         a.name == b.name and np.array_equal(a.mask, b.mask)
         for a, b in zip(one.objects, other.objects, strict=True)
     ]
-    words = [(s.kind, s.label, s.caption, s.meaning, s.facts, s.questions) for s in (one, other)]
-    return all(masks) and words[0] == words[1] and np.array_equal(one.image, other.image)
+    texts = [(s.kind, s.label, s.caption, s.meaning, s.facts, s.questions) for s in (one, other)]
+    return all(masks) and texts[0] == texts[1] and np.array_equal(one.image, other.image)
 
 
 def words_of(caption: str) -> list[str]:
@@ -50,7 +57,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def centroid(mask: np.ndarray) -> tuple[float, float]:
-    """(x, y) as fractions of the side."""
+    """(x, y) of a mask's centroid, as fractions of the side."""
     rows, columns = np.nonzero(mask)
     return (columns.mean() + 0.5) / mask.shape[1], (rows.mean() + 0.5) / mask.shape[0]
 
@@ -81,7 +88,7 @@ def test_layout_does_not_depend_on_size(size: int) -> None:
             other.facts,
             other.questions,
         )
-        # Averaged down to 32 px noise and edges vanish and only the layout is left.
+        # Averaging down to 32 px removes noise and edges, and leaves the layout.
         small, large = (
             np.asarray(Image.fromarray(s.image).resize((32, 32), Image.Resampling.BOX), float)
             for s in (one, other)
@@ -103,15 +110,15 @@ def test_records_are_well_formed() -> None:
             assert thing.mask.shape == (SIZE, SIZE)
             assert thing.mask.dtype == np.bool_
             assert thing.mask.sum() >= 8
-        assert (
-            sum(thing.mask.astype(int) for thing in s.objects).max(initial=0) <= 1
-            if (s.objects)
-            else s.label == "a perfect wafer"
-        )
+        if s.objects:
+            assert sum(thing.mask.astype(int) for thing in s.objects).max() <= 1  # no overlap
+        else:
+            assert s.label == "a perfect wafer"
 
 
 def test_mask_is_where_the_defect_is() -> None:
-    """Against the same wafer without it: changed inside the mask, untouched away from it."""
+    """Compared with the same wafer without a defect, pixels change in the mask and not far from
+    it."""
     for i, s in enumerate(WAFERS):
         clean = scene(5, i, SIZE, label="a perfect wafer")
         change = np.abs(s.image.astype(int) - clean.image.astype(int)).max(2)
@@ -120,7 +127,7 @@ def test_mask_is_where_the_defect_is() -> None:
             continue
         mask = s.objects[0].mask
         near = mask
-        for _ in range(4):  # four pixels of room: antialiasing, shadow, fracture
+        for _ in range(4):  # four pixels for antialiasing, shadow and fracture
             grown = near.copy()
             grown[1:] |= near[:-1]
             grown[:-1] |= near[1:]
@@ -128,7 +135,7 @@ def test_mask_is_where_the_defect_is() -> None:
             grown[:, :-1] |= near[:, 1:]
             near = grown
         assert change[~near].max() == 0
-        # Visible: the changed part of the mask stands out by at least an eighth of the range.
+        # The defect is visible: pixels in its mask change by at least an eighth of the range.
         assert np.percentile(change[mask], 80) > 255 / 8, (i, s.label)
 
 
@@ -192,7 +199,7 @@ def test_particles_are_as_many_as_told() -> None:
     for s in WAFERS:
         if s.facts["defect"] == "particles":
             assert (s.facts["amount"] == "many") == (int(s.facts["count"]) > 10)
-            # Each speck's mask is 1.5 / 128 of the side in radius or more; they may overlap.
+            # The mask of a speck has a radius of at least 1.5 / 128 of the side; masks may overlap.
             speck = np.pi * (1.5 / 128 * SIZE) ** 2
             assert 0.25 * speck < s.objects[0].mask.sum() / int(s.facts["count"]) < 2.2 * speck
 
@@ -200,41 +207,33 @@ def test_particles_are_as_many_as_told() -> None:
 def test_wafer_captions_are_true_and_mean_what_they_say() -> None:
     for s in WAFERS:
         words = words_of(s.caption)
-        said = {"defect": "none"} if PERFECT_WORDS & set(words) else {}
-        for word in words:
-            said |= {"defect": DEFECT_WORDS[word]} if word in DEFECT_WORDS else {}
-            said |= {"film": word} if word in FILMS else {}
-            said |= {"size": SIZE_WORDS[word]} if word in SIZE_WORDS else {}
-            said |= {"place": PLACES[word]} if word in PLACES else {}
-            said |= {"amount": word} if word in ("few", "many") else {}
-            said |= {"spread": "clustered"} if word == "cluster" else {}
-            said |= {"spread": "scattered"} if word == "scattered" else {}
-        assert said.items() <= s.facts.items(), s.caption
-        assert s.meaning == "; ".join(f"{k}={v}" for k, v in sorted(said.items()))
+        stated_facts = dict(FACT_OF_WORD[word] for word in words if word in FACT_OF_WORD)
+        assert stated_facts.items() <= s.facts.items(), s.caption
+        assert s.meaning == "; ".join(f"{k}={v}" for k, v in sorted(stated_facts.items()))
 
 
 def parse_shapes(caption: str) -> set[str]:
-    """What a caption about shapes says, read from its words."""
+    """The statements of a caption about shapes, read from its words."""
     words = words_of(caption)
-    at = [i for i, word in enumerate(words) if word in COLOURS]
-    assert all(words[i + 1] in SHAPES for i in at)
-    names = [f"{words[i]} {words[i + 1]}" for i in at]
-    said = set(names)
-    between = words[at[0] + 2 : at[1]] if len(at) > 1 else words[at[0] + 2 :]
-    if len(at) > 1:
-        for word in between:
-            word = {"over": "above", "under": "below"}.get(word, word)
-            if word in CONVERSE:
-                one, other = names[0], names[1]
-                if word in ("right", "below"):
-                    one, word, other = other, CONVERSE[word], one
-                said.add(f"{one} {'left of' if word == 'left' else word} {other}")
-    else:
-        said |= {f"{names[0]} place={PLACES[word]}" for word in between if word in PLACES}
-        said |= {
-            f"{names[0]} size={SIZE_WORDS[word]}" for word in words[: at[0]] if word in SIZE_WORDS
+    starts = [i for i, word in enumerate(words) if word in COLOURS]
+    assert all(words[i + 1] in SHAPES for i in starts)
+    names = [f"{words[i]} {words[i + 1]}" for i in starts]
+    before, after = words[: starts[0]], words[starts[0] + 2 :]
+    statements = set(names)
+    if len(names) == 1:
+        statements |= {
+            f"{names[0]} size={SIZE_WORDS[word]}" for word in before if word in SIZE_WORDS
         }
-    return said
+        statements |= {f"{names[0]} place={PLACES[word]}" for word in after if word in PLACES}
+        return statements
+    for word in words[starts[0] + 2 : starts[1]]:
+        relation = {"over": "above", "under": "below"}.get(word, word)
+        first, second = names[0], names[1]
+        if relation in ("right", "below"):
+            first, relation, second = second, CONVERSE[relation], first
+        if relation in CONVERSE:
+            statements.add(f"{first} {'left of' if relation == 'left' else relation} {second}")
+    return statements
 
 
 def test_shape_captions_are_true_and_mean_what_they_say() -> None:
@@ -261,7 +260,7 @@ def test_equal_meaning_in_other_words() -> None:
     meanings: dict[str, set[str]] = {}
     for s in ALL:
         meanings.setdefault(s.caption, set()).add(s.meaning)
-    assert all(len(said) == 1 for said in meanings.values())
+    assert all(len(meanings_of_caption) == 1 for meanings_of_caption in meanings.values())
 
 
 def test_a_relation_and_its_converse_mean_the_same() -> None:
@@ -338,29 +337,29 @@ def test_shape_answers_are_true() -> None:
 
 
 def test_wrong_captions_are_false_by_one_fact() -> None:
-    """What is false of the scene is one of its facts, or all that is said of one shape, which has
-    another name."""
+    """A single statement is false or, if the name of a shape was changed, all statements about that
+    shape."""
     rng = np.random.default_rng(3)
     changed = Counter[str]()
     for s in (*WAFERS, *SHAPED):
-        found = stated(wrong_caption(rng, s.facts))
-        assert not found.unread
-        assert not holds(found.meaning, s.facts)
-        false = found.facts - truths(s.facts)
-        renamed = false & set(found.names)
+        parsed = stated(wrong_caption(rng, s.facts))
+        assert not parsed.unread
+        assert not holds(parsed.meaning, s.facts)
+        false = parsed.facts - truths(s.facts)
+        renamed = false & set(parsed.names)
         assert len(renamed or false) == 1
-        (one,) = renamed or false
-        told = re.search(r"(\w+)=", one)
-        changed["name" if renamed else told[1] if told else "relation"] += 1
+        (fact,) = renamed or false
+        key = re.search(r"(\w+)=", fact)
+        changed["name" if renamed else key[1] if key else "relation"] += 1
     assert set(changed) == {"film", "amount", "spread", "size", "place", "name", "relation"}
     related = sum(any(key.startswith("relation") for key in s.facts) for s in SHAPED)
-    assert changed["relation"] > related / 4  # of colour, shape and relation
+    assert changed["relation"] > related / 4  # the kinds are colour, shape and relation
 
 
 def test_everything_occurs() -> None:
-    drawn = [scene(21, i, 32) for i in range(300)]
-    assert 110 < sum(s.kind == "wafer" for s in drawn) < 190
-    assert {s.label for s in drawn if s.kind == "wafer"} == set(WAFER_CLASSES)
+    scenes = [scene(21, i, 32) for i in range(300)]
+    assert 110 < sum(s.kind == "wafer" for s in scenes) < 190
+    assert {s.label for s in scenes if s.kind == "wafer"} == set(WAFER_CLASSES)
     assert {s.facts["film"] for s in WAFERS} == set(FILMS)
     assert {s.facts["notch"] for s in WAFERS} == {"left", "right", "top", "bottom"}
     names = {tuple(thing.name.split()[1:]) for s in SHAPED for thing in s.objects}
@@ -368,8 +367,8 @@ def test_everything_occurs() -> None:
     assert {shape for _, shape in names} == set(SHAPES)
     assert {s.facts["count"] for s in SHAPED} == {1, 2, 3}
     for defect in ("scratch", "stain", "edge chip"):
-        told = [s.facts for s in WAFERS if s.facts["defect"] == defect]
-        assert {facts["size"] for facts in told} == {"small", "large"}
+        facts_of_defect = [s.facts for s in WAFERS if s.facts["defect"] == defect]
+        assert {facts["size"] for facts in facts_of_defect} == {"small", "large"}
 
 
 def test_label_alone_asks_for_a_wafer() -> None:
@@ -411,11 +410,11 @@ def test_a_palette_limits_the_colours_and_nothing_else() -> None:
 
 
 def test_scenes_that_no_caption_confuses() -> None:
-    drawn = [scene(99, number, 32) for number in range(60)]
-    kept = list(apart(drawn))
-    assert kept[0] is drawn[0]
-    assert 1 < len(kept) < len(drawn)
-    for new in drawn:
+    scenes = [scene(99, number, 32) for number in range(60)]
+    kept = list(distinguishable(scenes))
+    assert kept[0] is scenes[0]
+    assert 1 < len(kept) < len(scenes)
+    for new in scenes:
         clashes = [
             old.caption
             for old in kept

@@ -1,4 +1,4 @@
-"""Training: a function of its recipe, interrupted or not."""
+"""Training: the same recipe gives the same weights, interrupted or not."""
 
 import json
 import math
@@ -16,7 +16,7 @@ import pytest
 import tiny_blip
 import torch
 from processes import command
-from tiny_runs import OBJECTIVES, curve, load, photos, write
+from tiny_runs import ALONE, OBJECTIVES, curve, load, photos, run_and_batches, write
 from torch import nn
 from torch.testing import assert_close
 
@@ -25,11 +25,9 @@ from patchword.cli import main
 from patchword.errors import PatchwordError, RecipeError
 from patchword.images.preprocess import Preprocess
 from patchword.nn.transformer import Block
-from patchword.train import loop, optimizer, parallel, recipe, state
+from patchword.train import loop, optimizer, recipe, state
 
 pytestmark = pytest.mark.slow
-
-ALONE = parallel.World(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -37,11 +35,11 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-def when(child: BaseProcess, folder: Path, rows: int) -> None:
-    """Wait until a run, as a user runs it, has noted so many steps."""
+def wait_for_steps(child: BaseProcess, folder: Path, steps: int) -> None:
+    """Wait until a run in another process has recorded this many steps."""
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= rows):
+    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
         assert time.monotonic() < deadline
         assert child.is_alive(), (folder.parent / "said.err").read_text()
         time.sleep(0.002)
@@ -51,19 +49,19 @@ def when(child: BaseProcess, folder: Path, rows: int) -> None:
 
 
 class StoppedError(Exception):
-    """Ends a run between two steps, as a kill does, without its knowing."""
+    """Ends a run between two steps. Like a kill, it gives the run no chance to save."""
 
 
 def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
-    """`kill -9` of the run as a user starts it, once it has noted so many steps."""
-    child = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
-    when(child, file.parent / "run", rows)
-    child.kill()
-    child.join()
+    """Run the command, and `kill -9` it when it has recorded this many steps."""
+    process = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
+    wait_for_steps(process, file.parent / "run", rows)
+    process.kill()
+    process.join()
 
 
 def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
-    """The same in this process, after that step: nothing is saved there either."""
+    """The same in this process: stop the run after that step, before it saves anything."""
 
     def report(step: int, values: dict[str, float]) -> None:
         if step == rows:
@@ -75,28 +73,29 @@ def interrupt(file: Path, rows: int, changes: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> None:
-    """One objective is killed, the others are interrupted: how a process ends is not theirs."""
+    """One objective is really killed. The others are only interrupted, which is faster: killing
+    does not depend on the objective."""
     file = write(tmp_path, objective)
-    whole = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
-    end = kill if objective == "contrastive" else interrupt
+    uninterrupted = loop.train(load(file, f"out={tmp_path / 'whole'}")).folder
+    stop = kill if objective == "contrastive" else interrupt
     for rows in sorted(random.sample(range(1, 11), 2)):  # a new pair of steps every time
-        end(file, rows, OBJECTIVES[objective][1])
-    again = loop.train(load(file)).folder
+        stop(file, rows, OBJECTIVES[objective][1])
+    continued = loop.train(load(file)).folder
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
     assert list(curve(tmp_path / "run")) == list(range(1, 13))
-    assert patchword.load(again).fingerprint == patchword.load(whole).fingerprint
+    assert patchword.load(continued).fingerprint == patchword.load(uninterrupted).fingerprint
 
 
 def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
-    long = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
-    child = command(tmp_path / "said", "train", path, *long)
-    when(child, tmp_path / "run", 3)
+    changes = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
+    child = command(tmp_path / "said", "train", path, *changes)
+    wait_for_steps(child, tmp_path / "run", 3)
     child.terminate()
     child.join(60)
-    told = (tmp_path / "said.err").read_text()
-    assert child.exitcode == 1, told
+    stderr = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 1, stderr
     (step,) = state.saved(tmp_path / "run")
-    assert f"stopped after step {step}: the same command continues" in told
+    assert f"stopped after step {step}: the same command continues" in stderr
     assert list(curve(tmp_path / "run")) == list(range(1, step + 1))
     loop.train(load(path, "steps=2000", f"until={step + 2}"))
     assert list(curve(tmp_path / "run")) == list(range(1, step + 3))
@@ -109,12 +108,14 @@ def test_the_last_checkpoints_are_kept(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_in_two_parts_is_one_run(path: Path, tmp_path: Path) -> None:
-    whole = loop.train(load(path, f"out={tmp_path / 'whole'}"))
+    uninterrupted = loop.train(load(path, f"out={tmp_path / 'whole'}"))
     assert loop.train(load(path, "until=5")).step == 5
     rest = loop.train(load(path, "engine.workers=1", "keep=1", "monitor.every=3"))
     assert (rest.step, rest.samples) == (12, 7 * 12)
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
-    assert patchword.load(rest.folder).fingerprint == patchword.load(whole.folder).fingerprint
+    assert (
+        patchword.load(rest.folder).fingerprint == patchword.load(uninterrupted.folder).fingerprint
+    )
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) -> None:
@@ -124,9 +125,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size // 2, size // 2))
     child = command(tmp_path / "said", "train", path, first=[limit])
     child.join()
-    told = (tmp_path / "said.err").read_text()
-    assert child.exitcode == 2, told
-    assert "that of step 4 is unharmed" in told
+    stderr = (tmp_path / "said.err").read_text()
+    assert child.exitcode == 2, stderr
+    assert "that of step 4 is unharmed" in stderr
     assert {k: f.read_bytes() for k, f in state.saved(tmp_path / "run").items()} == before
     assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
     assert loop.train(load(path)).step == 12
@@ -135,10 +136,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
 def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> None:
     loop.train(load(path, "until=4"))
     last = state.saved(tmp_path / "run")[4]
-    whole = last.read_bytes()
-    middle = len(whole) // 2
-    zeroed = whole[:middle] + bytes(64) + whole[middle + 64 :]  # torch would read it
-    for damaged in (whole[:1000], b"hi\n", zeroed):
+    content = last.read_bytes()
+    middle = len(content) // 2
+    zeroed = content[:middle] + bytes(64) + content[middle + 64 :]  # torch would load it
+    for damaged in (content[:1000], b"hi\n", zeroed):
         last.write_bytes(damaged)
         with pytest.raises(RecipeError, match=r"step-00000004\.pt: not a checkpoint"):
             state.load(last)
@@ -147,7 +148,7 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "fields"),
     [
         ("learning_rate=1e-4", "learning_rate"),
         ("data.0.count=41", "data, data read"),
@@ -155,12 +156,12 @@ def test_a_file_that_is_no_checkpoint_is_named(path: Path, tmp_path: Path) -> No
         ("steps=13", "steps"),
     ],
 )
-def test_the_checkpoint_of_another_run(path: Path, change: str, named: str) -> None:
+def test_the_checkpoint_of_another_run(path: Path, change: str, fields: str) -> None:
     loop.train(load(path, "until=2"))
-    with pytest.raises(RecipeError, match=f"is of another run: {named} differ") as error:
+    with pytest.raises(RecipeError, match=f"is of another run: {fields} differ") as error:
         loop.train(load(path, change))
     assert "a new out, or delete" in str(error.value)
-    assert ("falls to zero over steps" in str(error.value)) == (named == "steps")
+    assert ("falls to zero over steps" in str(error.value)) == (fields == "steps")
 
 
 def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_path: Path) -> None:
@@ -171,23 +172,23 @@ def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_p
 
 def test_a_run_that_begins_overwrites_no_model(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
-    run = loop.Run(load(path), parallel.World(torch.device("cpu")))
+    run = loop.Run(load(path), ALONE)
     with pytest.raises(RecipeError, match=r"without a checkpoint .* give another out"):
         run.resume()
 
 
 def test_a_warmup_longer_than_the_run_is_told(path: Path) -> None:
     with pytest.warns(UserWarning, match="warmup is 500, of 2 steps: .* to 8e-06, not to 0.002"):
-        loop.Run(load(path, "steps=2", "warmup=500"), parallel.World(torch.device("cpu")))
+        loop.Run(load(path, "steps=2", "warmup=500"), ALONE)
 
 
 def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
-    """As those before checkpoints had a format: the recipe's keys were others."""
+    """Old checkpoints have no format, and other recipe keys."""
     loop.train(load(path, "until=2"))
     file = state.saved(tmp_path / "run")[2]
-    kept = torch.load(file, weights_only=True)
-    assert kept.pop("format") == state.FORMAT
-    torch.save(kept, file)
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint.pop("format") == state.FORMAT
+    torch.save(checkpoint, file)
     with pytest.raises(RecipeError, match=f"{file}: written by another version of patchword, .*"):
         loop.train(load(path))
 
@@ -196,7 +197,7 @@ def test_a_checkpoint_whose_list_of_parts_is_damaged_is_none(tmp_path: Path) -> 
     file = tmp_path / "step-00000001.pt"
     torch.save({"step": 1, "network": torch.ones(9)}, file)
     content = bytearray(file.read_bytes())
-    content[content.index(b"PK\1\2") + 10] = 8  # a part seems to be compressed
+    content[content.index(b"PK\1\2") + 10] = 8  # declares one part as compressed
     file.write_bytes(content)
     with pytest.raises(RecipeError, match=r"not a checkpoint of a run .* delete it to go on from"):
         state.load(file)
@@ -220,31 +221,19 @@ def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
     assert rates[104] == pytest.approx(0)
 
 
-def some_run(file: Path, *changes: str) -> tuple[loop.Run, list]:
-    """A run and its first batches."""
-    from patchword import data
-
-    run = loop.Run(load(file, *changes), ALONE)
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    batches = data.batches(run.sources, plan, run.objective.collate(), 0, 3)
-    return run, [run.seen(batch) for batch in batches]
-
-
 def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
-    """And then what `Preprocess` makes of them, bit for bit."""
-    from patchword import data
-
-    run, (seen, *_) = some_run(path)
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    sent = next(data.batches(run.sources, plan, run.objective.collate(), 0, 1))
-    assert (sent.pixels.dtype, seen.pixels.dtype) == (torch.uint8, torch.float32)
+    """There they become what `Preprocess` gives, bit for bit."""
+    run = loop.Run(load(path), ALONE)
+    batch = next(run.batches(0))
+    on_device = run.on_device(batch)
+    assert (batch.pixels.dtype, on_device.pixels.dtype) == (torch.uint8, torch.float32)
     preprocess = Preprocess(run.initial.config.preprocess)
-    for levels, pixels in zip(sent.pixels.numpy(), seen.pixels.numpy(), strict=True):
+    for levels, pixels in zip(batch.pixels.numpy(), on_device.pixels.numpy(), strict=True):
         assert np.array_equal(preprocess.normalised(levels), pixels)
 
 
 def test_average_is_exponential(path: Path) -> None:
-    run, batches = some_run(path)
+    run, batches = run_and_batches(path)
     expected = {k: v.double() for k, v in run.average.items()}
     for step, batch in enumerate(batches):
         run.step(step, batch)
@@ -255,15 +244,18 @@ def test_average_is_exponential(path: Path) -> None:
         assert_close(value, expected[name].float())
 
 
+def loss_and_gradients(file: Path, *changes: str) -> tuple[torch.Tensor, dict]:
+    """Of the first batch, with the gradients by parameter."""
+    run, (batch, *_) = run_and_batches(file, *changes)
+    loop.training_mode(run.network)
+    loss = run.backward(run.objective.prepare(batch, 0))
+    return loss, {name: p.grad for name, p in run.network.named_parameters()}
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batches_change_nothing(tmp_path: Path, objective: str) -> None:
     file = write(tmp_path, objective)
-    found = []
-    for changes in ([], ["micro_batch=5"]):
-        run, batches = some_run(file, *changes)
-        loss = run.backward(run.objective.prepare(batches[0], 0))
-        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(found[1], found[0])
+    assert_close(loss_and_gradients(file, "micro_batch=5"), loss_and_gradients(file))
 
 
 def test_micro_batches_with_batch_norms_are_told(
@@ -271,38 +263,33 @@ def test_micro_batches_with_batch_norms_are_told(
 ) -> None:
     stem = ["model.vision.stem_stages=[1,1]", "model.vision.stem_width=8"]
     for changes in (["micro_batch=5"], stem, ["micro_batch=12", *stem]):
-        some_run(path, *changes)
+        run_and_batches(path, *changes)
     assert not recwarn
     with pytest.warns(UserWarning, match="the model's batch norms"):
-        some_run(path, "micro_batch=5", *stem)
+        run_and_batches(path, "micro_batch=5", *stem)
 
 
 @pytest.mark.parametrize("change", ["engine.gradient_checkpointing=true", "engine.compile=true"])
 def test_ways_to_compute_change_nothing(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled without kernels of its own, which take minutes to build."""
-    whole = partialmethod(nn.Module.compile, backend="aot_eager")
-    monkeypatch.setattr(Block, "compile", whole)
-    found = []
-    for changes in ([], [change]):
-        run, batches = some_run(path, *changes)
-        loop.training_mode(run.network)
-        loss = run.backward(run.objective.prepare(batches[0], 0))
-        found.append((loss, {n: p.grad for n, p in run.network.named_parameters()}))
-    assert_close(found[1], found[0])
+    """The backend that compiles builds no kernels, which would take minutes."""
+    compile_eagerly = partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(Block, "compile", compile_eagerly)
+    assert_close(loss_and_gradients(path, change), loss_and_gradients(path))
 
 
 def test_no_block_of_a_compiled_run_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch makes so many versions of a piece of code, and would run the next ones as written."""
-    whole = partialmethod(nn.Module.compile, backend="eager")
-    monkeypatch.setattr(Block, "compile", whole)
+    """torch compiles a limited number of versions of a function, and would run others
+    uncompiled."""
+    compile_eagerly = partialmethod(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(Block, "compile", compile_eagerly)
     changes = ["engine.compile=true", "engine.precision=bfloat16", "until=1", *tiny_blip.MOMENTUM]
     torch._dynamo.reset()
     limits = {"recompile_limit": 8, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(limits):  # set back afterwards, too
+    with torch._dynamo.config.patch(limits):  # restores the values afterwards
         loop.train(recipe.load(tiny_blip.write(tmp_path), changes))
     assert len(curve(tmp_path / "run")) == 1
 
@@ -310,16 +297,14 @@ def test_no_block_of_a_compiled_run_is_left_as_it_is(
 def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None:
     loop.train(load(path))
     loop.train(load(path, f"out={tmp_path / 'half'}", "engine.precision=bfloat16"))
-    whole, half = curve(tmp_path / "run"), curve(tmp_path / "half")
-    assert half != whole
-    assert list(half.values()) == pytest.approx(list(whole.values()), rel=0.02)
+    float32, bfloat16 = curve(tmp_path / "run"), curve(tmp_path / "half")
+    assert bfloat16 != float32
+    assert list(bfloat16.values()) == pytest.approx(list(float32.values()), rel=0.02)
 
 
 def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
-    """CLIP's and open_clip's training clips the parameter; a clamp alone has no gradient there."""
-    run = loop.Run(
-        load(path, "learning_rate=0.05", "warmup=1"), parallel.World(torch.device("cpu"))
-    )
+    """CLIP and open_clip clip the parameter in training: a clamp alone has no gradient there."""
+    run = loop.Run(load(path, "learning_rate=0.05", "warmup=1"), ALONE)
     limit, batches = run.initial.config.scale_limit, run.batches(0)
     values = []
     with torch.no_grad():
@@ -327,7 +312,7 @@ def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
     for step, batch in enumerate(islice(batches, 4)):
         values.append(run.step(step, batch)["logit_scale"])
     assert values[0] <= limit
-    assert values[0] > values[1] > values[3]  # an untrained model wants a smaller one
+    assert values[0] > values[1] > values[3]  # the loss of an untrained model falls with the scale
     up = torch.optim.SGD([run.network.logit_scale], lr=1.0)
     run.network.logit_scale.grad = torch.tensor(-10.0)
     up.step()
@@ -338,15 +323,15 @@ def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
 
 
 def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
-    run, _ = some_run(path)
+    run, _ = run_and_batches(path)
     names = {id(p): name for name, p in run.network.named_parameters()}
-    decayed, plain = (
+    decayed, not_decayed = (
         {names[id(p)] for p in group["params"]} for group in run.optimizer.param_groups
     )
     assert {"image.blocks.0.attn.qkv.weight", "text.blocks.0.mlp.fc1.weight"} <= decayed
-    assert {"image.pos_embed", "image.cls_token", "logit_scale", "image.norm.weight"} <= plain
+    assert {"image.pos_embed", "image.cls_token", "logit_scale", "image.norm.weight"} <= not_decayed
     assert all(name.endswith("weight") for name in decayed)
-    assert not decayed & plain
+    assert not decayed & not_decayed
 
 
 # Data and recipes that cannot be used
@@ -374,7 +359,7 @@ def test_norms_biases_and_positions_do_not_decay(path: Path) -> None:
         ('lora.within=["image","txt"]', "no linear layer is within txt"),
         ("data.0.kind=table data.0.split=test", "split is of folders and of the hub"),
         ('init=demo fresh=["txt"]', "fresh: no part 'txt'; there are .*text, text.blocks"),
-        ('init=demo fresh=["text"]', r"set fresh = \[.*'image.norm', .*'text'\]"),  # keeps what is
+        ('init=demo fresh=["text"]', r"set fresh = \[.*'image.norm', .*'text'\]"),
         ('init=demo fresh=["text.blocks.9"]', "fresh: no part 'text.blocks.9'"),
         ("init=demo", "does not fit the recipe's model"),
     ],
@@ -398,14 +383,14 @@ def test_missing_and_broken_recipe_files(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.Run.backward
+    backward = loop.Run.backward
 
-    def poisoned(self: loop.Run, work: loop.Work) -> torch.Tensor:
+    def backward_with_nan(self: loop.Run, inputs: loop.Inputs) -> torch.Tensor:
         if self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 6:
-            work.pixels[0, 0, 0, 0] = torch.nan
-        return plain(self, work)
+            inputs.pixels[0, 0, 0, 0] = torch.nan
+        return backward(self, inputs)
 
-    monkeypatch.setattr(loop.Run, "backward", poisoned)
+    monkeypatch.setattr(loop.Run, "backward", backward_with_nan)
     with pytest.raises(RecipeError, match="gradient nan at step 7; that of step 6 is good"):
         loop.train(load(path))
     monkeypatch.undo()
@@ -414,8 +399,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good(
 
 
 @pytest.fixture
-def mixture(tmp_path: Path) -> Path:
-    """Scenes, and photos of which two are broken."""
+def scenes_and_photos(tmp_path: Path) -> Path:
+    """A recipe with scenes, and with photos of which two are broken."""
     folder = photos(tmp_path / "photos")
     (folder / "a-hat" / "broken.png").write_bytes(b"not a photo")
     (folder / "a-hat" / "cut.png").write_bytes((folder / "a-hat" / "0.png").read_bytes()[:60])
@@ -423,8 +408,8 @@ def mixture(tmp_path: Path) -> Path:
     return write(tmp_path, data=table)
 
 
-def test_broken_photos_cost_nothing_but_themselves(mixture: Path, tmp_path: Path) -> None:
-    done = loop.train(load(mixture, "steps=80"))
+def test_broken_photos_cost_nothing_but_themselves(scenes_and_photos: Path, tmp_path: Path) -> None:
+    done = loop.train(load(scenes_and_photos, "steps=80"))
     assert {Path(error.image).name for error in done.broken} == {"broken.png", "cut.png"}
     rows = (tmp_path / "run" / "broken.jsonl").read_text().splitlines()
     assert sorted(Path(json.loads(row)["name"]).name for row in rows) == ["broken.png", "cut.png"]
@@ -435,15 +420,15 @@ def test_broken_photos_cost_nothing_but_themselves(mixture: Path, tmp_path: Path
     assert sum(right) >= 0.9 * len(right)
 
 
-def test_too_many_broken_photos_stop_the_run(mixture: Path) -> None:
+def test_too_many_broken_photos_stop_the_run(scenes_and_photos: Path) -> None:
     with pytest.raises(RecipeError, match="more than max_broken = 1"):
-        loop.train(load(mixture, "steps=30", "max_broken=1"))
+        loop.train(load(scenes_and_photos, "steps=30", "max_broken=1"))
 
 
 def test_the_command_names_what_it_passed_over(
-    mixture: Path, capsys: pytest.CaptureFixture[str]
+    scenes_and_photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(mixture), "steps=12"])
+        main(["train", str(scenes_and_photos), "steps=12"])
     assert stop.value.code == 1
     assert "broken.png: not an image" in capsys.readouterr().err

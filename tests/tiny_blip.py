@@ -1,21 +1,20 @@
 """A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from processes import free_ports, place, ranks
+from tiny_runs import ALONE
 from torch import Tensor, nn
 
-from patchword import data
 from patchword.data import TextBatch
 from patchword.train import loop, parallel, recipe
-
-ALONE = parallel.World(torch.device("cpu"))
 
 RECIPE = """
 out = "{out}"
@@ -88,33 +87,30 @@ cross_width = 32
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.soft_targets_warmup=2"]
 APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
-EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
+EVEN = ["blip.match=0"]  # a loss without random numbers
 
 
 def write(folder: Path, model: str = MODEL) -> Path:
-    """A recipe's file in `folder`; without `model`, one for `init`."""
+    """Write a recipe into `folder`. For model "" it needs an `init`."""
     file = folder / "blip.toml"
     file.write_text(RECIPE.format(out=folder / "run") + model)
     return file
 
 
-def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
+def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
     """A run and its first batches, in this process."""
     run = loop.Run(recipe.load(file, changes), ALONE)
     loop.training_mode(run.network)
-    return run, list(first(run))
+    return run, first_batches(run)
 
 
-def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
-    """The first batches of this process."""
-    plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
-    collate, world = run.objective.collate(), run.world
-    batches = data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
-    return map(run.seen, batches)
+def first_batches(run: loop.Run) -> list[TextBatch]:
+    """The first batches of this process, on its device."""
+    return [run.on_device(batch) for batch in islice(run.batches(0), 3)]
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unit features of images and texts by the network's ways for users, and its scale."""
+    """Unit features of images and texts by the network's public methods, and its scale."""
     with torch.no_grad():
         image = F.normalize(network.encode_image(batch.pixels).double(), dim=-1)
         text = F.normalize(network.encode_text(batch.ids).double(), dim=-1)
@@ -122,7 +118,7 @@ def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarr
 
 
 def jolt(run: loop.Run) -> None:
-    """Move the weight average away from the weights: else it would be the same network."""
+    """Move the EMA away from the weights: otherwise both would be the same network."""
     generator = torch.Generator().manual_seed(3)
     for name, value in run.average.items():
         if value.is_floating_point() and "running" not in name:
@@ -130,7 +126,7 @@ def jolt(run: loop.Run) -> None:
 
 
 def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
-    """The loss and every parameter's gradient, which are left zero."""
+    """The loss and every parameter's gradient. Afterwards the gradients are zero."""
     loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
     run.parallel_module.reduce_scalars()
     found = {"loss": loss}
@@ -144,7 +140,8 @@ def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
 
 
 def silent(batch: TextBatch, world: parallel.World) -> TextBatch:
-    """None of the rows in the second half has a question: one of two processes has none at all."""
+    """The batch without questions in its second half: one of two processes has no question at
+    all."""
     rows = world.rows(len(batch) * world.size)
     asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
     return replace(batch, has_question=asked)
@@ -163,12 +160,12 @@ Found = list[dict[str, Tensor]]
 
 
 def several(file: Path, case: str, world: parallel.World) -> Found:
-    """`gradients` of three steps of a case, without an update; and the queue in the end."""
+    """`gradients` of three steps of a case, without updates, and the queue at the end."""
     run = loop.Run(recipe.load(file, CASES[case]), world)
     loop.training_mode(run.network)
     if case.startswith("momentum"):
         jolt(run)
-    batches = [silent(batch, world) if case == "silent" else batch for batch in first(run)]
+    batches = [silent(batch, world) if case == "silent" else batch for batch in first_batches(run)]
     found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
     return [*found, run.objective.state()]
 
@@ -176,12 +173,12 @@ def several(file: Path, case: str, world: parallel.World) -> Found:
 def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(place(rank, size, port))
-    with parallel.world("cpu") as world:
+    with parallel.process_group("cpu") as world:
         for case in cases:
             found = several(file, case, world)
             torch.save(found, out / f"{case} {rank}.pt")
 
 
 def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
-    """`several` in that many processes; each case and rank in a file of `out`."""
+    """`several` in `size` processes, with a file in `out` for each case and rank."""
     ranks(_work, size, size, *free_ports(1), file, cases, out)

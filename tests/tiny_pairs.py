@@ -1,4 +1,4 @@
-"""A two-tower network and a batch, small enough for many steps, of weights that all count."""
+"""A two-tower network and a batch, small enough for many steps. All weights have a gradient."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]  # pixels, ids
 
 
 class Pairs(nn.Module):
-    """CLIP whose image and text features have passed a dropout; the bias is for `sigmoid`."""
+    """A CLIP with dropout on pixels and text features; the bias is for `sigmoid`."""
 
     def __init__(self, dropout: float = 0.0, sigmoid: bool = False) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def some_batch(count: int) -> Batch:
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
-    """Of each parameter that is not frozen, which then forgets it."""
+    """The gradients of all parameters that are not frozen. They are cleared."""
     found = {}
     for name, value in network.named_parameters():
         assert (value.grad is not None) == value.requires_grad, name

@@ -1,7 +1,8 @@
-"""Training runs small enough for many: recipes, photos to train on, and processes to train in."""
+"""Small training runs: recipes, photos, and processes to train in."""
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 from PIL import Image
 from processes import free_ports, place, ranks
 
-from patchword.train import loop, monitor, recipe
+from patchword.train import loop, monitor, parallel, recipe
+
+ALONE = parallel.World(torch.device("cpu"))
 
 TOWERS = """
 [model]
@@ -112,8 +115,14 @@ def load(file: Path, *changes: str) -> recipe.Recipe:
     return recipe.load(file, [*OBJECTIVES[file.stem][1], *changes])
 
 
+def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
+    """A run in this process, and its first batches on its device."""
+    run = loop.Run(load(file, *changes), ALONE)
+    return run, [run.on_device(batch) for batch in islice(run.batches(0), 3)]
+
+
 def photos(folder: Path) -> Path:
-    """Two classes of a dozen photos, told apart by colour."""
+    """Two classes of a dozen photos with different colours."""
     rng = np.random.default_rng(0)
     for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
         (folder / name).mkdir(parents=True)
@@ -129,7 +138,7 @@ def curve(folder: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-Runs = list[tuple[str, list[str]]]  # of each a recipe's file, and changes
+Runs = list[tuple[str, list[str]]]  # the recipe's file and changes of each run
 
 
 def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
@@ -141,5 +150,5 @@ def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
 
 
 def together(world: int, runs: Runs) -> None:
-    """Run after run in that many processes, as torchrun would start them."""
+    """One run after the other, in `world` processes, as torchrun would start them."""
     ranks(_work, world, world, free_ports(len(runs)), runs)

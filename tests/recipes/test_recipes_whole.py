@@ -14,7 +14,7 @@ import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 import patchword
 from patchword import losses
 from patchword.nn.patches import patchify
-from patchword.scenes import WAFER_CLASSES, Scene, apart, scene
+from patchword.scenes import WAFER_CLASSES, Scene, distinguishable, scene
 from patchword.scenes.captions import with_article
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.train import loop, recipe
@@ -58,7 +58,9 @@ def recall(model: patchword.Model, k: int, palette: Sequence[str] = ()) -> tuple
     """Of scenes, no caption of which is true of another, the share of images whose caption is among
     the first k, and of captions whose image is."""
     scenes = list(
-        itertools.islice(apart(shapes(index, palette) for index in itertools.count()), COUNT)
+        itertools.islice(
+            distinguishable(shapes(index, palette) for index in itertools.count()), COUNT
+        )
     )
     scores = model.similarity([s.image for s in scenes], [s.caption for s in scenes])
     better = scores > np.diag(scores)[:, None], np.diag(scores)[:, None] < scores.T

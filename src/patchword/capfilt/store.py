@@ -1,16 +1,16 @@
-"""The output folder of capfilt, which several processes may write, and which survives kill -9.
+"""The output folder of capfilt. Several processes may write it, and it survives kill -9.
 
     capfilt.json            models, options and data of the run, written first
-    judged-0-of-4.jsonl     a line per batch of images that shard 0 of 4 has scored
+    judged-0-of-4.jsonl     a line for each batch of images that shard 0 of 4 has scored
     images/                 images that were inside a table or a tar
     metadata.jsonl          the dataset: each image with the texts that were kept
     provenance.jsonl        every text with its source, its score, and whether it was kept
     report.html
 
-A batch is one line, written whole and synced to disk before the next one begins. Batches are
-numbered through the dataset and distributed over the shards, so that a batch has the same images
-and the same scores whichever process runs it and whenever. The last three files are written, each
-atomically, by the process that finds all batches done.
+The line of a batch is written and synced to disk before the next batch begins. Batches are numbered
+over the whole dataset and distributed over the shards: a batch has the same images and scores
+whichever process runs it. The last three files are written, each atomically, by the process that
+finds that all batches are done.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Shard:
     count: int = 1
 
     def batches(self, total: int) -> range:
-        """The numbers of its batches; total: of the dataset."""
+        """The numbers of its batches. total: the number of batches of the dataset."""
         return range(self.number, total, self.count)
 
     def __str__(self) -> str:
@@ -51,32 +51,33 @@ class Store:
     """The folder of a run, and the file of one of its shards."""
 
     def __init__(self, folder: Path, plan: Row, shard: Shard, batches: int) -> None:
-        """plan: models, options and data of the run. batches: how many the dataset has.
+        """plan: models, options and data of the run. batches: the number of the dataset's batches.
 
-        Raises PatchwordError for a folder of a run with another plan, or with other files in it.
+        Raises PatchwordError for the folder of a run with another plan, and for a folder with other
+        files.
         """
         self.folder, self.shard, self._batches = folder, shard, batches
         self._plan = plan
-        self._size = 0  # of the shard's file, bytes
+        self._size = 0  # bytes of the shard's file
         if (folder / PLAN).exists():
-            self._compare()
-        elif folder.exists() and (not folder.is_dir() or _visible(folder)):
+            self._check_plan()
+        elif folder.exists() and (not folder.is_dir() or _has_files(folder)):
             raise PatchwordError(f"{folder}: not an empty folder, and not begun by capfilt")
 
     def resume(self) -> range:
-        """The batches of the shard without scores yet; a half-written line is removed."""
-        mine, path = self.shard.batches(self._batches), self._path(self.shard)
+        """The batches of the shard that have no scores yet. A half-written line is removed."""
+        batches, path = self.shard.batches(self._batches), self._path(self.shard)
         done = 0
         if path.exists():
             with path.open("r+b") as file:
-                for _, line in _scored(path, file, mine):
+                for _, line in _scored(path, file, batches):
                     self._size += len(line)
                     done += 1
                 file.truncate(self._size)
-        return mine[done:]
+        return batches[done:]
 
     def append(self, batch: int, images: Sequence[Row], pictures: Mapping[str, bytes]) -> None:
-        """Write a scored batch, and the files of its images that go into the folder."""
+        """Write a scored batch. pictures: files to write into the folder, by name."""
         if not self._size:
             self._begin()
         for name, content in pictures.items():
@@ -93,18 +94,21 @@ class Store:
 
     def unfinished(self) -> list[Shard]:
         """The shards that have batches without scores."""
-        shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
-        return [shard for shard in shards if self._count(shard) < len(shard.batches(self._batches))]
+        unfinished = []
+        for shard in self._shards():
+            done = sum(1 for _ in self._lines(shard))
+            if done < len(shard.batches(self._batches)):
+                unfinished.append(shard)
+        return unfinished
 
-    def own(self) -> Iterator[Row]:
-        """The scored images of the shard."""
+    def shard_images(self) -> Iterator[Row]:
+        """The scored images of this shard."""
         for images, _ in self._lines(self.shard):
             yield from images
 
     def images(self) -> Iterator[Row]:
-        """All scored images, in the order of the dataset, once no shard is unfinished."""
-        shards = [Shard(number, self.shard.count) for number in range(self.shard.count)]
-        files = [self._lines(shard) for shard in shards]
+        """All scored images, in the order of the dataset. All shards must be finished."""
+        files = [self._lines(shard) for shard in self._shards()]
         for batch in range(self._batches):
             images, _ = next(files[batch % len(files)])
             yield from images
@@ -113,20 +117,21 @@ class Store:
         """Write a file of the folder atomically: a reader sees the old or the new one."""
         write(self.folder / name, lines)
 
+    def _shards(self) -> list[Shard]:
+        return [Shard(number, self.shard.count) for number in range(self.shard.count)]
+
     def _path(self, shard: Shard) -> Path:
         return self.folder / f"judged-{shard.number}-of-{shard.count}.jsonl"
 
-    def _count(self, shard: Shard) -> int:
-        return sum(1 for _ in self._lines(shard))
-
     def _lines(self, shard: Shard) -> Iterator[tuple[list[Row], bytes]]:
+        """The images and the line of each scored batch of a shard."""
         path = self._path(shard)
         if path.exists():
             with path.open("rb") as file:
                 yield from _scored(path, file, shard.batches(self._batches))
 
     def _begin(self) -> None:
-        """Write the plan, unless another process was first: then its plan must be the same."""
+        """Write the plan. If another process has written one, it must be the same."""
         make_folder(self.folder)
         if not (self.folder / PLAN).exists():
             part = self.folder / f".{PLAN}.{self.shard.number}"
@@ -137,19 +142,19 @@ class Store:
             except OSError:  # a file system without links, as on a memory card
                 part.replace(self.folder / PLAN)
             part.unlink(missing_ok=True)
-        self._compare()
+        self._check_plan()
 
-    def _compare(self) -> None:
-        """Raise PatchwordError, with the differences, for a folder of a run with another plan."""
+    def _check_plan(self) -> None:
+        """Raise PatchwordError, with the differences, for the folder of a run with another plan."""
         path = self.folder / PLAN
         try:
-            begun = json.loads(path.read_bytes())
+            saved = json.loads(path.read_bytes())
         except ValueError as error:
             raise PatchwordError(f"{path}: not JSON ({error}); begin in another folder") from error
         different = [
-            f"{name} was {_shown(begun.get(name))}, and is {_shown(value)}"
+            f"{name} was {_shown(saved.get(name))}, and is {_shown(value)}"
             for name, value in self._plan.items()
-            if _known(begun.get(name)) != _known(value)
+            if _identity(saved.get(name)) != _identity(value)
         ]
         if different:
             raise PatchwordError(
@@ -159,8 +164,8 @@ class Store:
 
 
 def _scored(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], bytes]]:
-    """The images and the line of each of these batches, up to the first that is missing or whose
-    line is cut off."""
+    """The images and the line of each of these batches, up to the first batch that is missing or
+    whose line is cut off."""
     for number, (batch, line) in enumerate(zip(batches, file, strict=False), start=1):
         try:
             row = json.loads(line) if line.endswith(b"\n") else None
@@ -175,18 +180,19 @@ def _scored(path: Path, file: Any, batches: range) -> Iterator[tuple[list[Row], 
         yield row["images"], line
 
 
-def _known(value: Any) -> Any:
-    """The part of a value that must be equal: of a model or of data the digest."""
+def _identity(value: Any) -> Any:
+    """The part of a value that must be equal: the fingerprint of a model or of data."""
     return value.get("fingerprint") if isinstance(value, dict) else value
 
 
 def _shown(value: Any) -> str:
+    """A value in an error."""
     if isinstance(value, dict):
         return f"{value.get('name')} ({value.get('fingerprint')})"
     return json.dumps(value, ensure_ascii=False)
 
 
-def _visible(folder: Path) -> bool:
-    """Whether a folder contains more than the leftovers of a killed process."""
-    left = (f".{PLAN}", PART)
-    return any(not path.name.startswith(left) for path in folder.iterdir())
+def _has_files(folder: Path) -> bool:
+    """Whether a folder contains anything but the temporary files of a killed process."""
+    temporary = (f".{PLAN}", PART)
+    return any(not path.name.startswith(temporary) for path in folder.iterdir())

@@ -153,7 +153,7 @@ def capfilt(
         notes().print(f"shard {part} is done; left before the dataset is written: {shards}")
     else:
         _write(store, plan, as_json)
-    rows = list(store.own())
+    rows = list(store.shard_images())
     failed = [ImageError(row["image"], row["error"]) for row in rows if "error" in row]
     finish(failed, len(rows) - len(failed), as_json)
 

@@ -90,7 +90,7 @@ def train(
         unused = [*(changes or ()), *(name for name, value in options.items() if value)]
         if unused:
             refuse(f"--show prints the recipe as it is written: leave out {', '.join(unused)}")
-        print(recipes.text(recipe), end="")
+        print(recipes.read_text(recipe), end="")
         return
     settings = list(changes or ())
     if model:

@@ -1,16 +1,17 @@
-"""Training data: where samples come from, in which order, and batches of them.
+"""Training data: sources of samples, the order of samples, and batches.
 
 config         the data section of a recipe
-opening        opens the sources that a recipe describes
+sources        opens the sources that a recipe describes
 folders        class folders and metadata files
-tables         csv_files, json_files; parquet and the hub
-tars           webdataset: tar_files lists what is in a tar, tar_samples groups it
-scene_source   generated scenes
-table_source   images of a table with captions and classes
+tables         parquet and the hub; text_tables reads csv_files and json_files
+tars           webdataset: tar_files lists the files of a tar, tar_samples groups them
+table          a table of images with captions and classes; rows: its rows and cells
+table_source   such a table as a source
+scene_source   generated scenes, as a source
 augment        random changes to images
 plan           which samples are in the batch of each step, a function of (seed, step)
 batch          the types of batches
-batches        prefetched, in processes or a thread
+batches        makes batches ahead of time, in processes or a thread
 """
 
 from patchword.data.batch import (
@@ -26,7 +27,7 @@ from patchword.data.batch import (
     collate_regions,
     collate_texts,
 )
-from patchword.data.batches import batches, workers_told
+from patchword.data.batches import batches, explain_worker_errors
 from patchword.data.config import AugmentConfig, SourceConfig
 from patchword.data.plan import Place, Plan
 from patchword.data.sample import Facts, Region, Sample, Source, positives
@@ -53,7 +54,7 @@ __all__ = [
     "collate_pairs",
     "collate_regions",
     "collate_texts",
+    "explain_worker_errors",
     "open_sources",
     "positives",
-    "workers_told",
 ]

@@ -1,6 +1,6 @@
 """Batches of training samples, one type for each kind of data that an objective needs.
 
-Each has its `collate` function beside it: samples and a list of the broken ones -> a batch.
+Each type has a `collate` function: samples, and the errors of broken ones -> a batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchword.data.sample import Facts, Sample
+from patchword.data.sample import Facts, Region, Sample
 from patchword.errors import ImageError
 from patchword.text.tokenizer import Tokenizer
 
@@ -30,23 +30,27 @@ class Batch:
         return len(self.pixels)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch with its tensors on `device`. Where they are in pinned memory, the copy to
-        a GPU goes on while the program does."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch with its tensors on `device`. Tensors in pinned memory are copied to a GPU
+        while the program goes on."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The same batch in memory that a GPU copies from by itself; a DataLoader calls it."""
-        return self._each(Tensor.pin_memory)
+        """The same batch in pinned memory, from which a GPU copies by itself; a DataLoader calls
+        this."""
+        return self._with_tensors(Tensor.pin_memory)
 
     def share_memory(self) -> Self:
-        """The same batch in memory that processes share. Raises RuntimeError where there is no room
-        in it."""
-        return self._each(Tensor.share_memory_)
+        """The same batch in shared memory. Raises RuntimeError where that is full."""
+        return self._with_tensors(Tensor.share_memory_)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
-        made: dict[str, Any] = {n: change(t) for n, t in tensors.items() if isinstance(t, Tensor)}
-        return replace(self, **made)
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same batch with each tensor changed."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+        return replace(self, **changed)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -66,7 +70,7 @@ class PairBatch(Batch):
     """Images with one caption each."""
 
     ids: Tensor  # (n, L) int64, padded to the longest caption
-    caption_facts: list[Facts]  # the facts of each caption
+    caption_facts: list[Facts]  # what each caption says
     image_facts: list[Facts]  # all facts that are true of each image
     mix: Tensor  # (n,) bool: may take part in mixup and CutMix
 
@@ -77,7 +81,7 @@ class TextBatch(Batch):
     the `has_...` fields say which ones exist."""
 
     captions: Tensor  # (n, K, L) int64
-    caption_facts: list[Facts]  # the facts of each image's first caption
+    caption_facts: list[Facts]  # what each image's first caption says
     image_facts: list[Facts]  # what is true of each image
     wrong_captions: Tensor  # (n, L) int64: captions that are false for their image
     has_wrong_caption: Tensor  # (n,) bool
@@ -93,13 +97,13 @@ class TextBatch(Batch):
 
 @dataclass(frozen=True)
 class RegionBatch(Batch):
-    """Images and R regions of them."""
+    """Images, and R regions in them."""
 
     rows: list[int]  # the image of each region
-    phrases: list[tuple[str, ...]]  # what is true of each
-    asked: list[str]  # one of them
-    covers: Tensor  # (R, h, w) float32: the share of each place that it covers
-    placed: list[bool]  # False: nobody knows where it is, and it covers nothing
+    phrases: list[tuple[str, ...]]  # the phrases that are true of each region
+    queries: list[str]  # one of the phrases of each region
+    coverage: Tensor  # (R, h, w) float32: the share of each place that the region covers
+    has_mask: list[bool]  # False: nobody knows where the region is, and its coverage is 0
 
 
 def collate_images(samples: Sequence[Sample], broken: list[ImageError]) -> Batch:
@@ -135,37 +139,41 @@ def collate_texts(
     return TextBatch(
         pixels=_pixels(samples),
         broken=broken,
-        captions=_ids(tokenizer, [[each.caption for each in some] for some in texts]),
+        captions=_ids(tokenizer, [[text.caption for text in row] for row in texts]),
         caption_facts=[sample.caption_facts for sample in samples],
         image_facts=[sample.image_facts for sample in samples],
         wrong_captions=_ids(tokenizer, [[sample.wrong_caption] for sample in samples])[:, 0],
         has_wrong_caption=torch.tensor([bool(sample.wrong_caption) for sample in samples]),
-        questions=_ids(tokenizer, [[each.question for each in some] for some in texts]),
-        answers=_ids(tokenizer, [[each.answer for each in some] for some in texts]),
-        has_question=torch.tensor([[bool(each.question) for each in some] for some in texts]),
+        questions=_ids(tokenizer, [[text.question for text in row] for row in texts]),
+        answers=_ids(tokenizer, [[text.answer for text in row] for row in texts]),
+        has_question=torch.tensor([[bool(text.question) for text in row] for row in texts]),
     )
 
 
 def collate_regions(
     stride: int, samples: Sequence[Sample], broken: list[ImageError]
 ) -> RegionBatch:
-    """A batch of images and regions; stride: pixels a side of a place."""
+    """A batch of images and regions. stride: the side of a place, in pixels."""
     pixels = _pixels(samples)
     grid = (pixels.shape[-2] // stride, pixels.shape[-1] // stride)
-    found = [(row, region) for row, sample in enumerate(samples) for region in sample.regions]
-    covers = torch.zeros(len(found), *grid)
-    for cover, (_, region) in zip(covers, found, strict=True):
+    rows: list[int] = []
+    regions: list[Region] = []
+    for row, sample in enumerate(samples):
+        rows += [row] * len(sample.regions)
+        regions += sample.regions
+    coverage = torch.zeros(len(regions), *grid)
+    for number, region in enumerate(regions):
         if region.mask is not None:
             mask = torch.from_numpy(region.mask).float()[None, None]
-            cover.copy_(F.interpolate(mask, grid, mode="area")[0, 0])
+            coverage[number] = F.interpolate(mask, grid, mode="area")[0, 0]
     return RegionBatch(
-        pixels,
-        broken,
-        [row for row, _ in found],
-        [region.phrases for _, region in found],
-        [region.asked for _, region in found],
-        covers,
-        [region.mask is not None for _, region in found],
+        pixels=pixels,
+        broken=broken,
+        rows=rows,
+        phrases=[region.phrases for region in regions],
+        queries=[region.query for region in regions],
+        coverage=coverage,
+        has_mask=[region.mask is not None for region in regions],
     )
 
 
@@ -178,6 +186,6 @@ def _mix(samples: Sequence[Sample]) -> Tensor:
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> Tensor:
-    """(n, K, L) int64 of K texts for each of n images."""
-    ids = torch.from_numpy(tokenizer([text for some in texts for text in some]))
+    """The ids (n, K, L) int64 of K texts for each of n images."""
+    ids = torch.from_numpy(tokenizer([text for row in texts for text in row]))
     return ids.view(len(texts), -1, ids.shape[1])

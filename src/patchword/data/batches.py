@@ -19,10 +19,10 @@ from patchword.data.sample import Sample, Source
 from patchword.errors import ImageError, PatchwordError, RecipeError
 from patchword.images.prefetch import threads
 
-TRIES = 1000  # broken samples in a row before their source is given up
-SHOWN = 3  # of them in the message
+TRIES = 1000  # broken samples in a row until training is stopped
+SHOWN = 3  # broken samples in the error
 
-Made = Generator[BatchT | PatchwordError, None, None]
+Batches = Generator[BatchT | PatchwordError, None, None]
 
 
 def batches(
@@ -36,31 +36,37 @@ def batches(
     workers: int = 0,
     pinned: bool = False,
 ) -> Iterator[BatchT]:
-    """This process's part of every step from `start` to before `stop`, in order.
+    """This process's batches of all steps from `start` to before `stop`, in order.
 
-    Rank r of a world of w has rows r * n to (r + 1) * n of the global batch of w * n, which is the
-    same for any world and any number of workers. collate: samples, and the broken ones -> a batch.
-    workers: processes that make batches; 0: a thread makes the next one. Closing the iterator ends
-    them. pinned: of processes, batches in pinned memory, for a GPU.
+    The whole batch of a step is the same for any number of processes and workers. Of `world`
+    processes with n samples each, process `rank` has rows rank * n to (rank + 1) * n.
 
-    A sample that cannot be used is replaced by another of its source and listed in `.broken`.
-    Raises RecipeError for a batch that the world does not divide, and for a source of which
-    nothing can be used.
+    collate  makes a batch of samples and the errors of broken ones
+    workers  processes that make batches; 0: a thread makes the next one. Closing the iterator ends
+             them
+    pinned   whether worker processes' batches are put into pinned memory, for a GPU
+
+    A sample that cannot be used is replaced by another one of its source and listed in `.broken`.
+    Raises RecipeError for a batch that `world` does not divide, and for a source without usable
+    samples.
     """
     if plan.batch % world:
         raise RecipeError(f"batch is {plan.batch}, which {world} processes cannot share evenly")
-    steps = _Steps(sources, plan, collate, rank, world)
-    made = _in_processes if workers else _in_a_thread
-    with closing(made(steps, start, stop, workers, pinned)) as each:
-        for batch in each:
+    steps = _StepBatches(sources, plan, collate, rank, world)
+    if workers:
+        iterator = _in_processes(steps, start, stop, workers, pinned)
+    else:
+        iterator = _in_a_thread(steps, start, stop)
+    with closing(iterator):
+        for batch in iterator:
             if isinstance(batch, PatchwordError):
                 raise batch
             yield batch
 
 
-class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
-    """This rank's batch of a step, by the step's number. A PatchwordError is returned instead of
-    raised: a DataLoader would wrap it in a traceback."""
+class _StepBatches(Dataset[BatchT | PatchwordError], Generic[BatchT]):
+    """This process's batch of each step. A PatchwordError is returned, not raised: a DataLoader
+    would wrap it in a traceback."""
 
     def __init__(
         self,
@@ -81,7 +87,7 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
             batch = self.batch(step)
         except PatchwordError as error:
             return error
-        return batch if get_worker_info() is None else _shared(batch)
+        return batch if get_worker_info() is None else _in_shared_memory(batch)
 
     def batch(self, step: int) -> BatchT:
         broken: dict[str, ImageError] = {}
@@ -89,7 +95,7 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
         return self.collate(samples, list(broken.values()))
 
     def sample(self, place: Place, broken: dict[str, ImageError]) -> Sample:
-        """The sample at a place, or the first usable spare. Adds the others to `broken`."""
+        """The sample at a place, or the first usable replacement. Adds broken ones to `broken`."""
         source = self.sources[place.source]
         failed: dict[int, ImageError] = {}
         for attempt in range(1, TRIES + 1):
@@ -106,9 +112,9 @@ class _Steps(Dataset[BatchT | PatchwordError], Generic[BatchT]):
         raise RecipeError(f"data {place.source}: {count} samples cannot be used: {shown}")
 
 
-def _shared(batch: BatchT) -> BatchT | PatchwordError:
-    """A worker's batch, in the memory through which it goes. The DataLoader puts it there too, but
-    in a thread whose errors nobody learns of: the run would wait for ever."""
+def _in_shared_memory(batch: BatchT) -> BatchT | PatchwordError:
+    """A worker's batch in shared memory. The DataLoader would move it there too, but in a thread
+    whose errors are lost: the run would wait for ever."""
     try:
         return batch.share_memory()
     except RuntimeError as error:
@@ -120,9 +126,9 @@ def _shared(batch: BatchT) -> BatchT | PatchwordError:
 
 
 @contextmanager
-def workers_told() -> Iterator[None]:
-    """Context of everything that is done while there are workers: in place of the DataLoader's
-    error of one that ended, which may come at any moment, raises a RecipeError that says why."""
+def explain_worker_errors() -> Iterator[None]:
+    """Context for all that runs while there are workers. If a worker ends, the DataLoader may raise
+    a RuntimeError at any moment: this raises a RecipeError instead, which says why."""
     try:
         yield
     except RuntimeError as error:
@@ -135,20 +141,22 @@ def workers_told() -> Iterator[None]:
         ) from error
 
 
-def _in_a_thread(steps: _Steps[BatchT], start: int, stop: int, *_: int) -> Made[BatchT]:
+def _in_a_thread(steps: _StepBatches[BatchT], start: int, stop: int) -> Batches[BatchT]:
+    if start >= stop:
+        return
     with threads(1) as thread:
-        ahead = thread.submit(steps.__getitem__, start) if start < stop else None
-        for step in range(start, stop):
-            assert ahead is not None
-            batch = ahead.result()
-            ahead = thread.submit(steps.__getitem__, step + 1) if step + 1 < stop else None
+        following = thread.submit(steps.__getitem__, start)
+        for step in range(start + 1, stop):
+            batch = following.result()
+            following = thread.submit(steps.__getitem__, step)
             yield batch
+        yield following.result()
 
 
 def _in_processes(
-    steps: _Steps[BatchT], start: int, stop: int, workers: int, pinned: bool
-) -> Made[BatchT]:
-    # Forked, they share the data instead of copying it; on macOS what is forked may crash.
+    steps: _StepBatches[BatchT], start: int, stop: int, workers: int, pinned: bool
+) -> Batches[BatchT]:
+    # Forked workers share the data instead of copying it; on macOS forked processes may crash.
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
     loader: DataLoader[Any] = DataLoader(
         steps,
@@ -157,17 +165,17 @@ def _in_processes(
         num_workers=min(workers, max(1, stop - start)),
         pin_memory=pinned,
         multiprocessing_context="fork" if forks else None,
-        worker_init_fn=_Begin(os.getpid()),
+        worker_init_fn=_WorkerSetup(os.getpid()),
     )
     with _serial_tokenizers():
-        each = iter(loader)  # the workers start here
-    yield from each  # its end, or the end of this generator, lets go of it, and so of the workers
+        batches = iter(loader)  # the workers start here
+    yield from batches  # when this ends, nothing refers to the iterator, and the workers end
 
 
 @contextmanager
 def _serial_tokenizers() -> Iterator[None]:
-    """Keep the tokenizers library from using threads of its own in processes that are started in
-    this context: the parent's threads do not survive the fork, and it would warn of that."""
+    """Context in which processes start whose tokenizers use no threads. The parent's threads do not
+    survive the fork, and the tokenizers library would warn of that."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"
@@ -180,25 +188,25 @@ def _serial_tokenizers() -> Iterator[None]:
             os.environ[name] = before
 
 
-class _Begin:
+class _WorkerSetup:
     """The set-up of a worker.
 
     Ctrl-C and, in a batch system, SIGTERM reach every process of a job at once. A worker ignores
-    them, so that its parent can end the step and save; only its parent's own SIGTERM ends it.
+    them, so that its parent can end the step and save. Only a SIGTERM from its parent ends it.
     """
 
     def __init__(self, parent: int) -> None:
         self.parent = parent
 
-    def __call__(self, worker: int) -> None:
+    def __call__(self, worker_id: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=self._wait, daemon=True).start()
-        else:  # macOS cannot tell who sent it
+            threading.Thread(target=self._wait_for_parent, daemon=True).start()
+        else:  # macOS does not tell which process sent a signal
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _wait(self) -> None:
+    def _wait_for_parent(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.parent:
             pass
         os._exit(0)

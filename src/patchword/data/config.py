@@ -12,8 +12,8 @@ from patchword.options import in_range
 class AugmentConfig:
     """Random augmentation of a photo, new each time."""
 
-    # share of the area of a random crop, sides 3:4 to 4:3 (Szegedy et al. 2015, section 6);
-    # (1, 1): the whole image, preprocessed without a random crop
+    # area of a random crop, as a share of the image's; its sides are 3:4 to 4:3 (Szegedy et al.
+    # 2015, section 6); (1, 1): the whole image, preprocessed without a random crop
     crop: tuple[float, float] = (0.3, 1.0)
     mirror: bool = True  # half of the photos, left to right
     colour: float = 0.4  # brightness, contrast and saturation times 1 +- this, each
@@ -29,40 +29,41 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of samples, and its share of every batch. Relative paths are relative to the
-    current folder; those in a table, to the folder of the table.
+    """One source of samples. Relative paths start at the current folder; those in a table, at the
+    folder of the table.
 
-    The captions of images that only have a label are made of `templates` and `names`; with
-    `class_questions`, questions with answers too.
+    For images that only have a label, captions are made from `templates` and `names`, and with
+    `class_questions` also questions with answers.
     """
 
     kind: Literal["folder", "table", "webdataset", "hub", "scenes"]
-    share: float = 1.0
+    share: float = 1.0  # of the samples, relative to the other sources
     # folder: one folder per class, or a metadata.csv or .jsonl; table: .csv .tsv .json .jsonl
     # .parquet, or a pattern; webdataset: .tar, or a pattern; hub: organisation/name, or a folder
     # with such a repository
     path: str = ""
-    split: str = ""  # folder, hub: "train", ...; "": that, where there are several
-    subset: str = ""  # hub: of a dataset that has several
-    image: str = ""  # column of images; "": the first with a usual name
-    caption: str = ""  # column of captions, a text or a list of texts; the same
-    # column of class names or numbers; the same. Scenes of shapes: "count" of them; of wafers: ""
-    label: str = ""
-    question: str = ""  # column of questions, a text or a list of texts; the same
-    answer: str = ""  # column of answers: a text or several; of several questions, one each
-    templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is the class's word
+    split: str = ""  # folder, hub: "" is "train" if there are several
+    subset: str = ""  # hub: of a dataset with several subsets
+    # the names of columns; "": the first column with a usual name
+    image: str = ""
+    caption: str = ""  # a text or a list of texts
+    label: str = ""  # names or numbers of classes; for scenes of shapes: "", or "count" of shapes
+    question: str = ""  # a text or a list of texts
+    answer: str = ""  # a text or several; for several questions, one entry for each
+    templates: tuple[str, ...] = ("a photo of a {}",)  # "{}" is replaced by a word for the class
     names: tuple[tuple[str, ...], ...] = ()  # words for each class, in the order of the classes
-    # questions that a word for the class answers: ["what is this?"]
+    # questions whose answer is a word for the class: ["what is this?"]
     class_questions: tuple[str, ...] = ()
     augment: AugmentConfig | None = None
-    stretch: bool = False  # each image from its own darkest to its brightest half percent
-    max_pixels: int = 300_000_000  # files of more are broken samples
-    count: int = 0  # scenes: how many
+    stretch: bool = False  # contrast of each image from its darkest to its brightest half percent
+    max_pixels: int = 300_000_000  # larger images are broken samples
+    count: int = 0  # scenes: number of scenes
     only: Literal["", "wafer", "shapes"] = ""  # scenes: of one kind
-    # scenes: colours of shapes; of few, captions of a batch differ in their shapes: hard negatives
+    # scenes: colours of shapes, empty: all; with few colours, captions of a batch differ mostly in
+    # their shapes, and are hard negatives
     palette: tuple[str, ...] = ()
-    # scenes: share of samples with a wrong caption too, a true one with one fact changed: a hard
-    # negative of image-text matching
+    # scenes: share of samples that also have a wrong caption: a true one with one fact changed, as
+    # a hard negative for image-text matching
     wrong_captions: float = 0.0
     seed: int = 0  # scenes
 

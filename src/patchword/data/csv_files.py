@@ -1,9 +1,9 @@
 """Tables of cells: csv with any usual delimiter, and tsv.
 
-A .csv is read as RFC 4180 and Python's csv module define it: a cell may stand in double quotes, and
-may then contain the delimiter, line breaks, and a doubled quote for a quote. A .tsv has no quoting:
-a quote is a character like any other (IANA, text/tab-separated-values). No cell is converted: "007"
-and "NA" stay texts.
+A .csv is read as RFC 4180 and Python's csv module define it: a cell in double quotes may contain
+the delimiter, line breaks, and a doubled quote that stands for a quote. A .tsv has no quoting: a
+quote is an ordinary character (IANA, text/tab-separated-values). Cells are not converted: "007" and
+"NA" stay texts.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from patchword.data.rows import ANSWERS, CAPTIONS, IMAGES, LABELS, QUESTIONS, listed, suffix_of
-from patchword.errors import PatchwordError, RecipeError, counted
+from patchword.data.rows import (
+    ANSWERS,
+    CAPTIONS,
+    IMAGES,
+    LABELS,
+    QUESTIONS,
+    listed,
+    recipe_lines,
+    suffix_of,
+)
+from patchword.errors import RecipeError, counted
 from patchword.images.files import picture_suffixes
-from patchword.text.lines import text_lines
 
-DELIMITERS = ",\t;|"  # in this order where the first line does not decide
+DELIMITERS = ",\t;|"  # in this order if the first line fits several
 _USUAL = {*IMAGES, *CAPTIONS, *LABELS, *QUESTIONS, *ANSWERS}
-_STATED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own first line
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel writes it first
 
 
 class _Dialect(NamedTuple):
     delimiter: str
     quotes: bool
-    spaced: bool = False  # a space behind each delimiter
+    spaced: bool = False  # a space after each delimiter
 
 
 def csv_records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The names of the columns, then the cells of each row, as many as there are names; with the
-    number of the last line of each. Blank lines are left out, and rows whose cells are all empty,
-    as Excel writes them below a table.
+    """The names of the columns, then the cells of each row, as many as there are names. Each comes
+    with the number of its last line. Blank lines are left out, and so are rows of empty cells,
+    which Excel writes below a table.
 
-    Raises RecipeError, with the line, for what cannot be read: a cell too many or too few, a quote
-    that is not closed, a file that is not text.
+    Raises RecipeError, with the line, for a row with too many or too few cells, a quote that is not
+    closed, and a file that is not text.
     """
-    try:
-        yield from _records(file)
-    except RecipeError:
-        raise
-    except PatchwordError as error:
-        raise RecipeError(str(error)) from error
-
-
-def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    lines = text_lines(file)
+    lines = recipe_lines(file)
     skipped, first = _next_line(lines)
     dialect = _dialect(file, first)
-    if stated := _STATED.fullmatch(first):
-        dialect = _Dialect(stated[1], quotes=True)
-        more, first = _next_line(lines)
-        skipped += more + 1
+    separator = _SEPARATOR_LINE.fullmatch(first)
+    if separator:
+        dialect = _Dialect(separator[1], quotes=True)
+        blank, first = _next_line(lines)
+        skipped += blank + 1
     lines = chain([first], lines)
     reader = csv.reader(
         lines if dialect.quotes else _unquoted(file, lines, skipped),
@@ -64,7 +64,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
         strict=True,
     )
     names: list[str] = []
-    line = 0  # of `reader`
+    line = 0  # the last line of a row, counted by `reader`
     try:
         for row in reader:
             before, line = line, reader.line_num
@@ -73,7 +73,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
             if not names:
                 row = names = _names(file, row)
             elif len(row) != len(names) or row == names or line - before > 1:
-                _check(file, skipped + before, skipped + line, row, names, dialect)
+                _check_row(file, skipped + before, skipped + line, row, names, dialect)
             yield skipped + line, row
     except csv.Error as error:
         reason = f"{error}; the row begins in line {skipped + line + 1}: is a quote not closed?"
@@ -83,7 +83,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _next_line(lines: Iterator[str]) -> tuple[int, str]:
-    """How many blank lines come first, and the line behind them; "" at the end."""
+    """The number of blank lines, and the next other line; "" at the end of the file."""
     for number, line in enumerate(lines):
         if line.strip():
             return number, line
@@ -91,32 +91,35 @@ def _next_line(lines: Iterator[str]) -> tuple[int, str]:
 
 
 def _dialect(file: Path, first: str) -> _Dialect:
-    """That of a .tsv; else the delimiter that makes the most usual names of the first line, and
-    then the most cells."""
+    """The dialect of a file. The delimiter of a .csv is the one with which the first line has the
+    most usual names of columns; of several, the one with which it has the most cells."""
     if suffix_of(file) == ".tsv":
         return _Dialect("\t", quotes=False)
-    best, cells = (-1, -1), [""]
-    delimiter = ","
-    for each in DELIMITERS:
+    best_score, best_cells, best_delimiter = (-1, -1), [""], ","
+    for delimiter in DELIMITERS:
         try:
-            found = next(csv.reader([first], delimiter=each), [])
+            cells = next(csv.reader([first], delimiter=delimiter), [])
         except csv.Error:  # a cell that is too long
             continue
-        usual = sum(cell.strip().lower() in _USUAL for cell in found)
-        if (usual, len(found)) > best:
-            best, cells, delimiter = (usual, len(found)), found, each
-    spaced = len(cells) > 1 and all(cell.startswith(" ") for cell in cells[1:])
-    return _Dialect(delimiter, quotes=True, spaced=spaced)
+        usual = sum(cell.strip().lower() in _USUAL for cell in cells)
+        score = (usual, len(cells))
+        if score > best_score:
+            best_score, best_cells, best_delimiter = score, cells, delimiter
+    others = best_cells[1:]
+    spaced = bool(others) and all(cell.startswith(" ") for cell in others)
+    return _Dialect(best_delimiter, quotes=True, spaced=spaced)
 
 
 def _unquoted(file: Path, lines: Iterable[str], skipped: int) -> Iterator[str]:
-    """The lines of a .tsv. Raises RecipeError for one that can only have been written with quotes
-    around cells: with doubled quotes between quotes, or with quotes around all names."""
-    for number, line in enumerate(lines, start=skipped + 1):
-        if '""' in line or (number == skipped + 1 and '"' in line):
+    """The lines of a .tsv. Raises RecipeError for a line that was certainly written with quotes
+    around cells: it has doubled quotes between quotes, or it is the first and all its names have
+    quotes around them."""
+    first = skipped + 1
+    for number, line in enumerate(lines, start=first):
+        if '""' in line or (number == first and '"' in line):
             cells = line.rstrip("\r\n").split("\t")
-            names = number == skipped + 1 and all(c[:1] == c[-1:] == '"' for c in cells)
-            if names or any(map(_is_quoted, cells)):
+            quoted_names = number == first and all(c[:1] == c[-1:] == '"' for c in cells)
+            if quoted_names or any(map(_is_quoted, cells)):
                 raise RecipeError(
                     f"{file}, line {number}: a quoted cell; a .tsv has no quoting: end the name of "
                     "the file in .csv if its cells are quoted"
@@ -125,8 +128,8 @@ def _unquoted(file: Path, lines: Iterable[str], skipped: int) -> Iterator[str]:
 
 
 def _names(file: Path, row: Sequence[str]) -> list[str]:
-    """The columns that the first row names. An index without a name, as pandas writes it, is called
-    as pandas calls it."""
+    """The columns that the first row names. A first column without a name, which pandas writes for
+    an index, gets the name that pandas gives it."""
     names = [cell.strip() for cell in row]
     if len(names) > 1 and not names[0]:
         names[0] = "Unnamed: 0"
@@ -135,17 +138,18 @@ def _names(file: Path, row: Sequence[str]) -> list[str]:
         raise RecipeError(
             f"{file}: its first line must name the columns; it has {listed(names)}{unnamed}"
         )
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RecipeError(f"{file}: its first line names {twice!r} twice; rename one of them")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate:
+        raise RecipeError(f"{file}: its first line names {duplicate!r} twice; rename one of them")
     return names
 
 
-def _check(
+def _check_row(
     file: Path, before: int, line: int, row: list[str], names: list[str], dialect: _Dialect
 ) -> None:
-    """Raise RecipeError for a row that must be a mistake. before, line: numbers of the last lines
-    of the row before, and of this one."""
-    where, reason = f"{file}, line {line}", ""
+    """Raise RecipeError for a row that must be a mistake. before, line: the last lines of the
+    previous row and of this one."""
+    reason = ""
     if len(row) != len(names):
         reason = f"{counted(len(row), 'cell')} for {counted(len(names), 'column')}"
         if dialect.quotes:
@@ -158,21 +162,22 @@ def _check(
             "like rows; close the quote earlier, or double it"
         )
     if reason:
-        raise RecipeError(f"{where}: {reason}")
+        raise RecipeError(f"{file}, line {line}: {reason}")
 
 
 def _holds_rows(cell: str, delimiter: str) -> bool:
-    """Whether a line within a cell is of several cells, one of them the name of a picture."""
+    """Whether a cell contains a line that looks like a row: several cells, one of which is the name
+    of a picture."""
     suffixes = tuple(picture_suffixes())
     return any(
         part.strip().strip('"').lower().endswith(suffixes)
-        for text in cell.splitlines()[1:]
-        if delimiter in text
-        for part in text.split(delimiter)
+        for line in cell.splitlines()[1:]
+        if delimiter in line
+        for part in line.split(delimiter)
     )
 
 
 def _is_quoted(cell: str) -> bool:
-    """Whether a cell can only have been written with quoting: doubled quotes between quotes."""
+    """Whether a cell was certainly written with quoting: it has doubled quotes between quotes."""
     inner = cell[1:-1]
     return cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', "")

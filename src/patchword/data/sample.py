@@ -1,4 +1,4 @@
-"""Sources of training data, and the samples that they give by number."""
+"""Training samples, and the protocol of their sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Facts = frozenset[str]
 
 
 class Texts(NamedTuple):
-    """One caption of an image, and one question about it; "" for what the source does not have."""
+    """One caption of an image, and one question about it; "" for missing texts."""
 
     caption: str
     question: str
@@ -23,9 +23,9 @@ class Texts(NamedTuple):
 class Region(NamedTuple):
     """Something in an image, and where it is."""
 
-    phrases: tuple[str, ...]  # that are true of it
-    asked: str  # one of them, sampled
-    # (H, W) of the image before it was resized, of the same shape; None: nobody knows where it is
+    phrases: tuple[str, ...]  # all that are true of it
+    query: str  # one of the phrases, sampled
+    # (H, W), as large as the image before it was resized; None: nobody knows where the region is
     mask: NDArray[np.bool_] | None
 
 
@@ -34,13 +34,13 @@ class Sample:
     """One preprocessed image, with its texts and labels."""
 
     pixels: NDArray[np.uint8]  # (3, H, W), before they are normalised
-    texts: tuple[Texts, ...]  # as many as the source is set to give, sampled at random
+    texts: tuple[Texts, ...]  # sampled at random; their number is an option of the source
     label: int  # number of its class; -1 where the source has none
     caption_facts: Facts  # facts of the first caption
     image_facts: Facts  # facts that are true of the image
     mix: bool  # may take part in mixup and CutMix
     wrong_caption: str = ""  # a caption that is false for the image; "" for none
-    regions: tuple[Region, ...] = ()  # where they are read
+    regions: tuple[Region, ...] = ()  # () if the objective does not read them
 
     @property
     def caption(self) -> str:
@@ -63,7 +63,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names by number; () where it has none."""
+        """Class names by number; () without classes."""
 
     def __len__(self) -> int: ...
 
@@ -71,42 +71,42 @@ class Source(Protocol):
         """The name of sample `index` in messages."""
 
     def captions(self) -> Iterator[str]:
-        """All captions, or one for each image where they are made; no image is opened."""
+        """All captions; one for each image if they are generated. No image is opened."""
 
     def questions_and_answers(self) -> Iterator[str]:
-        """All questions and answers, or one of each for each image where they are made; none where
-        they are not read. No image is opened."""
+        """All questions and answers; one of each for each image if they are generated, and none if
+        the objective does not read them. No image is opened."""
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Sample number `index`; what is random about it comes from `rng`. Raises ImageError for
-        one that cannot be used."""
+        """Sample number `index`, with random numbers from `rng`. Raises ImageError for a sample
+        that cannot be used."""
 
 
 def fact(caption: str) -> str:
-    """A caption as a fact, for comparison: lower case, single spaces."""
+    """A caption in the form in which captions are compared: lower case, single spaces."""
     return " ".join(caption.lower().split())
 
 
 def positives(
     caption_facts: Sequence[Facts], image_facts: Sequence[Facts], first: int = 0
 ) -> NDArray[np.bool_]:
-    """(n, N) bool: whether caption j of N is true of image i of n, that is, all its facts are.
+    """(n, N) bool: whether caption j of N is true of image i of n. It is if all its facts are true
+    of the image, or it is the image's own caption.
 
-    first: the column of the first image's own caption, where the images are a part of a batch.
-    An image's own caption is always true.
+    first: the column of the first image's own caption, if the images are a part of a batch.
     """
-    holds: dict[str, NDArray[np.bool_]] = {}
-    for row, facts in enumerate(image_facts):
-        for each in facts:
-            holds.setdefault(each, np.zeros(len(image_facts), np.bool_))[row] = True
     none = np.zeros(len(image_facts), np.bool_)
+    true_of: dict[str, NDArray[np.bool_]] = {}  # fact -> the images that it is true of
+    for row, facts in enumerate(image_facts):
+        for fact_of_image in facts:
+            true_of.setdefault(fact_of_image, none.copy())[row] = True
     columns: dict[Facts, NDArray[np.bool_]] = {}
     out = np.empty((len(image_facts), len(caption_facts)), np.bool_)
     for number, facts in enumerate(caption_facts):
         if facts not in columns:
             column = np.ones(len(image_facts), np.bool_)
-            for each in facts:
-                column &= holds.get(each, none)
+            for fact_of_caption in facts:
+                column &= true_of.get(fact_of_caption, none)
             columns[facts] = column
         out[:, number] = columns[facts]
     rows = np.arange(len(image_facts))

@@ -18,15 +18,15 @@ from patchword.scenes import WAFER_CLASSES
 from patchword.scenes.captions import caption, noun_phrases, truths, wrong_caption
 
 SCENE_SIZE = 128  # pixels; scenes are rendered at this size and then resized
-SMALLEST = 32  # pixels; the texts of a scene do not depend on its size
-SURVEYED = 5000  # scenes whose texts are read for the vocabulary before training
-KEPT = 1 << 28  # bytes of rendered scenes that each process keeps
+MIN_SIZE = 32  # pixels; for texts alone, which do not depend on a scene's size
+VOCABULARY_SCENES = 5000  # number of scenes whose texts make the vocabulary
+CACHE_BYTES = 1 << 28  # of rendered scenes, in each process
 
 COUNTS = ("1", "2", "3")  # of shapes in a scene
 
 
-class _Cached(NamedTuple):
-    """The cached part of a scene: everything that is the same in every epoch."""
+class _CachedScene(NamedTuple):
+    """The part of a scene that is cached: everything that is the same in every epoch."""
 
     image: NDArray[np.uint8]
     caption: str
@@ -39,12 +39,14 @@ class _Cached(NamedTuple):
 
 
 class SceneSource:
-    """The first `count` scenes of a seed, `texts` of its questions sampled each time; its caption
-    is always the same, and others are written beside it where several texts are wanted. Their
-    classes are the defects of wafers, or what `label` names.
+    """The first `count` scenes of a seed. Their classes are the defects of wafers, or what `label`
+    names.
 
-    Generating one takes longer than all other steps, so each process keeps the first ones that it
-    made, up to `KEPT` bytes: in shuffled epochs no other choice of what to keep has more hits.
+    In each epoch `texts` questions of a scene are sampled. The first caption is always the scene's;
+    more captions are generated if `texts` is more than 1.
+
+    Generating a scene takes longer than everything else, so each process caches the first scenes
+    that it generates, up to `CACHE_BYTES`. In shuffled epochs no other choice has more hits.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class SceneSource:
     ) -> None:
         if config.count < 1:
             raise RecipeError("a source of scenes needs count = how many")
-        words = [word for word in ("captions", "questions") if word in reads]
-        if words and config.augment and config.augment.mirror:
+        kinds = [part for part in ("captions", "questions") if part in reads]
+        if kinds and config.augment and config.augment.mirror:
             raise RecipeError(
-                f"{' and '.join(words)} of scenes say left and right: set augment.mirror = false"
+                f"{' and '.join(kinds)} of scenes say left and right: set augment.mirror = false"
             )
         if "regions" in reads and config.augment:
             crop, mirror = config.augment.crop, config.augment.mirror
@@ -74,7 +76,7 @@ class SceneSource:
         self._with_questions = "questions" in reads
         self._texts = texts
         self._transform = Transform(preprocess, config.augment)
-        self._kept: dict[int, _Cached] = {}
+        self._cache: dict[int, _CachedScene] = {}
 
     def __len__(self) -> int:
         return self.config.count
@@ -83,73 +85,77 @@ class SceneSource:
         return f"scene {index} of seed {self.config.seed}"
 
     def captions(self) -> Iterator[str]:
-        for index in range(min(len(self), SURVEYED)):
-            yield self._scene(index, SMALLEST).caption
+        for index in range(min(len(self), VOCABULARY_SCENES)):
+            yield self._scene(index, MIN_SIZE).caption
 
     def facts(self) -> Iterator[Facts]:
         """The facts of each caption."""
         for index in range(len(self)):
-            yield frozenset(self._scene(index, SMALLEST).meaning.split("; "))
+            yield frozenset(self._scene(index, MIN_SIZE).meaning.split("; "))
 
     def questions_and_answers(self) -> Iterator[str]:
-        for index in range(min(len(self), SURVEYED) if self._with_questions else 0):
-            for question, answer in self._scene(index, SMALLEST).questions:
+        if not self._with_questions:
+            return
+        for index in range(min(len(self), VOCABULARY_SCENES)):
+            for question, answer in self._scene(index, MIN_SIZE).questions:
                 yield question
                 yield answer
 
     def answers(self) -> Iterator[str]:
-        """Its answers, as facts (see `fact`)."""
-        for index in range(len(self) if self._with_questions else 0):
-            yield from (fact(answer) for _, answer in self._scene(index, SMALLEST).questions)
+        """All answers as facts (see `fact`)."""
+        if not self._with_questions:
+            return
+        for index in range(len(self)):
+            yield from (fact(answer) for _, answer in self._scene(index, MIN_SIZE).questions)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        rendered = self._kept.get(index) or self._rendered(index)
+        rendered = self._cache.get(index) or self._rendered(index)
         pixels = self._transform(rendered.image, rng)
-        order = np.resize(rng.permutation(max(len(rendered.questions), 1)), self._texts)
-        pairs = [rendered.questions[i] if rendered.questions else ("", "") for i in order.tolist()]
+        questions = rendered.questions or (("", ""),)
+        order = np.resize(rng.permutation(len(questions)), self._texts)
+        pairs = [questions[number] for number in order.tolist()]
         first = Texts(rendered.caption, *pairs[0])
         more = [Texts(caption(rng, rendered.facts)[0], *pair) for pair in pairs[1:]]
         regions = []
-        for thing in rendered.objects if self._with_regions else ():
-            phrases = noun_phrases(thing.name)
-            # Half of the time its name: the other phrases are many.
-            asked = thing.name if rng.random() < 0.5 else str(rng.choice(phrases))
-            regions.append(Region(phrases, asked, thing.mask))
+        for item in rendered.objects:
+            phrases = noun_phrases(item.name)
+            # The name in half of the cases: there are many other phrases.
+            query = item.name if rng.random() < 0.5 else str(rng.choice(phrases))
+            regions.append(Region(phrases, query, item.mask))
         wrong = ""
         if self.config.wrong_captions and rng.random() < self.config.wrong_captions:
             wrong = wrong_caption(rng, rendered.facts)
         return Sample(
-            pixels,
-            (first, *more),
-            rendered.label,
-            rendered.caption_facts,
-            rendered.image_facts,
-            self._transform.mix,
-            wrong,
-            tuple(regions),
+            pixels=pixels,
+            texts=(first, *more),
+            label=rendered.label,
+            caption_facts=rendered.caption_facts,
+            image_facts=rendered.image_facts,
+            mix=self._transform.mix,
+            wrong_caption=wrong,
+            regions=tuple(regions),
         )
 
-    def _rendered(self, index: int) -> _Cached:
+    def _rendered(self, index: int) -> _CachedScene:
         scene = self._scene(index, SCENE_SIZE)
-        named = str(scene.facts[self.config.label]) if self.config.label else scene.label
-        rendered = _Cached(
-            scene.image,
-            scene.caption,
-            scene.questions if self._with_questions else (),
-            self.labels.index(named) if self.labels else -1,
-            frozenset(scene.meaning.split("; ")),
-            truths(scene.facts),
-            scene.facts,
-            scene.objects if self._with_regions else (),
+        class_name = str(scene.facts[self.config.label]) if self.config.label else scene.label
+        rendered = _CachedScene(
+            image=scene.image,
+            caption=scene.caption,
+            questions=scene.questions if self._with_questions else (),
+            label=self.labels.index(class_name) if self.labels else -1,
+            caption_facts=frozenset(scene.meaning.split("; ")),
+            image_facts=truths(scene.facts),
+            facts=scene.facts,
+            objects=scene.objects if self._with_regions else (),
         )
-        if (len(self._kept) + 1) * scene.image.nbytes <= KEPT:
-            self._kept[index] = rendered
+        if (len(self._cache) + 1) * scene.image.nbytes <= CACHE_BYTES:
+            self._cache[index] = rendered
         return rendered
 
     def _scene(self, index: int, size: int) -> scenes.Scene:
         config = self.config
-        kind = config.only or None
-        return scenes.scene(config.seed, index, size, kind, palette=config.palette)
+        return scenes.scene(config.seed, index, size, config.only or None, palette=config.palette)
 
 
 def _classes(config: SourceConfig) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Sources as a recipe describes them."""
+"""Opens the sources that a recipe describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from patchword.data.config import SourceConfig
 from patchword.data.rows import ArrowRows, Columns, listed
 from patchword.data.sample import Source
 from patchword.data.scene_source import SceneSource
-from patchword.data.table_source import FAULT, Table, TableSource, table_of
+from patchword.data.table import FAULT, Table, table_of
+from patchword.data.table_source import TableSource
 from patchword.data.tars import TarRows
 from patchword.errors import PatchwordError, RecipeError, warn
 from patchword.images import Opener
@@ -31,33 +32,32 @@ def open_sources(
     reads: Collection[str],
     texts: int = 1,
 ) -> list[Source]:
-    """The sources that a recipe describes, their images as `preprocess` says.
+    """The sources that a recipe describes, with images preprocessed as `preprocess` says.
 
-    reads: what the objective needs beside images: any of "captions", "labels" and "questions".
-    With "captions", some sources may be without questions, but not all.
-    texts: how many captions, and questions, are sampled for each image at each visit.
+    reads  what the objective needs besides images: any of "captions", "labels", "questions" and
+           "regions". With "captions", some sources may have no questions, but not all
+    texts  number of captions, and of questions, that are sampled for an image in each epoch
 
-    Raises RecipeError for data that is not there or empty, without what is read, or with classes,
-    captions or answers that are all the same; and for sources whose classes differ, where classes
-    are read. Warns of classes that differ in case alone.
+    Raises RecipeError for data that is missing or empty, that lacks what is read, or whose classes,
+    captions or answers are all the same; and, if labels are read, for sources whose classes differ.
+    Warns of classes that differ only in upper and lower case.
     """
-    wanted = frozenset(reads)
-    opened = [_open(config, preprocess, wanted, texts) for config in configs]
-    if "labels" in wanted:
-        for config, source in zip(configs, opened, strict=True):
-            _agree(configs[0], opened[0], config, source)
-        if configs:
-            _check_classes(configs[0], opened[0].labels)
-    if "captions" in wanted and opened:
-        facts = _different(chain.from_iterable(source.facts() for source in opened))
+    parts = frozenset(reads)
+    sources = [_open(config, preprocess, parts, texts) for config in configs]
+    if "labels" in parts and sources:
+        for config, source in zip(configs, sources, strict=True):
+            _check_same_classes(configs[0], sources[0], config, source)
+        _check_class_names(configs[0], sources[0].labels)
+    if "captions" in parts and sources:
+        facts = _first_two(chain.from_iterable(source.facts() for source in sources))
         if len(facts) < 2:
             shared = " ".join(sorted(next(iter(facts), frozenset())))
             raise RecipeError(
                 f"all captions of the data say the same, {shared!r}: nothing can be learned from "
                 "them; give images of several kinds"
             )
-    if "questions" in wanted and opened:
-        answers = _different(chain.from_iterable(source.answers() for source in opened))
+    if "questions" in parts and sources:
+        answers = _first_two(chain.from_iterable(source.answers() for source in sources))
         if not answers:
             raise RecipeError(
                 "no data has questions with answers, which the objective reads; set question and "
@@ -68,17 +68,17 @@ def open_sources(
                 f"all answers of the data are the same, {answers.pop()!r}: nothing can be learned "
                 "from them; give questions with several answers"
             )
-    return list(opened)
+    return list(sources)
 
 
-def _different(values: Iterable[T]) -> set[T]:
-    """All distinct texts, or the first two."""
-    different: set[T] = set()
-    for each in values:
-        different.add(each)
-        if len(different) > 1:
+def _first_two(values: Iterable[T]) -> set[T]:
+    """The first two distinct values, or all if there are fewer."""
+    distinct: set[T] = set()
+    for value in values:
+        distinct.add(value)
+        if len(distinct) > 1:
             break
-    return different
+    return distinct
 
 
 def _open(
@@ -88,7 +88,7 @@ def _open(
         return SceneSource(config, preprocess, reads, texts)
     if config.class_questions and (config.question or config.answer):
         raise RecipeError(
-            f"data {_called(config)}: class_questions ask for the class, question and answer are "
+            f"data {_name(config)}: class_questions ask for the class, question and answer are "
             "columns; give one or the other"
         )
     try:
@@ -105,21 +105,21 @@ def _open(
 
 
 def _table(config: SourceConfig, questions: bool) -> Table:
-    """questions: whether those of the table are read."""
+    """The table of a source. questions: whether its columns of questions are read."""
     if config.split and config.kind not in ("folder", "hub"):
         raise RecipeError(
-            f"data {_called(config)}: split is of folders and of the hub, and this is a "
+            f"data {_name(config)}: split is of folders and of the hub, and this is a "
             f"{config.kind}: name the file of the split"
         )
     named = Columns(config.image, config.caption, config.label, config.question, config.answer)
     if config.kind == "folder":
         return _folder(config, named, questions)
     if config.kind == "webdataset":
-        found = tables.files(config.path, tars.SUFFIXES)
-        return table_of(config.path, TarRows(found, named))
+        paths = tables.files(config.path, tars.SUFFIXES)
+        return table_of(config.path, TarRows(paths, named))
     if config.kind == "hub":
-        split = tables.open_hub(config.path, config.subset, config.split)
-        return tables.table_of(config.path, split, named)
+        dataset = tables.open_hub(config.path, config.subset, config.split)
+        return tables.table_of(config.path, dataset, named)
     rows, base = tables.open_table(config.path)
     return tables.table_of(config.path, rows, named, base)
 
@@ -127,9 +127,11 @@ def _table(config: SourceConfig, questions: bool) -> Table:
 def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
     root = Path(config.path)
     folder = split_folder(root, config.split)
-    if file := folders.metadata_in(folder):
+    file = folders.metadata_in(folder)
+    if file:
         return folders.as_table(folders.metadata(file, named), questions)
-    if columns := [f"{key} = {name!r}" for key, name in named._asdict().items() if name]:
+    columns = [f"{key} = {name!r}" for key, name in named._asdict().items() if name]
+    if columns:
         raise RecipeError(
             f"{folder}: no {' or '.join(folders.METADATA)}, of which {', '.join(columns)} would be "
             "a column"
@@ -138,7 +140,8 @@ def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
     if images:
         rows = ArrowRows({**_paths(images), "label": pa.array(targets, pa.int64())})
         return Table(str(folder), rows, "image", label="label", names=names)
-    if images := folders.pictures(folder):
+    images = folders.pictures(folder)
+    if images:
         return Table(str(folder), ArrowRows(_paths(images)), "image")
     raise RecipeError(
         f"{folder}: no images; one folder per class, or a {' or '.join(folders.METADATA)}"
@@ -146,7 +149,7 @@ def _folder(config: SourceConfig, named: Columns, questions: bool) -> Table:
 
 
 def _paths(images: Sequence[str]) -> dict[str, pa.Array]:
-    """Columns of paths, and of what is wrong with those that no table can hold."""
+    """A column of paths, and one of the errors of paths that are not valid Unicode."""
     names = [shown(path) for path in images]
     pairs = zip(names, images, strict=True)
     faults = [None if name == path else UNPRINTABLE for name, path in pairs]
@@ -154,51 +157,56 @@ def _paths(images: Sequence[str]) -> dict[str, pa.Array]:
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split; "": of the training one where all folders are splits. Raises
-    RecipeError where it is not there."""
+    """The folder of a split. For "" it is the training split if all folders are splits, else
+    `root`. Raises RecipeError if there is no such folder."""
     if split:
-        there = {folder.name.lower(): folder for folder in folders.subfolders(root)}
-        if split.lower() not in there:
-            raise RecipeError(f"{root}: no folder {split!r}; it has {listed(list(there))}")
-        return there[split.lower()]
+        existing = {folder.name.lower(): folder for folder in folders.subfolders(root)}
+        if split.lower() not in existing:
+            raise RecipeError(f"{root}: no folder {split!r}; it has {listed(list(existing))}")
+        return existing[split.lower()]
     if folders.metadata_in(root):
         return root
-    found = folders.splits(root)
-    if not found:
+    splits = folders.splits(root)
+    if not splits:
         return root
-    if known := next((found[name] for name in folders.TRAIN if name in found), None):
-        return known
-    raise RecipeError(f"{root}: no folder 'train', but {listed(list(found))}; set data.split")
+    for name in folders.TRAIN:
+        if name in splits:
+            return splits[name]
+    raise RecipeError(f"{root}: no folder 'train', but {listed(list(splits))}; set data.split")
 
 
-def _agree(first: SourceConfig, known: Source, config: SourceConfig, source: Source) -> None:
-    """Raise RecipeError unless two sources have the same classes."""
+def _check_same_classes(
+    first_config: SourceConfig, first: Source, config: SourceConfig, source: Source
+) -> None:
+    """Raise RecipeError unless a source has the same classes as the first one."""
     if not source.labels:
-        raise RecipeError(f"data {_called(config)} has no classes, which the objective reads")
-    if source.labels != known.labels:
-        theirs = [name for name in source.labels if name not in known.labels]
-        ours = [name for name in known.labels if name not in source.labels]
+        raise RecipeError(f"data {_name(config)} has no classes, which the objective reads")
+    if source.labels != first.labels:
+        only_here = [name for name in source.labels if name not in first.labels]
+        only_first = [name for name in first.labels if name not in source.labels]
         raise RecipeError(
-            f"data {_called(first)} and {_called(config)} have other classes: "
-            f"{listed(ours)} against {listed(theirs)}; all sources need the same"
+            f"data {_name(first_config)} and {_name(config)} have other classes: "
+            f"{listed(only_first)} against {listed(only_here)}; all sources need the same"
         )
 
 
-def _check_classes(config: SourceConfig, labels: Sequence[str]) -> None:
-    """Raise RecipeError for less than two classes, and warn of those that differ in case alone."""
+def _check_class_names(config: SourceConfig, labels: Sequence[str]) -> None:
+    """Raise RecipeError for a single class, and warn of classes that differ only in case."""
     if len(labels) == 1:
         raise RecipeError(
-            f"data {_called(config)} has one class, {labels[0]!r}: nothing can be learned from it; "
+            f"data {_name(config)} has one class, {labels[0]!r}: nothing can be learned from it; "
             "give images of several classes"
         )
-    known: dict[str, str] = {}
+    names: dict[str, str] = {}  # by lower case
     for name in labels:
-        if (like := known.setdefault(name.casefold(), name)) != name:
+        similar = names.setdefault(name.casefold(), name)
+        if similar != name:
             warn(
-                f"data {_called(config)}: {like!r} and {name!r} are two classes, for they differ "
+                f"data {_name(config)}: {similar!r} and {name!r} are two classes, for they differ "
                 "in upper and lower case; write them alike if they are one"
             )
 
 
-def _called(config: SourceConfig) -> str:
+def _name(config: SourceConfig) -> str:
+    """The name of a source in errors."""
     return config.path or f"{config.kind} {config.only}".strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -15,18 +14,8 @@ from numpy.typing import NDArray
 
 from patchword.data.augment import Transform
 from patchword.data.rows import (
-    ANSWERS,
-    IMAGES,
-    LABELS,
-    QUESTIONS,
-    USUAL,
-    Columns,
-    Rows,
-    Together,
     answers_of,
-    caption_columns,
     class_of,
-    find,
     is_number,
     listed,
     question_pairs,
@@ -34,104 +23,22 @@ from patchword.data.rows import (
     texts_of,
 )
 from patchword.data.sample import Facts, Region, Sample, Texts, fact
+from patchword.data.table import FAULT, Table
 from patchword.errors import ImageError, RecipeError, counted
 from patchword.images import pages
 from patchword.images.urls import is_url
 from patchword.text.templates import filled
 
-CHECKED = 64  # rows, of which at least one must name a file that exists
-NAME = "__name__"  # column of names for messages; without it, a row's path or number
-FAULT = "__fault__"  # column of errors found in reading a row
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows, the names of their columns by content, and the base folder of relative paths."""
-
-    where: str  # for messages
-    rows: Rows
-    image: str
-    caption: str | None = None
-    label: str | None = None
-    question: str | None = None
-    answer: str | None = None
-    base: Path | None = None
-    names: tuple[str, ...] = ()  # of the classes, where label holds their numbers
-    columns: tuple[str, ...] = ()  # all there were, for messages
-
-    def opened(self, index: int) -> tuple[str, str | bytes, Mapping[str, Any]]:
-        """(name, image, row) of a row; image: a path, the content of a file, or "" for none."""
-        row = self.rows[index]
-        value = row[self.image]
-        pair = value if isinstance(value, Mapping) else {"bytes": value, "path": value}
-        path = pair["path"] if isinstance(pair.get("path"), str) else ""
-        content = pair["bytes"] if isinstance(pair.get("bytes"), bytes) else ""
-        if path and not content:
-            whole = located(path, self.base)
-            return whole, whole, row
-        note = f" ({path})" if path else ""
-        return row.get(NAME) or f"{self.where}, row {index + 1}{note}", content, row
-
-    def classes(self) -> tuple[tuple[str, ...], dict[str, int]]:
-        """The names of its classes, and the number of each class in its label column as `class_of`
-        reads it: sorted as numbers where all are numbers, else as texts."""
-        if self.names:
-            return self.names, {str(number): number for number in range(len(self.names))}
-        assert self.label is not None
-        found = set(filter(None, map(class_of, self.rows.column(self.label))))
-        if not found:
-            raise RecipeError(f"{self.where}: no classes in column {self.label!r}")
-        numbers = all(map(is_number, found))
-        ordered = sorted(found, key=lambda name: (float(name) if numbers else 0, name))
-        return tuple(ordered), {name: n for n, name in enumerate(ordered)}
-
-
-def located(path: str, base: Path | None) -> str:
-    """A path of a table's cell: from the folder `base`, unless it is whole or an address."""
-    whole = os.path.isabs(path) or "://" in path or base is None
-    return path if whole else os.path.join(base or "", path)
-
-
-def table_of(
-    where: str,
-    rows: Rows,
-    named: Columns = USUAL,
-    base: Path | None = None,
-    pictures: Sequence[str] = (),
-) -> Table:
-    """The table of these rows. named: its columns by content; "" for those with a usual name.
-
-    pictures: columns that are known to contain images. Raises RecipeError for a table without rows
-    or images, and for a column that does not exist.
-    """
-    if not len(rows):
-        raise RecipeError(f"{where}: no rows")
-    columns = tuple(rows.columns)
-    image = find(columns, named.image, IMAGES, where)
-    if not named.image and pictures and image not in pictures:
-        image = pictures[0]
-    if image is None:
-        raise RecipeError(
-            f"{where}: no column of images; it has {listed(columns)}; call the one of images "
-            'image, or name it in a recipe, data.0.image="..."'
-        )
-    others = [name for name in columns if name != image]
-    label, question, answer = (
-        find(others, name, usual, where)
-        for name, usual in zip(named[2:], (LABELS, QUESTIONS, ANSWERS), strict=True)
-    )
-    captions = next(iter(caption_columns(others, named.caption, where)), [])
-    caption = " + ".join(captions) or None
-    if len(captions) > 1:
-        rows = Together(rows, " + ".join(captions), captions)
-    return Table(where, rows, image, caption, label, question, answer, base, columns=columns)
+CHECKED = 64  # rows of which at least one must name a file that exists
 
 
 class TableSource:
-    """The images of a table. Captions are the table's, `texts` of several sampled each time;
-    without them, templates around a word for the class. So are questions and answers, where they
-    are read; with `class_questions`, those are the questions, and the answer is a word for the
-    class."""
+    """The images of a table, each with `texts` captions that are sampled in every epoch: from the
+    table's captions or, without these, from templates around a word for the class.
+
+    Questions with answers are sampled in the same way, if they are read. With `class_questions`,
+    these are the questions, and the answers are words for the class.
+    """
 
     def __init__(
         self,
@@ -147,52 +54,54 @@ class TableSource:
         self._transform = transform
         self._reads = reads
         self._texts = texts
-        self._made = "captions" in reads and table.caption is None
-        self._numbers: dict[str, int] = {}
+        self._templated = "captions" in reads and table.caption is None
+        self._class_numbers: dict[str, int] = {}
         self.labels: tuple[str, ...] = ()
         self._class_questions = tuple(class_questions) if "questions" in reads else ()
         self._with_questions = bool(self._class_questions) or self._has_questions()
-        self._needs_class = "labels" in reads or self._made or bool(self._class_questions)
+        self._needs_class = "labels" in reads or self._templated or bool(self._class_questions)
         if self._needs_class or table.names:
             if table.label is None:
-                named = "labels" in reads or not self._made
-                needs = "class names" if named else "captions or class names"
-                raise RecipeError(f"{table.where}: {_unclassed(table, needs)}")
-            self.labels, self._numbers = table.classes()
+                needs = "class names"
+                if self._templated and "labels" not in reads:
+                    needs = "captions or class names"
+                raise RecipeError(f"{table.where}: {_without_classes(table, needs)}")
+            self.labels, self._class_numbers = table.classes()
         if "captions" in reads and table.caption is not None:
             self._require_texts(table.caption)
-        _check(templates, class_questions)
+        _check_texts(templates, class_questions)
         self._templates = templates
-        self._words = self._checked(words)
+        self._words = self._class_words(words)
         if self.labels and words and all(map(is_number, self.labels)):
-            self.labels = tuple(each[0] for each in self._words)
-        self._find_one()
+            self.labels = tuple(names[0] for names in self._words)
+        self._check_images_exist()
 
     def __len__(self) -> int:
         return len(self.table.rows)
 
     def name(self, index: int) -> str:
-        return self.table.opened(index)[0]
+        return self.table.read_row(index)[0]
 
     def captions(self) -> Iterator[str]:
         table = self.table
-        if not self._made:
+        if not self._templated:
             if table.caption is not None:
                 for value in table.rows.column(table.caption):
                     yield from texts_of(value)
             return
         assert table.label is not None
-        turns = [cycle(each) for each in self._sentences]
+        sentences = [cycle(of_class) for of_class in self._sentences]
         for value in table.rows.column(table.label):
-            if (number := self._number(value)) >= 0:
-                yield next(turns[number])
+            number = self._number(value)
+            if number >= 0:
+                yield next(sentences[number])
 
     def _require_texts(self, column: str) -> None:
         """Raise RecipeError for a column of captions without a text in any row."""
         if next(self.captions(), None) is None:
             values = (value for value in self.table.rows.column(column) if value is not None)
-            found = next(values, None)
-            has = "" if found is None else f" (the first value is {found!r})"
+            value = next(values, None)
+            has = "" if value is None else f" (the first value is {value!r})"
             raise RecipeError(
                 f"{self.table.where}: the column of captions, {column!r}, has no text in any row"
                 f"{has}; set caption to another column"
@@ -201,11 +110,13 @@ class TableSource:
     def questions_and_answers(self) -> Iterator[str]:
         if self._class_questions:
             assert self.table.label is not None
-            questions, turns = cycle(self._class_questions), [cycle(each) for each in self._words]
+            questions = cycle(self._class_questions)
+            answers = [cycle(words) for words in self._words]
             for value in self.table.rows.column(self.table.label):
-                if (number := self._number(value)) >= 0:
+                number = self._number(value)
+                if number >= 0:
                     yield next(questions)
-                    yield next(turns[number])
+                    yield next(answers[number])
         elif self._with_questions:
             assert self.table.question is not None
             for value in self.table.rows.column(self.table.question):
@@ -213,7 +124,7 @@ class TableSource:
             yield from self._answers()
 
     def answers(self) -> Iterator[str]:
-        """Its answers, as facts (see `fact`); of classes, each once."""
+        """All answers as facts (see `fact`); those that name classes once each."""
         if self._class_questions:
             yield from (fact(words[0]) for words in self._words)
         elif self._with_questions:
@@ -226,14 +137,14 @@ class TableSource:
                 yield from texts
 
     def facts(self) -> Iterator[Facts]:
-        """The facts of its captions; of classes, each once."""
-        if self._made:
+        """The facts of all captions; those that name classes once each."""
+        if self._templated:
             yield from (frozenset([words[0]]) for words in self._words)
         else:
             yield from (frozenset([fact(caption)]) for caption in self.captions())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        name, image, row = self.table.opened(index)
+        name, image, row = self.table.read_row(index)
         if row.get(FAULT) or not image:
             raise ImageError(name, row.get(FAULT) or "no image in this row")
         label = self._label(name, row)
@@ -257,7 +168,7 @@ class TableSource:
 
     def _phrases(self, row: Mapping[str, Any], label: int) -> tuple[str, ...]:
         """All captions of an image."""
-        if self._made:
+        if self._templated:
             return tuple(self._sentences[label])
         assert self.table.caption is not None
         return tuple(texts_of(row[self.table.caption]))
@@ -278,14 +189,14 @@ class TableSource:
         return number
 
     def _number(self, value: Any) -> int:
-        """Of the class in a cell; -1 for none."""
-        return self._numbers.get(class_of(value) or "", -1)
+        """The number of the class in a cell; -1 for none."""
+        return self._class_numbers.get(class_of(value) or "", -1)
 
     def _caption(
         self, name: str, row: Mapping[str, Any], label: int, rng: np.random.Generator
     ) -> tuple[str, Facts, Facts]:
         """(caption, its facts, all facts that are true of the image)."""
-        if self._made:
+        if self._templated:
             words = self._words[label]
             template = self._templates[int(rng.integers(len(self._templates)))]
             facts = frozenset([words[0]])
@@ -301,8 +212,8 @@ class TableSource:
     def _question(
         self, name: str, index: int, row: Mapping[str, Any], label: int, rng: np.random.Generator
     ) -> tuple[str, str]:
-        """(question, answer), sampled from all. An answer that several people gave is sampled that
-        many times as often: the expected loss is BLIP's, which weights answers by their shares."""
+        """(question, answer), sampled from all. An answer that three people gave is sampled three
+        times as often: the expected loss is BLIP's, which weights answers by their shares."""
         if not self._with_questions:
             return "", ""
         table = self.table
@@ -314,24 +225,24 @@ class TableSource:
             assert table.answer
             try:
                 pairs = question_pairs(row[table.question], row[table.answer])
-            except ValueError as error:  # an image may be in several rows: say which
+            except ValueError as error:  # an image may be in several rows
                 raise ImageError(name, f"{error} in row {index + 1}") from error
         question, answers = pairs[int(rng.integers(len(pairs)))]
         return question, answers[int(rng.integers(len(answers)))]
 
     def _has_questions(self) -> bool:
-        """Whether questions are read and the table has some. Raises RecipeError where it has none
-        and nothing else is read, and for questions without answers, or the other way round."""
+        """Whether questions are read and the table has questions. Raises RecipeError if it has none
+        and no captions are read either, and for questions without answers or vice versa."""
         table = self.table
         if "questions" not in self._reads:
             return False
         if table.question and table.answer:
             return True
-        if there := table.question or table.answer:
-            lacks = "answer" if table.question else "question"
+        if table.question or table.answer:
+            missing = "answer" if table.question else "question"
             raise RecipeError(
-                f"{table.where}: column {there!r}, but no column of {lacks}s; it has "
-                f"{self._columns}; set {lacks}"
+                f"{table.where}: column {table.question or table.answer!r}, but no column of "
+                f"{missing}s; it has {self._columns}; set {missing}"
             )
         if "captions" in self._reads:
             return False
@@ -348,10 +259,13 @@ class TableSource:
     @cached_property
     def _sentences(self) -> list[list[str]]:
         """All captions of each class."""
-        return [[filled(t, word) for t in self._templates for word in each] for each in self._words]
+        return [
+            [filled(template, word) for template in self._templates for word in words]
+            for words in self._words
+        ]
 
-    def _checked(self, words: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-        """Words for each class: as given, else its name."""
+    def _class_words(self, words: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+        """The words for each class: those given, else its name."""
         if not words:
             return [(name.replace("_", " "),) for name in self.labels]
         if self.labels and (len(words) != len(self.labels) or not all(words)):
@@ -361,11 +275,12 @@ class TableSource:
             )
         return words
 
-    def _find_one(self) -> None:
-        """Raise RecipeError if none of `CHECKED` rows names a file that exists."""
+    def _check_images_exist(self) -> None:
+        """Raise RecipeError if none of `CHECKED` rows names a file that exists. URLs and images in
+        the table count as existing."""
         rows = np.unique(np.linspace(0, len(self) - 1, CHECKED).astype(int)).tolist()
         for index in rows:
-            image = self.table.opened(index)[1]
+            image = self.table.read_row(index)[1]
             if isinstance(image, bytes) or is_url(image) or os.path.exists(pages.split(image)[0]):
                 return
         base = self.table.base
@@ -376,17 +291,18 @@ class TableSource:
         )
 
 
-def _check(templates: Sequence[str], class_questions: Sequence[str]) -> None:
-    if bad := [template for template in templates if "{}" not in template]:
-        raise RecipeError(f"template {bad[0]!r} has no {{}} where the class goes")
+def _check_texts(templates: Sequence[str], class_questions: Sequence[str]) -> None:
+    for template in templates:
+        if "{}" not in template:
+            raise RecipeError(f"template {template!r} has no {{}} where the class goes")
     if not templates:
         raise RecipeError("templates is empty; give one or more, with {} for the class")
     if not all(question.strip() for question in class_questions):
         raise RecipeError("one of class_questions is empty; leave it out")
 
 
-def _unclassed(table: Table, needs: str) -> str:
-    """What is wrong with a table without classes: of a folder, how it should be laid out."""
+def _without_classes(table: Table, needs: str) -> str:
+    """The error for a table without classes; for a folder it says how to lay it out."""
     if not Path(table.where).is_dir():
         return f"no column of {needs}; it has {listed(table.columns or ())}"
     return (

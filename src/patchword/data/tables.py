@@ -1,7 +1,7 @@
-"""Tables of files, and of the Hugging Face hub.
+"""Tables of files and of the Hugging Face hub.
 
-Parquet and the hub are read by the `datasets` library, which keeps them as memory-mapped Arrow
-files in its own cache, once for all processes of a machine; text files are read without it.
+Parquet and the hub are read by the `datasets` library. It keeps them in its cache as memory-mapped
+Arrow files, which all processes of a machine share. Text files are read without it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from patchword.data import table_source
-from patchword.data.rows import USUAL, Columns, Rows, Together, advice, suffix_of
-from patchword.data.table_source import Table
+from patchword.data import table as image_table
+from patchword.data.rows import USUAL, Columns, JoinedColumns, Rows, advice, suffix_of
+from patchword.data.table import Table
 from patchword.data.text_tables import CSV, JSON, csv_rows, json_rows
 from patchword.errors import RecipeError
 from patchword.optional import optional
@@ -31,7 +31,7 @@ READERS = {
 
 
 class DatasetRows:
-    """Rows of a `datasets.Dataset`, its images left undecoded."""
+    """Rows of a `datasets.Dataset`, whose images are not decoded."""
 
     def __init__(self, dataset: Any) -> None:
         library = _library()
@@ -53,38 +53,39 @@ class DatasetRows:
         return self._dataset[index]  # type: ignore[no-any-return]
 
     def column(self, name: str) -> Iterator[Any]:
-        for some in self._dataset.select_columns([name]).iter(1000):
-            yield from some[name]
+        for batch in self._dataset.select_columns([name]).iter(1000):
+            yield from batch[name]
 
     def names(self, column: str) -> tuple[str, ...]:
-        """The classes of a column of class labels; () of any other."""
+        """The class names of a column of ClassLabel; () for other columns."""
         feature = self._dataset.features[column]
         return tuple(feature.names) if isinstance(feature, _library().ClassLabel) else ()
 
     def only(self, columns: Sequence[str]) -> DatasetRows:
-        """The same without other columns, which are not read then."""
+        """The rows with these columns alone; the others are not read then."""
         return DatasetRows(self._dataset.select_columns(list(columns)))
 
 
 def files(pattern: str, suffixes: Sequence[str]) -> list[Path]:
-    """The file of that path, or those that match the pattern, in its order: with braces as in a
-    shell ({a,b}, {000..127}), all of which must exist, and *, ?, [...] and **, sorted.
+    """The file at a path, or the files that match a pattern. A pattern may have *, ?, [...] and **,
+    whose matches are sorted, and braces as in a shell ({a,b}, {000..127}), which are expanded in
+    order, and of which every one must exist.
 
-    Raises RecipeError where there is none, one is empty, or they are not of one of the suffixes.
+    Raises RecipeError if there is no file, one is empty, or one has none of the suffixes.
     """
-    found = [file for part in _expanded(pattern) for file in _matching(part)]
-    if len(set(found)) < len(found):
+    paths = [file for part in _expanded(pattern) for file in _matching(part)]
+    if len(set(paths)) < len(paths):
         raise RecipeError(f"{pattern}: names some files twice")
-    for file in found:
+    for file in paths:
         if not file.is_file() or suffix_of(file) not in suffixes:
             raise RecipeError(f"{file}: not a file of {' '.join(suffixes)}{advice(file)}")
         if not file.stat().st_size:
             raise RecipeError(f"{file}: empty")
-    return found
+    return paths
 
 
 def _expanded(pattern: str) -> list[str]:
-    """A pattern without its braces, as one or more."""
+    """The patterns without braces that a pattern with braces stands for."""
     if not pattern:
         raise RecipeError("data.path is empty; it names a file, or a pattern of files")
     if os.path.exists(pattern):
@@ -96,55 +97,57 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _matching(pattern: str) -> list[Path]:
-    whole = Path(pattern)
-    found = [whole] if whole.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
-    if not found:
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    if not paths:
         raise RecipeError(
             f"{pattern}: no such file; a pattern may have *, ** and ranges such as {{000..127}}"
         )
-    return found
+    return paths
 
 
 def open_table(pattern: str) -> tuple[Rows, Path | None]:
-    """The rows of one or more files of one kind, and the folder they are in; None for several."""
-    found = files(pattern, tuple(READERS))
-    kinds = {READERS[suffix_of(file)] for file in found}
+    """The rows of one or more files of one kind, and their folder; None if they are in several."""
+    paths = files(pattern, tuple(READERS))
+    kinds = {READERS[suffix_of(file)] for file in paths}
     if len(kinds) > 1:
         raise RecipeError(f"{pattern}: {' and '.join(sorted(kinds))} files; give one kind a source")
-    folders = {file.parent for file in found}
-    return _read(pattern, kinds.pop(), found), folders.pop() if len(folders) == 1 else None
+    folders = {file.parent for file in paths}
+    folder = folders.pop() if len(folders) == 1 else None
+    return _read(pattern, kinds.pop(), paths), folder
 
 
-def _read(pattern: str, kind: str, found: Sequence[Path]) -> Rows:
+def _read(pattern: str, kind: str, paths: Sequence[Path]) -> Rows:
     if kind == "csv":
-        return csv_rows(found)
+        return csv_rows(paths)
     if kind == "json":
-        return json_rows(found)
-    paths = {"train": [glob.escape(str(file.resolve())) for file in found]}
-    return _load(pattern, kind, data_files=paths, split="train")
+        return json_rows(paths)
+    data_files = {"train": [glob.escape(str(file.resolve())) for file in paths]}
+    return _load(pattern, kind, data_files=data_files, split="train")
 
 
 def open_hub(path: str, subset: str, split: str) -> DatasetRows:
-    """A split of a dataset of the hub, or of a local folder laid out like one there; "train" where
-    none is named."""
+    """A split ("" is "train") of a dataset of the hub, or of a local folder that is laid out like
+    one."""
     if not path:
         raise RecipeError("data.path is empty; a source of the hub needs organisation/name")
     return _load(path, path, name=subset or None, split=split or "train")
 
 
 def table_of(where: str, rows: Rows, named: Columns = USUAL, base: Path | None = None) -> Table:
-    """`table_source.table_of` of these rows; of a `datasets` table, without unused columns."""
+    """The same as `table.table_of`; from a `datasets` table, unused columns are removed."""
     if not isinstance(rows, DatasetRows):
-        return table_source.table_of(where, rows, named, base)
-    table = table_source.table_of(where, rows, named, base, rows.pictures)
+        return image_table.table_of(where, rows, named, base)
+    table = image_table.table_of(where, rows, named, base, rows.pictures)
     columns = (table.image, table.caption, table.label, table.question, table.answer)
     names = rows.names(table.label) if table.label else ()
-    wanted = [name for name in columns if name and name in rows.columns]
-    if isinstance(table.rows, Together):
+    used = [name for name in columns if name and name in rows.columns]
+    if isinstance(table.rows, JoinedColumns):
         parts = table.rows.parts
-        narrow = Together(rows.only([*wanted, *parts]), table.rows.name, parts)
-        return replace(table, rows=narrow, names=names)
-    return replace(table, rows=rows.only(wanted), names=names)
+        joined = JoinedColumns(rows.only([*used, *parts]), table.rows.name, parts)
+        return replace(table, rows=joined, names=names)
+    return replace(table, rows=rows.only(used), names=names)
 
 
 def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
@@ -152,7 +155,7 @@ def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
     try:
         with _quiet(library):
             return DatasetRows(library.load_dataset(kind, **arguments))
-    # What its readers and the hub's client raise; a file without rows stops the reader of JSON.
+    # What its readers and the hub's client raise; the JSON reader raises StopIteration for no rows.
     except (
         library.exceptions.DatasetsError,
         OSError,
@@ -167,7 +170,7 @@ def _load(where: str, kind: str, **arguments: Any) -> DatasetRows:
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """A context without the library's progress bars, and its log of errors that are raised
+    """Context without the library's progress bars, and without its log: errors are raised
     anyway."""
     bars, level = library.is_progress_bar_enabled(), library.logging.get_verbosity()
     library.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Tables of text files, read without the `datasets` library: row by row, or kept in memory."""
+"""Tables in text files, read without the `datasets` library: row by row, or into memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from patchword.data.rows import ArrowRows, listed, suffix_of
 from patchword.errors import RecipeError
 
 CSV, JSON = (".csv", ".tsv"), (".json", ".jsonl")
-BATCH = 100_000  # rows that are Python objects at a time, before they become Arrow's
+BATCH = 100_000  # rows that are Python objects at a time; they become Arrow arrays
 
 T = TypeVar("T")
 
 
 class JsonRows:
-    """Rows as JSON texts in memory, each parsed when it is read."""
+    """Rows as JSON texts in memory. A row is parsed when it is read."""
 
     def __init__(self, texts: pa.Array, columns: Sequence[str]) -> None:
         self._texts = texts
@@ -45,9 +45,9 @@ class JsonRows:
 
 
 def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a file of text, with its place: "line 3", or "entry 3" of a list.
+    """Each row of a text file, with its place: "line 3", or "entry 3" of a list.
 
-    Raises RecipeError, with the place, for what cannot be read.
+    Raises RecipeError, with the place, for a row that cannot be read.
     """
     if suffix_of(file) in JSON:
         for place, _, value in json_records(file):
@@ -61,15 +61,15 @@ def records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def csv_rows(files: Sequence[Path]) -> ArrowRows:
     """The rows of csv or tsv files with the same columns, see `csv_files`. Raises RecipeError, with
-    the line, for what cannot be read."""
+    the line, for a row that cannot be read."""
     names: list[str] = []
     columns: list[list[pa.Array]] = []
     for file in files:
         rows = csv_records(file)
-        _, head = next(rows)
-        if names and head != names:
-            raise RecipeError(f"{file}: it has {listed(head)}, but {files[0]} {listed(names)}")
-        names, columns = head, columns or [[] for _ in head]
+        _, header = next(rows)
+        if names and header != names:
+            raise RecipeError(f"{file}: it has {listed(header)}, but {files[0]} {listed(names)}")
+        names, columns = header, columns or [[] for _ in header]
         for batch in _batches(cells for _, cells in rows):
             for parts, cells in zip(columns, zip(*batch, strict=True), strict=True):
                 parts.append(pa.array(cells, pa.large_string()))
@@ -77,9 +77,9 @@ def csv_rows(files: Sequence[Path]) -> ArrowRows:
 
 
 def json_rows(files: Sequence[Path]) -> JsonRows:
-    """The objects of files, see `json_files`; all their keys are columns. Raises RecipeError, with
-    the line or entry, for what cannot be read."""
-    keys: dict[str, None] = {}
+    """The objects of files, see `json_files`. All their keys are columns. Raises RecipeError, with
+    the line or entry, for an object that cannot be read."""
+    keys: dict[str, None] = {}  # in order
     parts = []
     for file in files:
         for batch in _batches(json_records(file)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from patchword.data import folders, tables, tars
 from patchword.data.folders import METADATA, NAME, TEST, TRAIN
 from patchword.data.rows import CAPTIONS, USUAL, advice, class_of, listed, suffix_of, texts_of
-from patchword.data.table_source import FAULT, Table, located, table_of
+from patchword.data.table import FAULT, Table, resolved, table_of
 from patchword.data.text_tables import CSV, JSON
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike
@@ -35,16 +35,16 @@ class TableImages(Sequence[ImageLike]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ImageLike:  # type: ignore[override]  # no slices
-        return self.table.opened(self.rows[index])[1]
+        return self.table.read_row(self.rows[index])[1]
 
     def name(self, index: int) -> str:
         """The name of image `index` in messages."""
-        return self.table.opened(self.rows[index])[0]
+        return self.table.read_row(self.rows[index])[0]
 
     def broken(self, index: int, reason: str) -> ImageError:
         """The error of image `index`, which cannot be opened for that reason; that of its row
         comes first."""
-        name, image, row = self.table.opened(self.rows[index])
+        name, image, row = self.table.read_row(self.rows[index])
         return ImageError(name, row.get(FAULT) or (reason if image else "no image in this row"))
 
 
@@ -156,7 +156,7 @@ def _captioned_text(file: Path) -> Captioned:
     there = f"; there are the columns {listed(read.columns)}: rename the one that is meant"
     for entry in read.entries:
         if entry.image and entry.captions:
-            found.setdefault(located(entry.image, file.parent), []).extend(entry.captions)
+            found.setdefault(resolved(entry.image, file.parent), []).extend(entry.captions)
             continue
         used = read.used.captions if entry.image else read.used.image
         lacks = _either(CAPTIONS[:4]) if entry.image else f"{NAME!r}; it names the image"
@@ -217,7 +217,7 @@ def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str] | ImageErro
             f"{table.where}: no column of captions; it has {listed(table.columns)}"
         )
     for number in range(len(table.rows)):
-        name, image, row = table.opened(number)
+        name, image, row = table.read_row(number)
         texts = texts_of(row[table.caption])
         if row.get(FAULT):
             yield image, ImageError(name, row[FAULT])

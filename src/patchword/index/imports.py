@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.data.rows import called, listed
+from patchword.data.rows import listed, usual_columns
 from patchword.errors import IndexStoreError, counted
 from patchword.index.members import PLACES
 from patchword.index.metadata import read_table
@@ -99,7 +99,7 @@ def _part(file: Path, metadata: Path, folder: Path) -> Part:
         raise IndexStoreError(
             f"{file}: {counted(len(vectors), 'vector')}, and {len(table)} in {metadata}"
         )
-    for name in called(table.schema.names, PLACES):
+    for name in usual_columns(table.schema.names, PLACES):
         paths = table.column(name).to_pylist()
         if all(isinstance(p, str) and p for p in paths) and len(set(paths)) == len(paths):
             return Part(vectors, _located(paths, folder), table.drop_columns([name]))

@@ -12,7 +12,7 @@ from threading import Lock
 from types import NoneType
 from typing import Any
 
-from patchword.data.rows import IMAGES, called, suffix_of
+from patchword.data.rows import IMAGES, suffix_of, usual_columns
 from patchword.data.tar_files import DamagedError, Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike, Opener, files, urls
@@ -120,7 +120,7 @@ class TableImages:
 
         self._path = path
         self._file = pq.ParquetFile(path)
-        columns = called(self._file.schema_arrow.names, PLACES)
+        columns = usual_columns(self._file.schema_arrow.names, PLACES)
         if not columns:
             raise PatchwordError(f"{path}: no column of images")
         self._column = columns[0]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from patchword.data.csv_files import csv_records
-from patchword.data.rows import called, listed, suffix_of
+from patchword.data.rows import listed, suffix_of, usual_columns
 from patchword.errors import IndexStoreError, warn
 from patchword.index.lance import line
 from patchword.index.schema import schema
@@ -289,7 +289,7 @@ def joined(table: Any, key: str, folder: str, known: Collection[str]) -> tuple[A
 
 def key_of(table: Any, usual: Sequence[str], where: str) -> str:
     """The column of paths or file names. Raises IndexStoreError where there is none."""
-    names = called(table.schema.names, usual)
+    names = usual_columns(table.schema.names, usual)
     if not names:
         raise IndexStoreError(
             f"{where}: no column of paths or file names; it has {listed(table.schema.names)}; "

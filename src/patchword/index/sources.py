@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
-from patchword.data.rows import called, listed, parsed_json
+from patchword.data.rows import listed, parsed_json, usual_columns
 from patchword.data.tar_files import Member, Tar
 from patchword.errors import ImageError, PatchwordError
 from patchword.images import urls
@@ -142,7 +142,7 @@ def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
     """The rows of a table: paths of files are returned, from the folder of the table; what is
     inside it, on the web or in object storage is added to `out`, as are all other columns."""
     table = read_table(path, but=members.PLACES)
-    names = called(table.schema.names, members.PLACES)
+    names = usual_columns(table.schema.names, members.PLACES)
     if not names:
         raise PatchwordError(
             f"no column of images; it has {listed(table.schema.names)}; call the one of images "

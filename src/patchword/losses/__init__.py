@@ -13,15 +13,20 @@ from patchword.losses.language import (
     matching,
     soft_contrastive,
 )
-from patchword.losses.maps import places
-from patchword.losses.pairs import attraction, check_pairs, contrastive, sigmoid, wanted
+from patchword.losses.maps import text_maps
+from patchword.losses.pairs import (
+    check_pairs,
+    contrastive,
+    needs_gradient,
+    positive_logits,
+    sigmoid,
+)
 from patchword.losses.pixels import masked_pixels
 from patchword.losses.tiles import Gradients, log_sum_exps, pairwise_sigmoid, with_gradients
 
 __all__ = [
     "IGNORED",
     "Gradients",
-    "attraction",
     "check_pairs",
     "classification",
     "contrastive",
@@ -34,11 +39,12 @@ __all__ = [
     "masked_pixels",
     "matching",
     "mixup",
+    "needs_gradient",
     "pairwise_sigmoid",
-    "places",
+    "positive_logits",
     "sigmoid",
     "soft_contrastive",
     "soft_distillation",
-    "wanted",
+    "text_maps",
     "with_gradients",
 ]

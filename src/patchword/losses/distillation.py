@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchword.losses.classes import classification
-from patchword.losses.precision import wide, without_autocast
+from patchword.losses.precision import upcast, without_autocast
 
 
 def soft_distillation(
@@ -28,8 +28,9 @@ def soft_distillation(
     target and smoothing: as for `classification`. KL is the mean over N; DeiT's published training
     code divides by N * C instead.
     """
-    ours, theirs = (F.log_softmax(wide(x) / temperature, -1) for x in (distilled, teacher))
-    divergence = F.kl_div(ours, theirs.detach(), reduction="batchmean", log_target=True)
+    ours = F.log_softmax(upcast(distilled) / temperature, -1)
+    theirs = F.log_softmax(upcast(teacher).detach() / temperature, -1)
+    divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     supervised = classification(classes, target, smoothing)
     return (1 - weight) * supervised + weight * temperature**2 * divergence
 
@@ -55,16 +56,19 @@ def logit_distillation(
     may differ. Computes the whole N x N matrices.
     """
     with without_autocast(student[0]):
-        ours, theirs = (
-            scale * wide(image) @ wide(text).mT for image, text, scale in (student, teacher)
-        )
-    theirs = theirs.detach()
-    rows = F.cross_entropy(ours, theirs.softmax(dim=1))
-    return (rows + F.cross_entropy(ours.mT, theirs.mT.softmax(dim=1))) / 2
+        logits = _logits(*student)
+        targets = _logits(*teacher).detach()
+    rows = F.cross_entropy(logits, targets.softmax(dim=1))
+    columns = F.cross_entropy(logits.mT, targets.mT.softmax(dim=1))
+    return (rows + columns) / 2
+
+
+def _logits(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    return scale * upcast(image) @ upcast(text).mT
 
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of features (N, D) from the teacher's, mean over N (CLIP-KD, Yang et al.
     2024, "Feature Distillation": that of the images plus that of the texts). A student of another
     width needs a projection first."""
-    return (wide(student) - wide(teacher).detach()).square().sum(dim=-1).mean()
+    return (upcast(student) - upcast(teacher).detach()).square().sum(dim=-1).mean()

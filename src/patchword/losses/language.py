@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchword.losses.precision import wide
+from patchword.losses.precision import upcast
 
 IGNORED = -100  # a target without a loss
 
@@ -22,14 +22,14 @@ def soft_contrastive(
     """
     targets = positives / positives.sum(dim=1, keepdim=True)
     if teacher is not None:
-        targets = (1 - share) * targets + share * wide(teacher).softmax(dim=1)
-    return -(targets * wide(logits).log_softmax(dim=1)).sum(dim=1).mean()
+        targets = (1 - share) * targets + share * upcast(teacher).softmax(dim=1)
+    return -(targets * upcast(logits).log_softmax(dim=1)).sum(dim=1).mean()
 
 
 def matching(logits: Tensor, matches: Tensor) -> Tensor:
     """Cross-entropy of logits (R, 2), no match and match, with `matches` (R,) bool (Li et al. 2022,
     section 3.2)."""
-    return F.cross_entropy(wide(logits), matches.long())
+    return F.cross_entropy(upcast(logits), matches.long())
 
 
 def language_modelling(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -39,6 +39,10 @@ def language_modelling(logits: Tensor, targets: Tensor, smoothing: float = 0.0) 
     smoothing: of labels, over the vocabulary (Szegedy et al. 2016).
     """
     tokens = F.cross_entropy(
-        wide(logits).mT, targets, ignore_index=IGNORED, label_smoothing=smoothing, reduction="none"
+        upcast(logits).mT,
+        targets,
+        ignore_index=IGNORED,
+        label_smoothing=smoothing,
+        reduction="none",
     )
     return tokens.sum(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchword.losses.precision import wide, without_autocast
+from patchword.losses.precision import upcast, without_autocast
 from patchword.losses.tiles import log_sum_exps, pairwise_sigmoid, with_gradients
 
 
@@ -14,20 +14,21 @@ def contrastive(
 ) -> Tensor:
     """Symmetric InfoNCE (Radford et al. 2021, figure 3) of unit features (N, D) at `scale`.
 
-    positives: which texts j are true of image i; None for its own text alone. (N, N) bool, true on
-    the diagonal; or (N,) integers, equal numbers being true of each other. The target of a row, or
-    of a column, is then spread evenly over its positives (UniCL, Yang et al. 2022, eq. 2-4), so
-    that two photos of a hat are not negatives of each other's "a photo of a hat". For mixed images
-    it may be (N, N) float, how much of text j is in image i: targets are proportional to that.
+    positives: which texts are true of which images; None: each text is true of its own image alone.
+    (N, N) bool: whether text j is true of image i, true on the diagonal. (N,) integers: texts are
+    true of the images with the same number. The target of a row, or of a column, is spread evenly
+    over its positives (UniCL, Yang et al. 2022, eq. 2-4): two photos of a hat are not negatives for
+    each other's "a photo of a hat". For mixed images, (N, N) float: how much of text j is in image
+    i; targets are proportional to that.
 
     Memory grows with N, not with N x N, unless `positives` itself is N x N.
     """
     check_pairs(image, text)
-    rows, columns, own = log_sum_exps(image, text, scale)
+    rows, columns, logits = log_sum_exps(image, text, scale)
     if positives is not None:
-        whole = positives if positives.ndim == 1 else positives.sum(dim=0)
-        own = attraction(image, text, scale, positives, whole)
-    return ((rows + columns) / 2 - own).mean().to(own.dtype)
+        of_texts = positives if positives.ndim == 1 else positives.sum(dim=0)
+        logits = positive_logits(image, text, scale, positives, of_texts)
+    return ((rows + columns) / 2 - logits).mean().to(logits.dtype)
 
 
 def sigmoid(
@@ -40,35 +41,38 @@ def sigmoid(
     inputs = (image, text, scale, bias)
     if positives is not None and positives.ndim == 1:
         positives = torch.cat([positives, positives])
-    value, gradients = pairwise_sigmoid(inputs, positives, wanted=wanted(*inputs))
+    value, gradients = pairwise_sigmoid(inputs, positives, 0, needs_gradient(*inputs))
     return with_gradients(value, inputs, gradients) / len(image)
 
 
-def attraction(
-    image: Tensor, text: Tensor, scale: Tensor, positives: Tensor, whole: Tensor
+def positive_logits(
+    image: Tensor, text: Tensor, scale: Tensor, positives: Tensor, of_texts: Tensor
 ) -> Tensor:
-    """The part of the loss (N,) that comes from the logits of the positive pairs, for N of the
+    """The part of `contrastive` (N,) that comes from the logits of the positive pairs, for N of the
     images and all M texts.
 
-    positives (N, M) bool with whole (M,), of how many of all images each text is true; or positives
-    (N,) with whole (M,), the integers of these images and of all texts. Its sum over all images is
-    half the sum of the mean positive logit of every row and of every column.
+    positives  (N, M) bool, with of_texts (M,): of how many of all images each text is true. Or
+               (N,) integers of these images, with of_texts (M,) integers of all texts.
+
+    Its sum over all images is half the sum of the mean positive logit of every row and of every
+    column.
     """
-    image, text = wide(image), wide(text)
+    image, text = upcast(image), upcast(text)
     if positives.ndim == 1:  # rows and columns have the same positives, and as many
-        _, group = torch.unique(torch.cat([positives, whole]), return_inverse=True)
-        mine, theirs = group[: len(positives)], group[len(positives) :]
-        totals = text.new_zeros(len(group), text.shape[1]).index_add(0, theirs, text)
-        means = totals[mine] / theirs.bincount(minlength=len(group))[mine, None]
+        _, groups = torch.unique(torch.cat([positives, of_texts]), return_inverse=True)
+        image_groups, text_groups = groups[: len(positives)], groups[len(positives) :]
+        totals = text.new_zeros(len(groups), text.shape[1]).index_add(0, text_groups, text)
+        counts = text_groups.bincount(minlength=len(groups))
+        means = totals[image_groups] / counts[image_groups, None]
     else:
-        shares = (0.5 / positives.sum(dim=1, keepdim=True) + 0.5 / whole) * positives
+        shares = (0.5 / positives.sum(dim=1, keepdim=True) + 0.5 / of_texts) * positives
         with without_autocast(text):
             means = shares.to(text.dtype) @ text
-    own: Tensor = scale * (image * means).sum(dim=1)
-    return own
+    logits: Tensor = scale * (image * means).sum(dim=1)
+    return logits
 
 
-def wanted(*inputs: Tensor) -> list[bool]:
+def needs_gradient(*inputs: Tensor) -> list[bool]:
     """Which of the inputs need a gradient."""
     return [torch.is_grad_enabled() and x.requires_grad for x in inputs]
 

@@ -10,7 +10,7 @@ def masked_pixels(predicted: Tensor, patches: Tensor, hidden: Tensor, norm: bool
     """Mean squared error of the predicted patches (B, N, C) that were hidden (B, N) (He et al.
     2022, section 3, "Reconstruction target").
 
-    patches (B, N, C): the image's own. norm: normalise each target patch by its own mean and
+    patches (B, N, C): those of the image. norm: normalise each target patch by its own mean and
     standard deviation.
     """
     if norm:

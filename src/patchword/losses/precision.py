@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is that."""
+def upcast(x: Tensor) -> Tensor:
+    """x in float32; a float64 tensor stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def widest(x: Tensor) -> torch.dtype:
-    """float64, or float32 on a device without it."""
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The type in which numbers on x's device are summed: float64, or float32 where the device has
+    no float64."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Context in which products on x's device keep their type."""
+    """Context without autocast: products of tensors on x's device keep the tensors' type."""
     return torch.autocast(x.device.type, enabled=False)

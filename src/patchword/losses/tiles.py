@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from patchword.losses.precision import wide, widest, without_autocast
+from patchword.losses.precision import sum_dtype, upcast, without_autocast
 
 # Rows and columns of a tile. Smaller ones would fit a CPU's cache, but are not faster: at the end
 # of each tile the threads wait for each other.
@@ -26,9 +26,9 @@ Gradients = list[Tensor | None]  # in the order of the inputs; None for one that
 def log_sum_exps(
     image: Tensor, text: Tensor, scale: Tensor, first: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the logits scale * image @ text.T, features (N, D) and (M, D): the log-sum-exp of each
-    row (N,) and of each column (M,), in float64 where the device has it, and each image's own
-    logit (N,): with text first + i for image i.
+    """Log-sum-exps of the logits scale * image @ text.T, with features (N, D) and (M, D): those of
+    the rows (N,) and of the columns (M,), in float64 if the device has it; and the logit of each
+    image i with its own text first + i, (N,).
 
     Differentiable once, in image, text and scale; backward computes the logits again.
     """
@@ -37,35 +37,36 @@ def log_sum_exps(
 
 def pairwise_sigmoid(
     inputs: Sequence[Tensor],
-    positives: Tensor | None = None,
-    first: int = 0,
-    wanted: Sequence[bool] = (True, True, True, True),
+    positives: Tensor | None,
+    first: int,
+    needs_gradient: Sequence[bool],
 ) -> tuple[Tensor, Gradients]:
     """The sum over all pairs of -log sigmoid(z * (scale * image @ text.T + bias)), where z is 1
     for positive pairs and -1 for negative ones, and its gradients.
 
-    inputs: image (N, D), text (M, D), scale, bias. wanted: which of them need a gradient.
-    positives: (N, M) bool; or (N + M,) integers of the images, then of the texts, equal numbers
-    being positive pairs; or None for image i with text first + i, if there is one.
+    inputs          image (N, D), text (M, D), scale, bias
+    positives       (N, M) bool; or (N + M,) integers of the images, then of the texts, which are
+                    equal for positive pairs; or None: image i with text first + i, if there is one
+    needs_gradient  which of the inputs need a gradient
+
     Computed without autograd: `with_gradients` makes the value a function of the inputs.
     """
     with torch.no_grad(), without_autocast(inputs[0]):
-        return _pairwise_sigmoid(inputs, positives, first, wanted)
+        return _pairwise_sigmoid(inputs, positives, first, needs_gradient)
 
 
 def with_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Gradients) -> Tensor:
     """`value` as a differentiable function of the inputs, whose gradients are known already.
 
     A gradient may have a wider type than its input."""
-    out: Tensor = _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
-    return out
+    return _WithGradients.apply(value, gradients, *inputs)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Tile(NamedTuple):
     rows: slice
     columns: slice
-    offset: int  # of the diagonal of the images' own texts
-    own: slice  # the rows of the tile that this diagonal crosses
+    offset: int  # of the diagonal of matching pairs, as for `torch.diagonal`
+    diagonal_rows: slice  # the rows of the images that this diagonal crosses in the tile
 
 
 def _tiles(image: Tensor, text: Tensor, first: int) -> Iterator[_Tile]:
@@ -74,8 +75,8 @@ def _tiles(image: Tensor, text: Tensor, first: int) -> Iterator[_Tile]:
         for left in range(0, len(text), side):
             bottom, right = min(top + side, len(image)), min(left + side, len(text))
             begin = max(top, left - first)
-            own = slice(begin, max(begin, min(bottom, right - first)))
-            yield _Tile(slice(top, bottom), slice(left, right), first + top - left, own)
+            diagonal = slice(begin, max(begin, min(bottom, right - first)))
+            yield _Tile(slice(top, bottom), slice(left, right), first + top - left, diagonal)
 
 
 class _LogSumExps(torch.autograd.Function):
@@ -84,85 +85,87 @@ class _LogSumExps(torch.autograd.Function):
         ctx: Any, image: Tensor, text: Tensor, scale: Tensor, first: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         with without_autocast(image):
-            a, b = wide(image) * wide(scale), wide(text)
-            rows = a.new_full((len(a),), -torch.inf, dtype=widest(a))
-            columns = a.new_full((len(b),), -torch.inf, dtype=widest(a))
-            own = a.new_zeros(len(a))
+            a, b = upcast(image) * upcast(scale), upcast(text)
+            rows = a.new_full((len(a),), -torch.inf, dtype=sum_dtype(a))
+            columns = a.new_full((len(b),), -torch.inf, dtype=sum_dtype(a))
+            own_logits = a.new_zeros(len(a))
             for tile in _tiles(a, b, first):
                 logits = a[tile.rows] @ b[tile.columns].mT
-                own[tile.own] = logits.diagonal(tile.offset)
+                own_logits[tile.diagonal_rows] = logits.diagonal(tile.offset)
                 row, column = rows[tile.rows], columns[tile.columns]
                 torch.logaddexp(row, _log_sum_exp(logits, 1), out=row)
                 torch.logaddexp(column, _log_sum_exp(logits, 0), out=column)
         ctx.save_for_backward(image, text, scale, rows, columns)
         ctx.first = first
-        return rows, columns, own
+        return rows, columns, own_logits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *ups: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
         image, text, scale, rows, columns = ctx.saved_tensors
+        row_gradient, column_gradient, own_gradient = output_gradients
         with without_autocast(image):
-            a, b = wide(image) * wide(scale), wide(text)
+            a, b = upcast(image) * upcast(scale), upcast(text)
             # exp(logit - sum) without rounding the float64 sum to float32: its float32 part is
             # subtracted from the logit, and the exponential of the rest multiplies the factor.
             row, column = rows.to(a.dtype), columns.to(a.dtype)
-            row_factor = ((row - rows).exp() * ups[0]).to(a.dtype)
-            column_factor = ((column - columns).exp() * ups[1]).to(a.dtype)
-            gather = _Gather(a, b, ctx.needs_input_grad)
+            row_factor = ((row - rows).exp() * row_gradient).to(a.dtype)
+            column_factor = ((column - columns).exp() * column_gradient).to(a.dtype)
+            sums = _FeatureGradients(a, b, ctx.needs_input_grad)
             for tile in _tiles(a, b, ctx.first):
                 logits = a[tile.rows] @ b[tile.columns].mT
                 weights = (logits - row[tile.rows, None]).exp_()
                 weights *= row_factor[tile.rows, None]
                 logits.sub_(column[tile.columns]).exp_().mul_(column_factor[tile.columns])
                 weights += logits
-                weights.diagonal(tile.offset).add_(ups[2][tile.own])
-                gather.add(tile, weights)
-            gradients = gather.gradients(image, scale)
-        each = zip(gradients, (image, text, scale), strict=True)
-        return *(g if g is None else g.to(x.dtype) for g, x in each), None
+                weights.diagonal(tile.offset).add_(own_gradient[tile.diagonal_rows])
+                sums.add(tile, weights)
+            gradients = sums.result(image, scale)
+        types = (image.dtype, text.dtype, scale.dtype)
+        return *_as_types(gradients, types), None
 
 
 def _pairwise_sigmoid(
-    inputs: Sequence[Tensor], positives: Tensor | None, first: int, wanted: Sequence[bool]
+    inputs: Sequence[Tensor], positives: Tensor | None, first: int, needs_gradient: Sequence[bool]
 ) -> tuple[Tensor, Gradients]:
-    image, text, scale, bias = (wide(x) for x in inputs)
+    image, text, scale, bias = map(upcast, inputs)
     a = image * scale
-    value = a.new_zeros((), dtype=widest(a))
+    value = a.new_zeros((), dtype=sum_dtype(a))
     to_bias = value.clone()
-    gather = _Gather(a, text, wanted)
+    sums = _FeatureGradients(a, text, needs_gradient)
     for tile in _tiles(a, text, first):
         logits = (a[tile.rows] @ text[tile.columns].mT).add_(bias)
         _flip(logits, tile, positives, len(a))
         value += F.softplus(logits).sum()  # -log sigmoid(x) = softplus(-x)
-        if any(wanted):
+        if any(needs_gradient):
             weights = logits.sigmoid_()
             _flip(weights, tile, positives, len(a))
             to_bias += weights.sum()
-            gather.add(tile, weights)
-    bias_gradient = to_bias.to(bias.dtype).view_as(bias) if wanted[3] else None
-    return value.to(a.dtype), [*gather.gradients(image, scale), bias_gradient]
+            sums.add(tile, weights)
+    bias_gradient = to_bias.to(bias.dtype).view_as(bias) if needs_gradient[3] else None
+    return value.to(a.dtype), [*sums.result(image, scale), bias_gradient]
 
 
 def _flip(values: Tensor, tile: _Tile, positives: Tensor | None, count: int) -> None:
-    """Change the sign of the positive pairs of a tile; count: of images."""
+    """Change the sign of the positive pairs of a tile, in place. count: the number of images."""
     if positives is None:
         values.diagonal(tile.offset).neg_()
         return
     if positives.ndim == 2:
-        together = positives[tile.rows, tile.columns]
+        is_positive = positives[tile.rows, tile.columns]
     else:
-        together = positives[:count][tile.rows, None] == positives[count:][tile.columns]
-    torch.where(together, -values, values, out=values)
+        is_positive = positives[:count][tile.rows, None] == positives[count:][tile.columns]
+    torch.where(is_positive, -values, values, out=values)
 
 
-class _Gather:
-    """Gradients of features through logits a @ b.T, where a is scale * image, tile by tile."""
+class _FeatureGradients:
+    """The gradients of features through logits a @ b.T, where a is scale * image, summed tile by
+    tile."""
 
-    def __init__(self, a: Tensor, b: Tensor, wanted: Sequence[bool]) -> None:
-        self.a, self.b, self.wanted = a, b, wanted
-        self.to_a = torch.zeros_like(a) if wanted[0] or wanted[2] else None
-        self.to_b = torch.zeros_like(b) if wanted[1] else None
+    def __init__(self, a: Tensor, b: Tensor, needs_gradient: Sequence[bool]) -> None:
+        self.a, self.b, self.needs_gradient = a, b, needs_gradient
+        self.to_a = torch.zeros_like(a) if needs_gradient[0] or needs_gradient[2] else None
+        self.to_b = torch.zeros_like(b) if needs_gradient[1] else None
 
     def add(self, tile: _Tile, weights: Tensor) -> None:
         """weights: the derivatives with respect to the logits of a tile."""
@@ -171,14 +174,14 @@ class _Gather:
         if self.to_b is not None:
             self.to_b[tile.columns].addmm_(weights.mT, self.a[tile.rows])
 
-    def gradients(self, image: Tensor, scale: Tensor) -> Gradients:
-        """Those of image, text and scale."""
+    def result(self, image: Tensor, scale: Tensor) -> Gradients:
+        """The gradients of image, text and scale."""
         to_image, to_scale = None, None
-        if self.to_a is not None and self.wanted[2]:
-            rows = torch.linalg.vecdot(self.to_a, wide(image))
-            to_scale = rows.sum(dtype=widest(rows)).to(rows.dtype).view_as(scale)
-        if self.to_a is not None and self.wanted[0]:
-            to_image = self.to_a.mul_(wide(scale))
+        if self.to_a is not None and self.needs_gradient[2]:
+            rows = torch.linalg.vecdot(self.to_a, upcast(image))
+            to_scale = rows.sum(dtype=sum_dtype(rows)).to(rows.dtype).view_as(scale)
+        if self.to_a is not None and self.needs_gradient[0]:
+            to_image = self.to_a.mul_(upcast(scale))
         return [to_image, self.to_b, to_scale]
 
 
@@ -190,9 +193,15 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
-        each = zip(ctx.gradients, ctx.types, strict=True)
-        return None, None, *(g if g is None else (g * up).to(dtype) for g, dtype in each)
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if g is None else g * output_gradient for g in ctx.gradients]
+        return None, None, *_as_types(scaled, ctx.types)
+
+
+def _as_types(gradients: Gradients, types: Sequence[torch.dtype]) -> Gradients:
+    """Each gradient in the type of its input."""
+    pairs = zip(gradients, types, strict=True)
+    return [None if gradient is None else gradient.to(dtype) for gradient, dtype in pairs]
 
 
 def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
@@ -200,4 +209,4 @@ def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
     zero would be lost in the rounding of large logits."""
     top = logits.amax(dim, keepdim=True)
     rest = (logits - top).exp_().sum(dim)
-    return top.squeeze(dim).to(widest(top)) + rest.to(widest(top)).log()
+    return top.squeeze(dim).to(sum_dtype(top)) + rest.to(sum_dtype(top)).log()

@@ -1,7 +1,7 @@
-"""Scenes with ground truth: wafer surfaces and coloured shapes, drawn from numbers alone.
+"""Generated scenes with ground truth: wafer surfaces and coloured shapes.
 
-`scene(seed, index)` is the same on every call and in every order; a data set is a seed and a
-range. Each scene comes with a caption, a mask for every object, and questions with answers.
+`scene(seed, index)` is always the same, so a data set is a seed and a range of indexes. Each scene
+comes with a caption, a mask for every object, and questions with answers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from patchword.errors import ConfigError
-from patchword.scenes.base import Facts, Scene, SceneObject, finish
+from patchword.scenes.base import Facts, Scene, SceneObject, choose, finish
 from patchword.scenes.captions import (
     DEFECT_NAMES,
     OBJECT_NAMES,
@@ -40,7 +40,7 @@ __all__ = [
     "Facts",
     "Scene",
     "SceneObject",
-    "apart",
+    "distinguishable",
     "holds",
     "scene",
 ]
@@ -58,22 +58,23 @@ def scene(
 ) -> Scene:
     """Scene number `index` of a seed, `size` pixels square (at least 32).
 
-    kind   "wafer", "shapes", or None: one of both, drawn evenly
-    label  one of WAFER_CLASSES, or None: drawn evenly. The wafer itself does not depend on it.
-    palette  of shapes: those of COLOURS that they may have, two or more; empty: all
+    kind     "wafer" or "shapes"; None: one of them at random
+    label    one of WAFER_CLASSES; None: one at random. The wafer itself does not depend on it
+    palette  colours that shapes may have, two or more of COLOURS; empty: all
 
-    The layout does not depend on the size; only the sensor noise is drawn per pixel. A defect's
-    mask is at least 3 pixels wide at 128 px, wider than the thinnest scratch or speck, so that a
-    pointing game is not decided by chance.
+    The layout does not depend on the size; only the sensor noise is drawn for each pixel. A
+    defect's mask is at least 3 pixels wide at 128 px, wider than the thinnest scratch or speck, so
+    that a pointing game is not decided by chance.
 
-    Raises ConfigError on an unknown kind, label or colour, a size below 32, or a negative number.
+    Raises ConfigError for an unknown kind, label or colour, a size below 32, or a negative number.
     """
     if kind not in (None, *KINDS):
         raise ConfigError(f"kind {kind!r}: a scene is one of {', '.join(KINDS)}")
     if label is not None and (label not in WAFER_CLASSES or kind == "shapes"):
         raise ConfigError(f"label {label!r}: only wafers have one, of {', '.join(WAFER_CLASSES)}")
-    if unknown := [colour for colour in palette if colour not in COLOURS]:
-        raise ConfigError(f"colour {unknown[0]!r}: shapes are {', '.join(COLOURS)}")
+    for colour in palette:
+        if colour not in COLOURS:
+            raise ConfigError(f"colour {colour!r}: shapes are {', '.join(COLOURS)}")
     if len(palette) == 1:
         raise ConfigError(f"a palette of {palette[0]} alone: two shapes may be alike; give more")
     if size < 32 or seed < 0 or index < 0:
@@ -84,17 +85,17 @@ def scene(
     source = np.random.SeedSequence([seed, index])
     rng = np.random.Generator(np.random.PCG64(source))
     noise = np.random.Generator(np.random.PCG64(source.spawn(1)[0]))
-    # Both are drawn even when the caller has chosen, so that the rest stays the same.
-    drawn_kind = KINDS[int(rng.integers(len(KINDS)))]
-    drawn_label = WAFER_CLASSES[int(rng.integers(len(WAFER_CLASSES)))]
-    if label is not None or (kind or drawn_kind) == "wafer":
-        return _wafer_scene(rng, noise, size, label or drawn_label)
+    # Both are drawn even if the caller gives them, so that the rest of the scene stays the same.
+    random_kind = choose(rng, KINDS)
+    random_label = choose(rng, WAFER_CLASSES)
+    if label is not None or (kind or random_kind) == "wafer":
+        return _wafer_scene(rng, noise, size, label or random_label)
     return _shapes_scene(rng, noise, size, palette)
 
 
-def apart(scenes: Iterable[Scene]) -> Iterator[Scene]:
-    """The scenes whose caption is true of no earlier scene kept, and of which no caption of those
-    is true."""
+def distinguishable(scenes: Iterable[Scene]) -> Iterator[Scene]:
+    """The scenes that captions tell apart: those whose caption is not true of any earlier one of
+    them, and for which no caption of an earlier one is true."""
     kept: list[Scene] = []
     for new in scenes:
         if not any(holds(new.meaning, old.facts) or holds(old.meaning, new.facts) for old in kept):
@@ -111,8 +112,8 @@ def _wafer_scene(
     image, present = paint_wafer(wafer, size)
     objects: tuple[SceneObject, ...] = ()
     if defect in DEFECTS:
-        mask, more = DEFECTS[defect](rng, wafer, image, present)
-        facts.update(more)
+        mask, defect_facts = DEFECTS[defect](rng, wafer, image, present)
+        facts.update(defect_facts)
         objects = (SceneObject(OBJECT_NAMES[defect], mask),)
     caption, meaning = wafer_caption(rng, facts)
     return Scene(

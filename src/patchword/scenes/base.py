@@ -1,10 +1,11 @@
-"""The parts of every scene: its record, and drawing by signed distance.
+"""The record of a scene, and drawing by signed distance.
 
-Lengths are fractions of the image's side, (0, 0) is the top left corner and y points down, so one
-layout draws at any size. A shape is a signed distance (negative inside); its edge is one pixel
-wide, which antialiases it without supersampling.
+Lengths are fractions of the image's side, (0, 0) is the top left corner and y points down: a layout
+can be drawn at any size. A shape is given by its signed distance, negative inside. Its edge is one
+pixel wide, which antialiases it without supersampling.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -19,13 +20,13 @@ Colour: TypeAlias = tuple[float, float, float]
 Facts: TypeAlias = dict[str, str | int]
 Questions: TypeAlias = tuple[tuple[str, str], ...]
 
-# Half of 3 pixels at 128 px: no mask is thinner, so that a heatmap can hit it in a pointing game.
+# Half of 3 pixels at 128 px. No mask is thinner, so that a heatmap can hit it in a pointing game.
 HALF_WIDTH = 1.5 / 128
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene: a noun phrase that refers to it, and where it is, (H, W)."""
+    """An object in a scene: a noun phrase that refers to it, and its mask (H, W)."""
 
     name: str
     mask: Mask
@@ -38,10 +39,10 @@ class Scene:
     image      (H, W, 3) uint8 RGB
     kind       "wafer" or "shapes"
     label      the wafer's class, or the canonical description of the shapes
-    caption    a true sentence in varied wording
-    meaning    what the caption says, whatever its wording: equal captions have equal meanings
+    caption    a true description, in varied wording
+    meaning    the facts that the caption states, in one form for all wordings
     facts      what was drawn
-    objects    what can be pointed at (none on a perfect wafer)
+    objects    the objects with masks (none on a perfect wafer)
     questions  (question, answer) pairs
     """
 
@@ -55,6 +56,16 @@ class Scene:
     questions: Questions
 
 
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A random number between two others."""
+    return low + (high - low) * rng.random()
+
+
+def choose(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """A random one of the options."""
+    return options[int(rng.integers(len(options)))]
+
+
 @lru_cache(maxsize=8)
 def grid(size: int) -> tuple[Floats, Floats]:
     """x (1, size) and y (size, 1) of the pixel centres."""
@@ -64,24 +75,24 @@ def grid(size: int) -> tuple[Floats, Floats]:
 
 
 def window(x: float, y: float, reach: float, size: int) -> tuple[slice, slice]:
-    """(rows, columns) of the pixels within `reach` of a point, with two pixels to spare."""
+    """(rows, columns) of the pixels within `reach` of a point, and two pixels more."""
 
-    def span(at: float) -> slice:
-        first = int((at - reach) * size) - 2
-        last = int((at + reach) * size) + 3
+    def span(centre: float) -> slice:
+        first = int((centre - reach) * size) - 2
+        last = int((centre + reach) * size) + 3
         return slice(min(max(first, 0), size), min(max(last, 0), size))
 
     return span(y), span(x)
 
 
 def cover(distance: Floats, size: int) -> Floats:
-    """How much of each pixel lies inside a shape, 0 to 1, from its signed distance."""
+    """The share of each pixel that is inside a shape, 0 to 1, from the shape's signed distance."""
     inside: Floats = np.clip(0.5 - distance * np.float32(size), 0, 1)
     return inside
 
 
 def blend(image: Floats, colour: Colour | Floats, alpha: Floats | float) -> None:
-    """Lay a colour, (3,) or (3, H, W), over an image (3, H, W) in place."""
+    """Blend a colour, (3,) or (3, H, W), over an image (3, H, W), in place."""
     paint = np.asarray(colour, np.float32)
     if paint.ndim == 1:
         paint = paint[:, None, None]
@@ -89,10 +100,8 @@ def blend(image: Floats, colour: Colour | Floats, alpha: Floats | float) -> None
 
 
 def polygon(x: Floats, y: Floats, corners: NDArray[np.float64]) -> Floats:
-    """Signed distance from points x (1, W), y (H, 1) to a simple polygon (N, 2).
-
-    Nearest edge for the distance, crossing parity for the sign.
-    """
+    """Signed distance from points x (1, W), y (H, 1) to a simple polygon (N, 2): that of the
+    nearest edge, with the sign from crossing parity."""
     nearest = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf, np.float32)
     inside = np.zeros(nearest.shape, np.bool_)
     for (ax, ay), (bx, by) in zip(corners.tolist(), np.roll(corners, -1, 0).tolist(), strict=True):
@@ -108,12 +117,12 @@ def polygon(x: Floats, y: Floats, corners: NDArray[np.float64]) -> Floats:
 
 
 def smooth_noise(rng: np.random.Generator, cells: int) -> Floats:
-    """Random heights (cells, cells) for `stretch`."""
+    """Random heights (cells, cells), to be enlarged by `stretch`."""
     return rng.standard_normal((cells, cells), np.float32)
 
 
 def stretch(heights: Floats, size: int) -> Floats:
-    """A coarse grid as a smooth field (size, size)."""
+    """A coarse grid, enlarged to a smooth field (size, size)."""
     field = Image.fromarray(heights).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(field, np.float32)
 

@@ -1,13 +1,11 @@
-"""Captions, their meanings, and questions with answers: all texts about scenes, made from their
-facts alone.
+"""The texts about scenes, made from their facts: captions, their meanings, questions with answers.
 
-The tables of wordings serve both directions: here to generate captions, in the benchmarks to parse
-them.
+The tables of wordings are used to generate captions here, and to parse captions in the benchmarks.
 """
 
 import numpy as np
 
-from patchword.scenes.base import Facts, Questions
+from patchword.scenes.base import Facts, Questions, choose
 from patchword.scenes.shapes import COLOURS, SHAPES
 from patchword.scenes.wafer import FILMS
 
@@ -26,7 +24,7 @@ OBJECT_NAMES = {
     "stain": "a stain",
     "edge chip": "an edge chip",
 }
-# Openings of captions; also the templates for classification by words.
+# Beginnings of captions, which are also templates for zero-shot classification.
 TEMPLATES = (
     "{}",
     "a photo of {}",
@@ -66,8 +64,8 @@ NOUNS = {
     "stain": ("stain",),
     "edge chip": ("edge chip", "chip in the edge"),
 }
-AMOUNTS = {"few": "a few", "many": "many"}  # of particles; in a cluster without the article
-# What the facts of these names may be, by the first word of the name.
+AMOUNTS = {"few": "a few", "many": "many"}  # of particles; a cluster is "of few" or "of many"
+# The possible values of facts, by the first word of their names.
 _VALUES = {
     "film": tuple(FILMS),
     "amount": tuple(AMOUNTS),
@@ -78,13 +76,9 @@ _VALUES = {
     "shape": SHAPES,
     "relation": tuple(RELATIONS),
 }
-# A wafer, {}, without defects; and one of any kind, with its film or without.
+# Names of a wafer without defects, and of any wafer, with the film or without it.
 PERFECT = ("perfect {}", "clean {}", "flawless {}", "{} without defects")
 SILICON = ("{} wafer", "{} silicon wafer")
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
 
 
 def with_article(phrase: str) -> str:
@@ -93,6 +87,7 @@ def with_article(phrase: str) -> str:
 
 
 def _listed(phrases: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
     if len(phrases) == 1:
         return phrases[0]
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
@@ -102,15 +97,16 @@ def _listed(phrases: list[str]) -> str:
 
 
 def _perfect(rng: np.random.Generator, film: str) -> str:
-    return with_article(_pick(rng, PERFECT).format(f"{film} wafer" if film else "wafer"))
+    wafer = f"{film} wafer" if film else "wafer"
+    return with_article(choose(rng, PERFECT).format(wafer))
 
 
-def _thing(rng: np.random.Generator, mentioned: Facts) -> str:
-    """The defect as a noun phrase with whatever else is mentioned of it."""
+def _defect_phrase(rng: np.random.Generator, mentioned: Facts) -> str:
+    """The defect as a noun phrase, with the other facts that are mentioned."""
     defect = str(mentioned["defect"])
     if defect == "particles":
         amount = AMOUNTS.get(str(mentioned.get("amount")), "")
-        noun = _pick(rng, NOUNS[defect])
+        noun = choose(rng, NOUNS[defect])
         if mentioned.get("spread") == "clustered":
             phrase = f"a cluster of {amount.removeprefix('a ')} {noun}"
         else:
@@ -118,42 +114,43 @@ def _thing(rng: np.random.Generator, mentioned: Facts) -> str:
         phrase = " ".join(phrase.split())
     else:
         size = SIZES.get((defect, str(mentioned.get("size"))))
-        adjective = f"{_pick(rng, size)} " if size else ""
-        phrase = with_article(adjective + _pick(rng, NOUNS[defect]))
+        adjective = f"{choose(rng, size)} " if size else ""
+        phrase = with_article(adjective + choose(rng, NOUNS[defect]))
     if "place" not in mentioned:
         return phrase
-    return f"{phrase} {_pick(rng, PLACES[str(mentioned['place'])])}"
+    return f"{phrase} {choose(rng, PLACES[str(mentioned['place'])])}"
 
 
 def noun_phrases(name: str) -> tuple[str, ...]:
-    """Phrases that are true of an object of a scene, its name first: "a red circle", "red circle",
-    "the red circle", "a circle", "circle", "a red shape"; of a defect also "a wafer with a
+    """Phrases that are true of an object in a scene, its name first: "a red circle", "red circle",
+    "the red circle", "a circle", "circle", "a red shape"; for a defect also "a wafer with a
     scratch"."""
     if name in OBJECT_NAMES.values():
         bare = name.removeprefix("an ").removeprefix("a ")
         return name, bare, f"the {bare}", f"a wafer with {name}", f"{name} on a wafer"
     _, colour, shape = name.split(" ")
     bare = f"{colour} {shape}"
-    of_a_kind = (with_article(shape), shape, with_article(f"{colour} shape"))
-    return name, bare, f"the {bare}", *of_a_kind
+    less_specific = (with_article(shape), shape, with_article(f"{colour} shape"))
+    return name, bare, f"the {bare}", *less_specific
 
 
 def wafer_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
-    """A true caption that tells the defect and some of the facts; and its meaning."""
+    """A true caption that tells the defect and some of the other facts, and its meaning."""
     mentioned: Facts = {"defect": facts["defect"]}
-    chatty = rng.random() < 0.6
+    detailed = rng.random() < 0.6
     for key in ("film", "size", "amount", "spread", "place"):
-        if rng.random() < 0.5 and chatty and key in facts:
+        if rng.random() < 0.5 and detailed and key in facts:
             mentioned[key] = facts[key]
     film = str(mentioned.get("film", ""))
-    wafer = with_article(_pick(rng, SILICON).format(film).strip())
+    wafer = with_article(choose(rng, SILICON).format(film).strip())
     if mentioned["defect"] == "none":
         text = _perfect(rng, film)
     else:
-        thing = _thing(rng, mentioned)
-        text = _pick(rng, (f"{wafer} with {thing}", f"{wafer} with {thing}", f"{thing} on {wafer}"))
+        phrase = _defect_phrase(rng, mentioned)
+        with_defect = f"{wafer} with {phrase}"  # twice as often as the other wording
+        text = choose(rng, (with_defect, with_defect, f"{phrase} on {wafer}"))
     meaning = "; ".join(f"{key}={value}" for key, value in sorted(mentioned.items()))
-    return _pick(rng, TEMPLATES).format(text), meaning
+    return choose(rng, TEMPLATES).format(text), meaning
 
 
 def wafer_questions(facts: Facts) -> Questions:
@@ -168,12 +165,13 @@ def wafer_questions(facts: Facts) -> Questions:
     for name, phrase in OBJECT_NAMES.items():
         verb = "are" if name == "particles" else "is"
         pairs.append((f"{verb} there {phrase}?", "yes" if name == defect else "no"))
-    noun = {"particles": "cluster"}.get(defect, defect)
+    noun = "cluster" if defect == "particles" else defect
     if "place" in facts:
         pairs.append((f"where is the {noun}?", str(facts["place"])))
     if "size" in facts:
-        word = SIZES[defect, str(facts["size"])][0]
-        pairs.append((f"how {'long' if defect == 'scratch' else 'large'} is the {noun}?", word))
+        adjective = "long" if defect == "scratch" else "large"
+        size = SIZES[defect, str(facts["size"])][0]
+        pairs.append((f"how {adjective} is the {noun}?", size))
     if "amount" in facts:
         pairs.append(("are there few or many particles?", str(facts["amount"])))
         pairs.append(("are the particles clustered or scattered?", str(facts["spread"])))
@@ -184,6 +182,7 @@ def wafer_questions(facts: Facts) -> Questions:
 
 
 def _names(facts: Facts) -> list[str]:
+    """The names of all shapes, such as "red circle"."""
     return [f"{facts[f'colour {i + 1}']} {facts[f'shape {i + 1}']}" for i in range(_count(facts))]
 
 
@@ -192,112 +191,120 @@ def _count(facts: Facts) -> int:
 
 
 def _relations(facts: Facts) -> list[tuple[str, str, str]]:
-    """(name, relation, name) of each pair where it is clear."""
+    """(name, relation, name) of each pair of shapes with a clear relation."""
     names = _names(facts)
-    found = []
+    relations = []
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
-            word = facts.get(f"relation {i + 1} {j + 1}")
-            if word:
-                found.append((names[i], str(word), names[j]))
-    return found
+            relation = facts.get(f"relation {i + 1} {j + 1}")
+            if relation:
+                relations.append((names[i], str(relation), names[j]))
+    return relations
 
 
-def canonical(one: str, word: str, other: str) -> str:
+def _left_or_above(one: str, relation: str, other: str) -> tuple[str, str, str]:
+    """The same relation as "left of" or "above"."""
+    if relation in ("right of", "below"):
+        return other, _CONVERSE[relation], one
+    return one, relation, other
+
+
+def canonical(one: str, relation: str, other: str) -> str:
     """One wording for a relation and its converse."""
-    if word in ("right of", "below"):
-        one, word, other = other, _CONVERSE[word], one
-    return f"{one} {word} {other}"
+    return " ".join(_left_or_above(one, relation, other))
 
 
 def truths(facts: Facts) -> frozenset[str]:
-    """Every single thing that a caption may say of a scene with these facts."""
+    """Everything that a caption may say of a scene with these facts."""
     if "film" in facts:
         return frozenset(f"{key}={value}" for key, value in facts.items())
     names = _names(facts)
-    found = set(names) | {canonical(*pair) for pair in _relations(facts)}
-    found |= {
-        f"{names[0]} {key}={facts[f'{key} 1']}" for key in ("size", "place") if f"{key} 1" in facts
-    }
-    return frozenset(found)
+    statements = {*names, *(canonical(*triple) for triple in _relations(facts))}
+    for key in ("size", "place"):
+        if f"{key} 1" in facts:
+            statements.add(f"{names[0]} {key}={facts[f'{key} 1']}")
+    return frozenset(statements)
 
 
 def holds(meaning: str, facts: Facts) -> bool:
-    """True if a caption of that meaning is true of a scene with these facts.
+    """Whether a caption with this meaning is true of a scene with these facts.
 
-    A caption names what is there and need not name everything: "a red circle" is true of a red
-    circle left of a blue square.
+    It need not name everything: "a red circle" is true of a red circle left of a blue square.
     """
     return truths(facts).issuperset(meaning.split("; "))
 
 
 def shapes_label(facts: Facts) -> str:
-    """The canonical description: every shape, sorted, and the relation of a pair."""
+    """The canonical description: all shapes, sorted; of two shapes their relation if it is
+    clear."""
     relations = _relations(facts)
     names = _names(facts)
     if len(names) == 2 and relations:
-        one, word, other = relations[0]
-        if word in ("right of", "below"):
-            one, word, other = other, _CONVERSE[word], one
-        return f"{with_article(one)} {word} {with_article(other)}"
+        one, relation, other = _left_or_above(*relations[0])
+        return f"{with_article(one)} {relation} {with_article(other)}"
     return _listed([with_article(name) for name in sorted(names)])
 
 
 def _single(rng: np.random.Generator, facts: Facts, name: str) -> tuple[str, list[str]]:
+    """A description of the only shape, and what it says."""
     text, mentioned = name, [name]
     if rng.random() < 0.4:
         mentioned.append(f"{name} size={facts['size 1']}")
-        text = f"{_pick(rng, SIZES['stain', str(facts['size 1'])])} {text}"
+        text = f"{choose(rng, SIZES['stain', str(facts['size 1'])])} {text}"
     text = with_article(text)
     if rng.random() < 0.5 and "place 1" in facts:
         mentioned.append(f"{name} place={facts['place 1']}")
-        text = f"{text} {_pick(rng, PLACES[str(facts['place 1'])])}"
+        text = f"{text} {choose(rng, PLACES[str(facts['place 1'])])}"
     return text, mentioned
 
 
 def shapes_caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
-    """A true caption that names every shape, often with a relation; and its meaning."""
+    """A true caption that names every shape, often with a relation, and its meaning."""
     names, relations = _names(facts), _relations(facts)
     mentioned = list(names)
     if len(names) == 1:
         text, mentioned = _single(rng, facts, names[0])
     elif relations and rng.random() < 0.75:
-        one, word, other = relations[int(rng.integers(len(relations)))]
-        mentioned.append(canonical(one, word, other))
+        one, relation, other = relations[int(rng.integers(len(relations)))]
+        mentioned.append(canonical(one, relation, other))
         if rng.random() < 0.5:
-            one, word, other = other, _CONVERSE[word], one
-        rest = [with_article(name) for name in names if name not in (one, other)]
-        text = f"{with_article(one)} {_pick(rng, RELATIONS[word])} {with_article(other)}"
-        text += "".join(f", and {phrase}" for phrase in rest)
+            one, relation, other = other, _CONVERSE[relation], one
+        text = f"{with_article(one)} {choose(rng, RELATIONS[relation])} {with_article(other)}"
+        for name in names:
+            if name not in (one, other):
+                text += f", and {with_article(name)}"
     else:
         text = _listed([with_article(str(name)) for name in rng.permutation(names)])
         if rng.random() < 0.3:
             text = f"{NUMBERS[len(names)]} shapes: {text}"
-    opening = "{}" if text.startswith(NUMBERS) else _pick(rng, TEMPLATES)
-    return opening.format(text), "; ".join(sorted(mentioned))
+    template = "{}" if text.startswith(NUMBERS) else choose(rng, TEMPLATES)
+    return template.format(text), "; ".join(sorted(mentioned))
 
 
 def caption(rng: np.random.Generator, facts: Facts) -> tuple[str, str]:
     """A true caption of a scene with these facts, and its meaning."""
-    return (wafer_caption if "film" in facts else shapes_caption)(rng, facts)
+    if "film" in facts:
+        return wafer_caption(rng, facts)
+    return shapes_caption(rng, facts)
 
 
 def wrong_caption(rng: np.random.Generator, facts: Facts) -> str:
-    """A caption that is not true of a scene with these facts, and is of one that differs in a
-    single fact; facts of each kind (colour, place, relation, ...) equally often. Two shapes of
-    one name are in no scene."""
-    kind = _pick(rng, tuple(sorted({key.split()[0] for key in facts} & _VALUES.keys())))
+    """A caption that is false for a scene with these facts: it is true of a scene with one fact
+    changed. Each kind of facts (colour, place, relation, ...) is changed equally often. No scene
+    has two shapes of the same name."""
+    kinds = {key.split()[0] for key in facts} & _VALUES.keys()
+    kind = choose(rng, tuple(sorted(kinds)))
     keys = tuple(key for key in facts if key.split()[0] == kind)
     while True:
-        changed = {**facts, _pick(rng, keys): _pick(rng, _VALUES[kind])}
-        alike = "film" not in facts and len(set(_names(changed))) < _count(facts)
+        changed = {**facts, choose(rng, keys): choose(rng, _VALUES[kind])}
+        same_names = "film" not in facts and len(set(_names(changed))) < _count(facts)
         text, meaning = caption(rng, changed)
-        if not (alike or holds(meaning, facts)):
+        if not (same_names or holds(meaning, facts)):
             return text
 
 
 def shapes_questions(facts: Facts) -> Questions:
-    """Every question that the facts answer with one unambiguous word."""
+    """Every question that the facts answer unambiguously with one word."""
     count, names, relations = _count(facts), _names(facts), _relations(facts)
     colours = [str(facts[f"colour {i + 1}"]) for i in range(count)]
     shapes = [str(facts[f"shape {i + 1}"]) for i in range(count)]
@@ -320,6 +327,6 @@ def shapes_questions(facts: Facts) -> Questions:
                 pairs.append((f"what is {relation} the {b}?", a))
     for key in ("size", "place"):
         if f"{key} 1" in facts:
-            lead = "how large" if key == "size" else "where"
-            pairs.append((f"{lead} is the {shapes[0]}?", str(facts[f"{key} 1"])))
+            question = "how large" if key == "size" else "where"
+            pairs.append((f"{question} is the {shapes[0]}?", str(facts[f"{key} 1"])))
     return tuple(pairs)

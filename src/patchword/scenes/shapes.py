@@ -1,8 +1,9 @@
-"""Coloured shapes on textured grounds, with clear relations between them."""
+"""Coloured shapes on patterned backgrounds, with clear relations between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, hypot, pi, sin
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,13 @@ from patchword.scenes.base import (
     Floats,
     Mask,
     blend,
+    choose,
     cover,
     grid,
     polygon,
     smooth_noise,
     stretch,
+    uniform,
     window,
 )
 
@@ -32,12 +35,14 @@ COLOURS: dict[str, Colour] = {
     "black": (0.04, 0.04, 0.05),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")
-_MARGIN = 0.03  # between two shapes, and to the border
+_MARGIN = 0.03  # between two shapes, and between shapes and the border
+
+Spot = tuple[float, float, float]  # x, y, radius
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: its names, centre, the radius of its circle, and its turn in radians."""
+    """One shape: its names, its centre, the radius of its circle, and its rotation in radians."""
 
     colour: str
     shape: str
@@ -51,14 +56,12 @@ class Shape:
         return f"{self.colour} {self.shape}"
 
 
-def _pick(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
-
-
 def relation(a: Shape, b: Shape) -> str | None:
-    """The relation of `a` to `b`: "left of", "right of", "above", "below", or None where unclear.
+    """The relation of `a` to `b`: "left of", "right of", "above" or "below"; None if it is not
+    clear.
 
-    Clear means: apart along one axis by both radii, and along the other by less than half as much.
+    It is clear if the shapes are apart along one axis by about both radii, and along the other axis
+    by at most half of their distance along the first.
     """
     dx, dy = b.x - a.x, b.y - a.y
     reach = 0.8 * (a.radius + b.radius)
@@ -70,7 +73,7 @@ def relation(a: Shape, b: Shape) -> str | None:
 
 
 def place_of(shape: Shape) -> str | None:
-    """The side of the image where a shape lies, or None where unclear."""
+    """The side of the image on which a shape is; None if it is not clear."""
     dx, dy = shape.x - 0.5, shape.y - 0.5
     if hypot(dx, dy) < 0.08:
         return "centre"
@@ -82,7 +85,7 @@ def place_of(shape: Shape) -> str | None:
 
 
 def _names(rng: np.random.Generator, count: int, palette: Sequence[str]) -> list[tuple[str, str]]:
-    """Distinct (colour, shape) pairs; sometimes they share the colour or the shape."""
+    """Distinct (colour, shape) pairs. Sometimes two have the same colour or the same shape."""
     colours = list(np.resize(rng.permutation(list(palette)), count))
     shapes = list(rng.permutation(list(SHAPES))[:count])
     shared = rng.random()
@@ -93,71 +96,71 @@ def _names(rng: np.random.Generator, count: int, palette: Sequence[str]) -> list
     return [(str(c), str(s)) for c, s in zip(colours, shapes, strict=True)]
 
 
-def _one(rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    radius = _pick(rng, 0.12, 0.19) if rng.random() < 0.5 else _pick(rng, 0.26, 0.36)
+def _one_spot(rng: np.random.Generator) -> list[Spot]:
+    """One small or large spot."""
+    radius = uniform(rng, 0.12, 0.19) if rng.random() < 0.5 else uniform(rng, 0.26, 0.36)
     room = 0.5 - radius - _MARGIN
-    x, y = 0.5 + room * _pick(rng, -1, 1), 0.5 + room * _pick(rng, -1, 1)
+    x, y = 0.5 + room * uniform(rng, -1, 1), 0.5 + room * uniform(rng, -1, 1)
     return [(x, y, radius)]
 
 
-def _two(rng: np.random.Generator) -> list[tuple[float, float, float]]:
+def _two_spots(rng: np.random.Generator) -> list[Spot]:
     """Two spots apart along one axis."""
-    radii = _pick(rng, 0.11, 0.2), _pick(rng, 0.11, 0.2)
-    apart = sum(radii) + _MARGIN + _pick(rng, 0, 0.12)
-    low, high = radii[0] + _MARGIN, 1 - apart - radii[1] - _MARGIN
-    first = _pick(rng, low, max(low, high))
+    radii = uniform(rng, 0.11, 0.2), uniform(rng, 0.11, 0.2)
+    distance = sum(radii) + _MARGIN + uniform(rng, 0, 0.12)
+    low, high = radii[0] + _MARGIN, 1 - distance - radii[1] - _MARGIN
+    first = uniform(rng, low, max(low, high))
     widest = max(radii) + _MARGIN
-    middle = _pick(rng, widest + 0.05, 0.95 - widest)
-    tilt = _pick(rng, -0.1, 0.1)
-    along, across = (first, first + apart), (middle - tilt / 2, middle + tilt / 2)
-    spots = [
-        (a, c, r) if tilt_free else (c, a, r)
-        for tilt_free in (rng.random() < 0.5,)
-        for a, c, r in zip(along, across, radii, strict=True)
-    ]
+    middle = uniform(rng, widest + 0.05, 0.95 - widest)
+    tilt = uniform(rng, -0.1, 0.1)
+    along, across = (first, first + distance), (middle - tilt / 2, middle + tilt / 2)
+    horizontal = rng.random() < 0.5
+    x, y = (along, across) if horizontal else (across, along)
+    spots = list(zip(x, y, radii, strict=True))
     return spots if rng.random() < 0.5 else spots[::-1]
 
 
-def _three(rng: np.random.Generator) -> list[tuple[float, float, float]]:
+def _three_spots(rng: np.random.Generator) -> list[Spot]:
     """Three spots in different cells of a 2 x 2 or 3 x 3 board."""
     cells = 2 if rng.random() < 0.6 else 3
     side = 1 / cells
     spots = []
     for cell in rng.permutation(cells * cells)[:3].tolist():
-        radius = _pick(rng, 0.3, 0.4) * side if cells == 2 else _pick(rng, 0.38, 0.44) * side
+        radius = uniform(rng, 0.3, 0.4) * side if cells == 2 else uniform(rng, 0.38, 0.44) * side
         room = side / 2 - radius - _MARGIN / 2
-        x = (cell % cells + 0.5) * side + room * _pick(rng, -1, 1)
-        y = (cell // cells + 0.5) * side + room * _pick(rng, -1, 1)
+        x = (cell % cells + 0.5) * side + room * uniform(rng, -1, 1)
+        y = (cell // cells + 0.5) * side + room * uniform(rng, -1, 1)
         spots.append((x, y, radius))
     return spots
 
 
 def draw_shapes(rng: np.random.Generator, palette: Sequence[str] = ()) -> list[Shape]:
-    """One to three shapes that do not touch, of the colours of `palette` if it names any."""
+    """One to three shapes that do not touch. palette: their possible colours; empty: all."""
     count = int(rng.integers(1, 4))
-    spots = (_one, _two, _three)[count - 1](rng)
+    spots = (_one_spot, _two_spots, _three_spots)[count - 1](rng)
     shapes = []
     for (colour, shape), (x, y, radius) in zip(
         _names(rng, count, palette or tuple(COLOURS)), spots, strict=True
     ):
-        shapes.append(Shape(colour, shape, x, y, radius, _pick(rng, -0.26, 0.26)))
+        shapes.append(Shape(colour, shape, x, y, radius, uniform(rng, -0.26, 0.26)))
     return shapes
 
 
 def facts_of(shapes: list[Shape]) -> Facts:
-    """Count; colour, shape, size and place of each, numbered from 1; relation of each pair."""
+    """The number of shapes; the colour and shape of each, numbered from 1; the size and place of a
+    single shape; and the relation of each pair."""
     facts: Facts = {"count": len(shapes)}
     for i, a in enumerate(shapes, start=1):
         facts[f"colour {i}"], facts[f"shape {i}"] = a.colour, a.shape
-        if len(shapes) == 1:  # size and place are told only where nothing else could be meant
+        if len(shapes) == 1:  # among several shapes, size and place could mean something else
             facts[f"size {i}"] = "large" if a.radius > 0.22 else "small"
             place = place_of(a)
             if place:
                 facts[f"place {i}"] = place
         for j, b in enumerate(shapes[i:], start=i + 1):
-            word = relation(a, b)
-            if word:
-                facts[f"relation {i} {j}"] = word
+            between = relation(a, b)
+            if between:
+                facts[f"relation {i} {j}"] = between
     return facts
 
 
@@ -182,7 +185,7 @@ def _heart() -> NDArray[np.float64]:
     t = np.arange(28) * 2 * pi / 28
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y + 0.7], 1) / 17.5  # its centre of area at 0
+    return np.stack([x, y + 0.7], 1) / 17.5  # moves the centre of area to 0
 
 
 _CORNERS = {
@@ -216,45 +219,58 @@ def _distance(shape: Shape, x: Floats, y: Floats) -> Floats:
     return distance
 
 
-def draw_ground(rng: np.random.Generator) -> tuple[str, Colour, Colour, float, float, Floats]:
-    """A muted ground: pattern, two colours, direction, stripes per image, heights for clouds."""
-    level = _pick(rng, 0.36, 0.64)
+class Ground(NamedTuple):
+    """A muted background pattern."""
+
+    pattern: str
+    first: Colour
+    second: Colour
+    direction: float  # radians
+    stripes: float  # number of stripes over the image
+    heights: Floats  # (7, 7), of clouds
+
+
+def draw_ground(rng: np.random.Generator) -> Ground:
+    """A random background."""
+    level = uniform(rng, 0.36, 0.64)
     tint = rng.uniform(-0.05, 0.05, (2, 3))
-    step = _pick(rng, 0.03, 0.09) * (1 if rng.random() < 0.5 else -1)
+    step = uniform(rng, 0.03, 0.09) * (1 if rng.random() < 0.5 else -1)
     one, two = (level + step + tint[0]).tolist(), (level - step + tint[1]).tolist()
-    pattern = ("gradient", "clouds", "stripes", "checks")[int(rng.integers(4))]
-    direction, stripes = _pick(rng, 0, pi), _pick(rng, 5, 12)
+    pattern = choose(rng, ("gradient", "clouds", "stripes", "checks"))
+    direction, stripes = uniform(rng, 0, pi), uniform(rng, 5, 12)
     first, second = (one[0], one[1], one[2]), (two[0], two[1], two[2])
-    return pattern, first, second, direction, stripes, smooth_noise(rng, 7)
+    return Ground(pattern, first, second, direction, stripes, smooth_noise(rng, 7))
 
 
-def paint_ground(ground: tuple[str, Colour, Colour, float, float, Floats], size: int) -> Floats:
-    """The ground as an image (3, H, W) of 0 to 1."""
-    pattern, one, two, direction, stripes, heights = ground
+def paint_ground(ground: Ground, size: int) -> Floats:
+    """The background as an image (3, H, W) of 0 to 1."""
+    pattern, stripes = ground.pattern, ground.stripes
     x, y = grid(size)
-    across = (x - 0.5) * cos(direction) + (y - 0.5) * sin(direction)
-    along = (y - 0.5) * cos(direction) - (x - 0.5) * sin(direction)
+    cosine, sine = cos(ground.direction), sin(ground.direction)
+    across = (x - 0.5) * cosine + (y - 0.5) * sine
+    along = (y - 0.5) * cosine - (x - 0.5) * sine
     mix: NDArray[np.floating]
     if pattern == "gradient":
         mix = across + 0.5
     elif pattern == "clouds":
-        mix = 0.5 + 0.35 * stretch(heights, size)
+        mix = 0.5 + 0.35 * stretch(ground.heights, size)
     elif pattern == "stripes":
         mix = 0.5 + 0.5 * np.sin(across * (2 * pi * stripes))
     else:
         mix = 0.5 + np.clip(
             4 * np.sin(across * (pi * stripes)) * np.sin(along * (pi * stripes)), -0.5, 0.5
         )
-    first, second = (np.asarray(c, np.float32)[:, None, None] for c in (one, two))
-    ground_image: Floats = first + (second - first) * np.clip(mix, 0, 1).astype(np.float32)
-    return ground_image
+    first = np.asarray(ground.first, np.float32)[:, None, None]
+    second = np.asarray(ground.second, np.float32)[:, None, None]
+    image: Floats = first + (second - first) * np.clip(mix, 0, 1).astype(np.float32)
+    return image
 
 
 def paint_shape(rng: np.random.Generator, shape: Shape, image: Floats) -> Mask:
-    """Paint one shape, lit from one side, over the image (3, H, W); its mask (H, W)."""
+    """Paint a shape, lit from one side, over the image (3, H, W). Returns its mask (H, W)."""
     size = image.shape[1]
     jitter = rng.uniform(-0.03, 0.03, 3)
-    lx, ly = _pick(rng, -0.12, 0.12), _pick(rng, -0.12, 0.12)
+    lx, ly = uniform(rng, -0.12, 0.12), uniform(rng, -0.12, 0.12)
     rows, columns = window(shape.x, shape.y, 1.15 * shape.radius, size)
     x, y = grid(size)
     x, y = x[:, columns], y[rows]

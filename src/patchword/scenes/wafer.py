@@ -1,7 +1,7 @@
-"""Wafer surfaces: a disc with dies under a thin film, and one defect or none.
+"""Wafer surfaces: a disc with dies under a thin film, with one defect or none.
 
-The wafer is drawn from the random stream before its defect, so one (seed, index) shows the same
-wafer under every label.
+The wafer takes its random numbers before the defect does, so a (seed, index) shows the same wafer
+for every label.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,17 @@ from patchword.scenes.base import (
     Floats,
     Mask,
     blend,
+    choose,
     cover,
     grid,
     polygon,
     smooth_noise,
     stretch,
+    uniform,
     window,
 )
 
-# Colours of a thin film over silicon: at the middle, and where it grows thicker.
+# Colours of a thin film on silicon: at the middle, and where it is thicker.
 FILMS: dict[str, tuple[Colour, Colour]] = {
     "blue": ((0.20, 0.38, 0.74), (0.26, 0.28, 0.70)),
     "green": ((0.22, 0.56, 0.34), (0.42, 0.60, 0.26)),
@@ -36,12 +38,14 @@ FILMS: dict[str, tuple[Colour, Colour]] = {
 }
 # Direction of each side in the image, radians; y points down.
 SIDES = {"right": 0.0, "bottom": 0.5 * pi, "left": pi, "top": 1.5 * pi}
-_DIES = 32  # the table of dies covers 32 x 32; a wafer has at most 20 across
+_DIES = 32  # side of the table of dies; a wafer has at most 20 across
+
+Block = tuple[float, float, float, float, float]  # x0, y0, x1, y1 in a die, and tone
 
 
 @dataclass(frozen=True)
 class Wafer:
-    """Everything that decides how a wafer looks, in relative units."""
+    """Everything that determines how a wafer looks. Lengths are fractions of the image's side."""
 
     centre: tuple[float, float]
     radius: float
@@ -54,7 +58,7 @@ class Wafer:
     street_colour: Colour
     street_alpha: float
     tones: Floats  # (_DIES, _DIES) brightness of each die
-    blocks: tuple[tuple[float, float, float, float, float], ...]  # in a die: x0, y0, x1, y1, tone
+    blocks: tuple[Block, ...]  # in every die
     light: tuple[float, float]
     sheen: tuple[float, float, float]  # direction, width, strength
     ground: Colour
@@ -66,50 +70,42 @@ class Wafer:
         return float((self.film[0] + self.film[1]).mean() / 2)
 
 
-def _pick(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
-
-
-def _choose(rng: np.random.Generator, names: tuple[str, ...]) -> str:
-    return names[int(rng.integers(len(names)))]
-
-
-def _blocks(rng: np.random.Generator) -> tuple[tuple[float, float, float, float, float], ...]:
-    found = []
+def _blocks(rng: np.random.Generator) -> tuple[Block, ...]:
+    blocks = []
     for _ in range(int(rng.integers(1, 4))):
-        x, y = _pick(rng, 0.08, 0.5), _pick(rng, 0.08, 0.5)
-        wide, tall = _pick(rng, 0.2, 0.42), _pick(rng, 0.2, 0.42)
-        found.append((x, y, x + wide, y + tall, _pick(rng, -0.16, 0.16)))
-    return tuple(found)
+        x, y = uniform(rng, 0.08, 0.5), uniform(rng, 0.08, 0.5)
+        wide, tall = uniform(rng, 0.2, 0.42), uniform(rng, 0.2, 0.42)
+        blocks.append((x, y, x + wide, y + tall, uniform(rng, -0.16, 0.16)))
+    return tuple(blocks)
 
 
 def draw_wafer(rng: np.random.Generator) -> tuple[Wafer, Facts]:
     """A wafer without defects, and the facts about it: film, notch."""
-    film = _choose(rng, tuple(FILMS))
+    film = choose(rng, tuple(FILMS))
     middle, rim = (np.asarray(colour, np.float32) for colour in FILMS[film])
-    gain = np.float32(_pick(rng, 0.85, 1.15))
+    gain = np.float32(uniform(rng, 0.85, 1.15))
     shift = rng.uniform(-0.025, 0.025, 3).astype(np.float32)
-    side = _choose(rng, ("bottom", "bottom", "bottom", *SIDES))
-    turn = _pick(rng, -0.16, 0.16)
-    pitch = _pick(rng, 0.07, 0.12)
+    side = choose(rng, ("bottom", "bottom", "bottom", *SIDES))
+    turn = uniform(rng, -0.16, 0.16)
+    pitch = uniform(rng, 0.07, 0.12)
     bright = rng.random() < 0.5
     wafer = Wafer(
-        centre=(0.5 + _pick(rng, -0.02, 0.02), 0.5 + _pick(rng, -0.02, 0.02)),
-        radius=_pick(rng, 0.415, 0.465),
+        centre=(0.5 + uniform(rng, -0.02, 0.02), 0.5 + uniform(rng, -0.02, 0.02)),
+        radius=uniform(rng, 0.415, 0.465),
         turn=turn,
         notch=SIDES[side] + turn,
         film=(middle * gain + shift, rim * gain + shift),
         thickness=smooth_noise(rng, 5),
-        pitch=(pitch, pitch * _pick(rng, 0.75, 1.3)),
-        street=_pick(rng, 0.0022, 0.0042),
+        pitch=(pitch, pitch * uniform(rng, 0.75, 1.3)),
+        street=uniform(rng, 0.0022, 0.0042),
         street_colour=(0.78, 0.78, 0.76) if bright else (0.08, 0.08, 0.10),
-        street_alpha=_pick(rng, 0.3, 0.5) if bright else _pick(rng, 0.4, 0.7),
+        street_alpha=uniform(rng, 0.3, 0.5) if bright else uniform(rng, 0.4, 0.7),
         tones=1 + 0.035 * smooth_noise(rng, _DIES),
         blocks=_blocks(rng),
-        light=(_pick(rng, -0.22, 0.22), _pick(rng, -0.22, 0.22)),
-        sheen=(_pick(rng, 0, pi), _pick(rng, 0.06, 0.16), _pick(rng, 0.04, 0.2)),
-        ground=(_pick(rng, 0.02, 0.08), _pick(rng, 0.02, 0.08), _pick(rng, 0.03, 0.09)),
-        noise=_pick(rng, 0.008, 0.022),
+        light=(uniform(rng, -0.22, 0.22), uniform(rng, -0.22, 0.22)),
+        sheen=(uniform(rng, 0, pi), uniform(rng, 0.06, 0.16), uniform(rng, 0.04, 0.2)),
+        ground=(uniform(rng, 0.02, 0.08), uniform(rng, 0.02, 0.08), uniform(rng, 0.03, 0.09)),
+        noise=uniform(rng, 0.008, 0.022),
     )
     return wafer, {"film": film, "notch": side}
 
@@ -122,7 +118,8 @@ def _within(wafer: Wafer, size: int) -> tuple[Floats, Floats, Floats]:
 
 
 def _dies(wafer: Wafer, surface: Floats, dx: Floats, dy: Floats, size: int) -> None:
-    """Print the dies: only those that lie whole inside the rim, as on a real wafer."""
+    """Print the dies in place: only those that are completely inside the rim, as on a real
+    wafer."""
     c, s = cos(wafer.turn), sin(wafer.turn)
     u = (dx * c + dy * s) * (1 / wafer.pitch[0]) + _DIES / 2
     v = (dy * c - dx * s) * (1 / wafer.pitch[1]) + _DIES / 2
@@ -134,7 +131,7 @@ def _dies(wafer: Wafer, surface: Floats, dx: Floats, dy: Floats, size: int) -> N
     far_y = np.maximum(np.abs(edge[:-1]), np.abs(edge[1:])) * wafer.pitch[1]
     printed = np.hypot(far_x[None, :], far_y[:, None]) < wafer.radius * 0.97
     tone = np.where(printed, wafer.tones, 0).astype(np.float32)[row, column]
-    alive = tone > 0
+    on_die = tone > 0
     gap: Floats = np.minimum(
         np.minimum(u, 1 - u) * np.float32(wafer.pitch[0]),
         np.minimum(v, 1 - v) * np.float32(wafer.pitch[1]),
@@ -144,14 +141,14 @@ def _dies(wafer: Wafer, surface: Floats, dx: Floats, dy: Floats, size: int) -> N
             np.abs(u - (x0 + x1) / 2) - (x1 - x0) / 2, np.abs(v - (y0 + y1) / 2) - (y1 - y0) / 2
         )
         tone += np.float32(lift) * cover(reach * np.float32(wafer.pitch[0]), size)
-    surface *= np.where(alive, tone, np.float32(0.82))
+    surface *= np.where(on_die, tone, np.float32(0.82))
     blend(
-        surface, wafer.street_colour, cover(gap - wafer.street, size) * alive * wafer.street_alpha
+        surface, wafer.street_colour, cover(gap - wafer.street, size) * on_die * wafer.street_alpha
     )
 
 
 def paint_wafer(wafer: Wafer, size: int) -> tuple[Floats, Floats]:
-    """The wafer without defects: image (3, H, W) of 0 to 1, and what covers the ground (H, W)."""
+    """The wafer without defects: an image (3, H, W) of 0 to 1, and the wafer's coverage (H, W)."""
     dx, dy, rim = _within(wafer, size)
     spread = np.clip((rim / wafer.radius + 1) ** 2, 0, 1)
     spread = np.clip(spread * 0.8 + 0.16 * stretch(wafer.thickness, size), 0, 1.2)
@@ -173,36 +170,38 @@ def paint_wafer(wafer: Wafer, size: int) -> tuple[Floats, Floats]:
     return image, present
 
 
-def _contrast(rng: np.random.Generator, wafer: Wafer) -> bool:
-    """Whether a mark is bright: the side of the film's grey level that leaves room."""
-    wish = rng.random() < 0.5
-    return wish if 0.38 < wafer.brightness < 0.5 else wafer.brightness <= 0.38
+def _is_bright(rng: np.random.Generator, wafer: Wafer) -> bool:
+    """Whether a mark is bright. It contrasts with the film; on a film of medium brightness it is
+    bright or dark at random."""
+    at_random = rng.random() < 0.5
+    return at_random if 0.38 < wafer.brightness < 0.5 else wafer.brightness <= 0.38
 
 
 def _spot(
     rng: np.random.Generator, wafer: Wafer, place: str, near: float, far: float
 ) -> tuple[float, float, float]:
-    """x, y and direction of a point of that name; `near` to `far` radii out on a side."""
+    """x, y and direction of a random point at a place. On a side, it is `near` to `far` radii from
+    the centre."""
     if place == "centre":
-        angle, out = _pick(rng, 0, 2 * pi), _pick(rng, 0, 0.18) * wafer.radius
+        angle, out = uniform(rng, 0, 2 * pi), uniform(rng, 0, 0.18) * wafer.radius
     else:
-        angle, out = SIDES[place] + _pick(rng, -0.4, 0.4), _pick(rng, near, far) * wafer.radius
+        angle, out = SIDES[place] + uniform(rng, -0.4, 0.4), uniform(rng, near, far) * wafer.radius
     return wafer.centre[0] + out * cos(angle), wafer.centre[1] + out * sin(angle), angle
 
 
 def add_scratch(
     rng: np.random.Generator, wafer: Wafer, image: Floats, present: Floats
 ) -> tuple[Mask, Facts]:
-    """A thin bent line, bright or dark, that fades in and out along its way."""
+    """A thin curved line, bright or dark, with fading ends."""
     size = image.shape[1]
-    place, large = _choose(rng, ("centre", *SIDES)), rng.random() < 0.5
+    place, large = choose(rng, ("centre", *SIDES)), rng.random() < 0.5
     x, y, out = _spot(rng, wafer, place, 0.48, 0.62)
-    half = wafer.radius * (_pick(rng, 0.46, 0.7) if large else _pick(rng, 0.16, 0.26))
-    # On a side the line runs along the rim, so that it stays on that side.
-    turn = _pick(rng, 0, pi) if place == "centre" else out + pi / 2 + _pick(rng, -0.5, 0.5)
-    width = _pick(rng, 0.0034, 0.0066)
-    bend, wave, phase = _pick(rng, -0.24, 0.24), _pick(rng, 0, 0.03), _pick(rng, 0, 2 * pi)
-    bright, strength = _contrast(rng, wafer), _pick(rng, 0.78, 0.97)
+    half = wafer.radius * (uniform(rng, 0.46, 0.7) if large else uniform(rng, 0.16, 0.26))
+    # On a side the line follows the rim, so that it stays on that side.
+    turn = uniform(rng, 0, pi) if place == "centre" else out + pi / 2 + uniform(rng, -0.5, 0.5)
+    width = uniform(rng, 0.0034, 0.0066)
+    bend, wave, phase = uniform(rng, -0.24, 0.24), uniform(rng, 0, 0.03), uniform(rng, 0, 2 * pi)
+    bright, strength = _is_bright(rng, wafer), uniform(rng, 0.78, 0.97)
     rows, columns = window(x, y, half * 1.3, size)
     px, py = grid(size)
     dx, dy = px[:, columns] - np.float32(x), py[rows] - np.float32(y)
@@ -224,15 +223,15 @@ def add_scratch(
 def add_particles(
     rng: np.random.Generator, wafer: Wafer, image: Floats, present: Floats
 ) -> tuple[Mask, Facts]:
-    """A few or many specks, scattered over the wafer or in one cluster."""
+    """A few or many specks, scattered over the wafer or in a cluster."""
     size = image.shape[1]
     many, cluster = rng.random() < 0.5, rng.random() < 0.5
     count = int(rng.integers(16, 36)) if many else int(rng.integers(4, 8))
-    place = _choose(rng, ("centre", *SIDES))
+    place = choose(rng, ("centre", *SIDES))
     x, y, _ = _spot(rng, wafer, place, 0.5, 0.62)
     reach = 0.3 * wafer.radius if cluster else 0.88 * wafer.radius
     middle = (x, y) if cluster else wafer.centre
-    bright = _contrast(rng, wafer)
+    bright = _is_bright(rng, wafer)
     mask = np.zeros(present.shape, np.bool_)
     px, py = grid(size)
     for out, angle, thick, alpha in rng.random((count, 4)).tolist():
@@ -244,7 +243,7 @@ def add_particles(
         distance = np.sqrt(dx * dx + dy * dy)
         level = 0.96 - 0.08 * alpha if bright else 0.02 + 0.04 * alpha
         under = present[rows, columns]
-        if bright:  # the shadow that a raised speck throws
+        if bright:  # the shadow of a raised speck
             shade = np.sqrt((dx - 0.006) ** 2 + (dy - 0.006) ** 2) - radius
             blend(image[:, rows, columns], (0, 0, 0), cover(shade, size) * under * 0.35)
         speck = cover(distance - radius, size) * under
@@ -258,24 +257,24 @@ def add_particles(
 
 
 def _residue(rng: np.random.Generator, wafer: Wafer) -> Colour:
-    """A colour for a stain that stands out from the film (RGB distance at least 0.4)."""
+    """The colour of a stain, which contrasts with the film (RGB distance of at least 0.4)."""
     choices: list[Colour] = [(0.20, 0.13, 0.07), (0.85, 0.84, 0.78), (0.10, 0.11, 0.13)]
     choices += [middle for middle, _ in FILMS.values()]
     film = (wafer.film[0] + wafer.film[1]) / 2
-    apart = [c for c in choices if float(np.linalg.norm(np.subtract(c, film))) >= 0.4]
-    return apart[int(rng.integers(len(apart)))]
+    visible = [c for c in choices if float(np.linalg.norm(np.subtract(c, film))) >= 0.4]
+    return visible[int(rng.integers(len(visible)))]
 
 
 def add_stain(
     rng: np.random.Generator, wafer: Wafer, image: Floats, present: Floats
 ) -> tuple[Mask, Facts]:
-    """A translucent blob with an uneven outline, denser where it dried last: at its edge."""
+    """A translucent blob with an uneven outline, denser at the edge, where it dried last."""
     size = image.shape[1]
-    place, large = _choose(rng, ("centre", *SIDES)), rng.random() < 0.5
+    place, large = choose(rng, ("centre", *SIDES)), rng.random() < 0.5
     x, y, _ = _spot(rng, wafer, place, 0.46, 0.6)
-    reach = wafer.radius * (_pick(rng, 0.3, 0.4) if large else _pick(rng, 0.13, 0.19))
-    colour, strength = _residue(rng, wafer), _pick(rng, 0.5, 0.7)
-    ring, soft = _pick(rng, 0, 0.2), _pick(rng, 0.22, 0.5)
+    reach = wafer.radius * (uniform(rng, 0.3, 0.4) if large else uniform(rng, 0.13, 0.19))
+    colour, strength = _residue(rng, wafer), uniform(rng, 0.5, 0.7)
+    ring, soft = uniform(rng, 0, 0.2), uniform(rng, 0.22, 0.5)
     lobes = rng.uniform(-1, 1, (4, 2)) * np.array([0.26, 0.18, 0.12, 0.08])[:, None]
     rows, columns = window(x, y, reach * 1.8, size)
     px, py = grid(size)
@@ -298,12 +297,12 @@ def add_stain(
 def add_edge_chip(
     rng: np.random.Generator, wafer: Wafer, image: Floats, present: Floats
 ) -> tuple[Mask, Facts]:
-    """A broken bite out of the rim, away from the notch, with a pale fracture along it."""
+    """A piece broken out of the rim, away from the notch, with a pale fracture along the edge."""
     size = image.shape[1]
     sides = tuple(side for side in SIDES if abs(cos((SIDES[side] - wafer.notch) / 2)) < 0.9)
-    place, large = _choose(rng, sides), rng.random() < 0.5
-    angle = SIDES[place] + _pick(rng, -0.35, 0.35)
-    reach = wafer.radius * (_pick(rng, 0.24, 0.33) if large else _pick(rng, 0.11, 0.16))
+    place, large = choose(rng, sides), rng.random() < 0.5
+    angle = SIDES[place] + uniform(rng, -0.35, 0.35)
+    reach = wafer.radius * (uniform(rng, 0.24, 0.33) if large else uniform(rng, 0.11, 0.16))
     x = wafer.centre[0] + wafer.radius * cos(angle)
     y = wafer.centre[1] + wafer.radius * sin(angle)
     turns = (np.arange(9) + rng.uniform(-0.3, 0.3, 9)) * (2 * pi / 9)
@@ -313,7 +312,7 @@ def add_edge_chip(
     px, py = grid(size)
     bite = polygon(px[:, columns], py[rows], corners)
     under = present[rows, columns].copy()
-    pale = _pick(rng, 0.5, 0.8)
+    pale = uniform(rng, 0.5, 0.8)
     face = cover(np.abs(bite - 0.003) - 0.004, size) * under
     blend(image[:, rows, columns], (pale, pale, pale * 0.97), face * 0.75)
     blend(image[:, rows, columns], wafer.ground, cover(bite, size) * under)

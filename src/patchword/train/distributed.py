@@ -34,36 +34,37 @@ def contrastive(
 ) -> Tensor:
     """This process's share of `losses.contrastive`, of n pairs each; only texts are gathered.
 
-    positives: (n,) integers, equal numbers being true of each other in all processes; or (n, W * n)
-    bool, which of all texts are true of these images.
+    positives: (n,) integers: texts are true of the images with the same number, in all processes.
+    Or (n, W * n) bool: which texts of all processes are true of these images.
     """
     losses.check_pairs(image, text)
     texts, first = gather(text), dist.get_rank() * len(image)
-    rows, columns, own = losses.log_sum_exps(image, texts, scale, first)
+    rows, columns, logits = losses.log_sum_exps(image, texts, scale, first)
     columns = gather(columns[None]).logsumexp(dim=0)[first : first + len(image)]
     if positives is not None:
-        own = losses.attraction(image, texts, scale, positives, _whole(positives))
-    return ((rows + columns) / 2 - own).mean().to(own.dtype)
+        of_texts = _positives_of_texts(positives)
+        logits = losses.positive_logits(image, texts, scale, positives, of_texts)
+    return ((rows + columns) / 2 - logits).mean().to(logits.dtype)
 
 
 def sigmoid(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, positives: Tensor | None = None
 ) -> Tensor:
     """This process's share of `losses.sigmoid`, of n pairs each, round a ring (Zhai et al. 2023,
-    section 3.3): texts are passed from neighbour to neighbour with their gradient so far, and no
-    process holds more texts than its own and one other's. `positives` as for `contrastive`.
+    section 3.3): each process passes texts, with their gradient so far, to the next one, and holds
+    no more texts than its own and those of one other process. `positives` as for `contrastive`.
     """
     losses.check_pairs(image, text)
     inputs = (image, text, scale, bias)
-    value, gradients = _ring(inputs, positives, losses.wanted(*inputs))
+    value, gradients = _ring(inputs, positives, losses.needs_gradient(*inputs))
     return losses.with_gradients(value, inputs, gradients) / len(image)
 
 
 def _ring(
-    inputs: Sequence[Tensor], positives: Tensor | None, wanted: Sequence[bool]
+    inputs: Sequence[Tensor], positives: Tensor | None, needs_gradient: Sequence[bool]
 ) -> tuple[Tensor, losses.Gradients]:
-    """The sum over this process's images and all texts, and its gradients; the gradient of this
-    process's texts is that of all processes' sums."""
+    """The sum over this process's images and all texts, and its gradients. The gradient of this
+    process's texts is summed over all processes."""
     image, text, scale, bias = (x.detach() for x in inputs)
     rank, world, count = dist.get_rank(), dist.get_world_size(), len(image)
     labels: Tensor | None = None
@@ -71,7 +72,7 @@ def _ring(
         labels = gather(positives).view(world, count)
     values: list[Tensor] = []
     total: losses.Gradients = [None] * 4
-    to_text: Tensor | None = None
+    text_gradient: Tensor | None = None  # travels with the texts
     for step in range(world):
         owner = (rank + step) % world
         if positives is None:
@@ -81,34 +82,38 @@ def _ring(
         else:
             block = torch.cat([positives, labels[owner]])
         parts = (image, text, scale, bias)
-        value, gradients = losses.pairwise_sigmoid(parts, block, (rank - owner) * count, wanted)
+        value, gradients = losses.pairwise_sigmoid(
+            parts, block, (rank - owner) * count, needs_gradient
+        )
         values.append(value)
-        to_text, gradients[1] = _plus(to_text, gradients[1]), None
+        text_gradient = _plus(text_gradient, gradients[1])
+        gradients[1] = None
         total = [_plus(a, b) for a, b in zip(total, gradients, strict=True)]
         if step < world - 1:
-            text = _from_right(text)
-        if to_text is not None and world > 1:  # the last time, back to its own process
-            to_text = _from_right(to_text)
-    return torch.stack(values).sum(), [total[0], to_text, *total[2:]]
+            text = _rotated(text)
+        if text_gradient is not None and world > 1:  # the last time, back to its own process
+            text_gradient = _rotated(text_gradient)
+    return torch.stack(values).sum(), [total[0], text_gradient, *total[2:]]
 
 
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None or b is None else a + b
+def _plus(total: Tensor | None, new: Tensor | None) -> Tensor | None:
+    """The sum; None for gradients that are not needed."""
+    return new if total is None or new is None else total + new
 
 
-def _from_right(x: Tensor) -> Tensor:
-    """Send our tensor to the neighbour of the rank before; returns that of the rank after."""
+def _rotated(x: Tensor) -> Tensor:
+    """Send x to the process of the rank before, and return the x of the rank after."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    came = torch.empty_like(x, memory_format=torch.contiguous_format)
+    received = torch.empty_like(x, memory_format=torch.contiguous_format)
     send = dist.P2POp(dist.isend, x.contiguous(), (rank - 1) % world)
-    receive = dist.P2POp(dist.irecv, came, (rank + 1) % world)
+    receive = dist.P2POp(dist.irecv, received, (rank + 1) % world)
     for work in dist.batch_isend_irecv([send, receive]):
         work.wait()
-    return came
+    return received
 
 
-def _whole(positives: Tensor) -> Tensor:
-    """The `whole` of `losses.attraction`, over all processes."""
+def _positives_of_texts(positives: Tensor) -> Tensor:
+    """The `of_texts` of `losses.positive_logits`, over the texts of all processes."""
     if positives.ndim == 1:
         return gather(positives)
     counts = positives.sum(dim=0)
@@ -119,13 +124,13 @@ def _whole(positives: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        every = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(every, x.contiguous())
-        return torch.cat(every)
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up: Tensor) -> Tensor:
-        total = up.contiguous().clone()
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]

@@ -17,12 +17,17 @@ from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, PatchwordError, RecipeError, warn
 from patchword.evaluate import Answer, Evaluation, Options, folders, quality
 
-# The numbers of a task's result that are metrics; named as in `patchword eval --json`.
-NUMBERS = (
+# The numbers of a task's result that are metrics, named as in `patchword eval --json`.
+METRICS = (
     "acc1",
     "acc5",
     "mean_per_class_recall",
-    *(f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5, 10)),
+    "image_retrieval_recall@1",
+    "image_retrieval_recall@5",
+    "image_retrieval_recall@10",
+    "text_retrieval_recall@1",
+    "text_retrieval_recall@5",
+    "text_retrieval_recall@10",
 )
 
 
@@ -32,7 +37,7 @@ class EvaluateConfig:
 
     path: str  # a folder of class folders or of splits, or a file of captions or its folder
     train: str = ""  # class folders that probe and k-NN learn from
-    tasks: tuple[str, ...] = ()  # of evaluate.TASKS; empty: those that make sense
+    tasks: tuple[str, ...] = ()  # of evaluate.TASKS; empty: all that fit the data
     name: str = ""  # in the metrics; empty: the last part of the path
     labels: tuple[str, ...] = ()  # words for the classes, in the order of their folders
     templates: tuple[str, ...] = ()  # sentences with {} for the label, or names of sets of them
@@ -52,30 +57,31 @@ class Evaluator:
     def answers(
         self, model: Bundle, config: EvaluateConfig, most: int | None = None
     ) -> list[Answer]:
-        """The result of each task, of at most that many. Images that cannot be opened are left
-        out. Raises PatchwordError for data or a model that cannot be used."""
+        """The results of the tasks, of the first `most` tasks alone if it is given. Images that
+        cannot be opened are left out. Raises PatchwordError for data or a model that cannot be
+        used."""
         run = _evaluation(replace(model, fingerprint=""), config)  # caches no label features
-        found = list(islice(_started(run, config), most))
+        answers = list(islice(_results(run, config), most))
         self._warn(run.broken)
-        return found
+        return answers
 
     def quality(self, model: Bundle, configs: Sequence[EvaluateConfig]) -> float:
-        """One number to choose a model by: the mean over the data of the mean over its tasks of
-        `evaluate.quality`."""
+        """One number to compare models by: the mean of `evaluate.quality` over the tasks of each
+        data set, then the mean over the data sets."""
         return fmean(mean_quality(self.answers(model, config)) for config in configs)
 
     def check(self, model: Bundle, config: EvaluateConfig, where: str) -> None:
-        """Raise RecipeError, beginning with `where`, for an evaluation that would fail later: data
-        that does not exist, a task that the model cannot do, labels that do not fit. Opens the
-        first images and does not run the network."""
+        """Raise RecipeError, beginning with `where`, for an evaluation that would fail later:
+        missing data, a task that the model cannot do, labels that do not fit. It opens the first
+        images and does not run the network."""
         run = _evaluation(replace(model, engine=TorchEngine(_Stub())), config)
         try:
-            _until_network(lambda: list(_started(run, config)))
+            _until_network(lambda: list(_results(run, config)))
             test = folders.splits(Path(config.path))[0]
-            reads = model.config.text is not None and model.config.embed_dim > 0
-            if "zero-shot" in config.tasks or (
-                not config.tasks and reads and folders.captions_in(test) is None
-            ):
+            zero_shot = "zero-shot" in config.tasks
+            if not config.tasks and model.config.text is not None and model.config.embed_dim > 0:
+                zero_shot = folders.captions_in(test) is None
+            if zero_shot:
                 vector = np.zeros((1, model.dim), np.float32)
                 names = folders.labelled(test).names
                 _until_network(lambda: run.zero_shot(vector, np.zeros(1, np.int64), names))
@@ -90,9 +96,9 @@ class Evaluator:
 
 
 def numbers(config: EvaluateConfig, answer: Answer) -> dict[str, float]:
-    """A result as metrics: "eval/wafers zero-shot acc1" and so on, shares from 0 to 1."""
+    """The metrics of a result, such as "eval/wafers zero-shot acc1", as shares from 0 to 1."""
     record = answer.record()
-    keys = [key for key in NUMBERS if record.get(key) is not None]
+    keys = [key for key in METRICS if record.get(key) is not None]
     return {f"eval/{config.title} {answer.task} {key}": record[key] for key in keys}
 
 
@@ -105,17 +111,17 @@ def _evaluation(model: Bundle, config: EvaluateConfig) -> Evaluation:
     return Evaluation(model, Options(config.templates or None, config.labels or None))
 
 
-def _started(run: Evaluation, config: EvaluateConfig) -> Iterator[Answer]:
+def _results(run: Evaluation, config: EvaluateConfig) -> Iterator[Answer]:
     train = Path(config.train) if config.train else None
     return run.on(Path(config.path), train, config.tasks or None)
 
 
 class _ReachedError(Exception):
-    """The network would run now: all checks before it passed."""
+    """The network would run now: all checks before that have passed."""
 
 
 class _Stub(nn.Module):
-    """Replaces a network with both towers, and raises when it is run."""
+    """Stands in for a network with both towers, and raises an error when it is run."""
 
     image = text = None
 
@@ -130,7 +136,7 @@ class _Stub(nn.Module):
 
 
 def _until_network(job: Callable[[], object]) -> None:
-    """Run a job of a model with a `_Stub` as far as its network."""
+    """Run a job of a model with a `_Stub`, until the network would run."""
     try:
         job()
     except _ReachedError:

@@ -21,46 +21,49 @@ def backward(
     parts: Sequence[Part],
     loss: Callable[..., Tensor],
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    generators: Sequence[torch.Generator] = (),
 ) -> Tensor:
-    """Computes the loss of a batch and adds its gradient to the parameters' `.grad`: the gradient
-    of the whole batch, if `forward` treats each sample independently (no batch norm in training).
+    """Compute the loss of a batch and add its gradient to the parameters' `.grad`. It is the
+    gradient of the whole batch if `forward` treats each sample independently (no batch norm in
+    training).
 
-    forward     one micro-batch -> tensors: rows of its samples, or scalars common to all, such as
-                the logit scale. It runs twice for each micro-batch, the second time with the same
-                random numbers: torch's generators of the CPU and of the current CUDA device, and
-                `generators`
+    forward     returns the outputs of a micro-batch: tensors with a row for each sample, or scalars
+                common to all samples, such as the logit scale. It runs twice for each micro-batch,
+                the second time with the same random numbers of torch's generators
     parts       the micro-batches
-    loss        those tensors, with the rows of all micro-batches concatenated -> a scalar
+    loss        computes a scalar from the outputs, the rows of all micro-batches concatenated
     no_sync     context of every micro-batch but the last: that of DistributedDataParallel, under
                 which `loss` must take scalars from `forward` instead of reading parameters
 
     The activations of only one micro-batch exist at a time. Returns the loss, detached.
     """
-    random = [torch.default_generator, *_cuda(), *generators]
-    before, outputs = [], []
+    generators = _generators()
+    states, outputs = [], []
     with torch.no_grad():
         for part in parts:
-            before.append([each.get_state() for each in random])
+            states.append([generator.get_state() for generator in generators])
             outputs.append(forward(part))
-    leaves = [_leaf(each) for each in zip(*outputs, strict=True)]
+    leaves = [_leaf(rows) for rows in zip(*outputs, strict=True)]
     value = loss(*leaves)
     value.backward()  # type: ignore[no-untyped-call]
-    shares = _shares(leaves, outputs)
-    for number, part in enumerate(parts, 1):
-        context = no_sync() if number < len(parts) else nullcontext()
+    part_gradients = _split_gradients(leaves, outputs)
+    last = len(parts) - 1
+    for number, part in enumerate(parts):
+        context = no_sync() if number < last else nullcontext()
         # Otherwise older torch uses weights that autocast cast under no_grad (its issue 65766).
         torch.clear_autocast_cache()
-        with context, _at(random, before[number - 1]):
-            pairs = zip(forward(part), shares[number - 1], strict=True)
-            found = [(x, up) for x, up in pairs if x.requires_grad and up is not None]
-            torch.autograd.backward([x for x, _ in found], [up for _, up in found])
+        with context, _restored(generators, states[number]):
+            tensors, gradients = [], []
+            for output, gradient in zip(forward(part), part_gradients[number], strict=True):
+                if output.requires_grad and gradient is not None:
+                    tensors.append(output)
+                    gradients.append(gradient)
+            torch.autograd.backward(tensors, gradients)
     return value.detach()
 
 
 def warn_of_batch_norms(network: nn.Module) -> None:
-    """Warn where a network that is trained in micro-batches normalises over samples."""
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    """Warn of a network with batch norms, which is to be trained in micro-batches."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
         warn(
             "with micro_batch the gradient is not that of the whole batch: the model's batch norms "
@@ -70,40 +73,46 @@ def warn_of_batch_norms(network: nn.Module) -> None:
 
 
 def _leaf(parts: Sequence[Tensor]) -> Tensor:
+    """One output of all micro-batches, as a leaf of autograd: rows are concatenated, scalars
+    equal."""
     joined = torch.cat(list(parts)) if parts[0].ndim else parts[0].clone()
     return joined.detach().requires_grad_(joined.is_floating_point())
 
 
-def _shares(leaves: list[Tensor], outputs: list[Sequence[Tensor]]) -> list[list[Tensor | None]]:
-    """Each micro-batch's part of the leaves' gradients. That of a scalar goes to the last one, in
-    whose backward DistributedDataParallel reduces the gradients."""
-    shares: list[list[Tensor | None]] = [[] for _ in outputs]
+def _split_gradients(
+    leaves: list[Tensor], outputs: list[Sequence[Tensor]]
+) -> list[list[Tensor | None]]:
+    """For each micro-batch, the gradients of its outputs. The gradient of a scalar goes to the last
+    micro-batch, in whose backward DistributedDataParallel averages the gradients."""
+    of_parts: list[list[Tensor | None]] = [[] for _ in outputs]
     for leaf, parts in zip(leaves, zip(*outputs, strict=True), strict=True):
         if leaf.grad is None:
-            each: Sequence[Tensor | None] = [None] * len(parts)
+            gradients: Sequence[Tensor | None] = [None] * len(parts)
         elif leaf.ndim:
-            each = torch.split(leaf.grad, [len(part) for part in parts])
+            gradients = torch.split(leaf.grad, [len(part) for part in parts])
         else:
-            each = [None] * (len(parts) - 1) + [leaf.grad]
-        for share, gradient in zip(shares, each, strict=True):
-            share.append(gradient)
-    return shares
+            gradients = [None] * (len(parts) - 1) + [leaf.grad]
+        for part, gradient in zip(of_parts, gradients, strict=True):
+            part.append(gradient)
+    return of_parts
 
 
-def _cuda() -> list[torch.Generator]:
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return []
-    return [torch.cuda.default_generators[torch.cuda.current_device()]]
+def _generators() -> list[torch.Generator]:
+    """Torch's generators of the CPU and of the current CUDA device."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    return generators
 
 
 @contextmanager
-def _at(random: list[torch.Generator], states: list[Tensor]) -> Iterator[None]:
-    """Context in which the generators have these states; restored afterwards."""
-    now = [each.get_state() for each in random]
+def _restored(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> Iterator[None]:
+    """Context in which the generators start from these states. Afterwards they are as before."""
+    before = [generator.get_state() for generator in generators]
     try:
-        for each, state in zip(random, states, strict=True):
-            each.set_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
         yield
     finally:
-        for each, state in zip(random, now, strict=True):
-            each.set_state(state)
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

@@ -27,13 +27,11 @@ from patchword.models import build, initialise
 from patchword.models.blip import Blip
 from patchword.nn.positions import sincos_2d
 from patchword.text.tokenizer import Tokenizer
-from patchword.train.recipe import BlipLosses, Recipe, check_made
+from patchword.train.recipe import BlipLosses, Recipe, check_shipped_model
 
-NAMED = 4  # tensors that an error lists
-# Whole parts of the models that are trained, of which each has some.
+LISTED = 4  # tensors in an error
+# The parts that a trained model can have.
 PARTS = ("image", "text", "decoder", "match_head", "logit_scale", "logit_bias", "dense_head")
-
-Shape = tuple[int, ...] | None  # of a tensor that may be missing
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class InitialModel:
 
     network: nn.Module
     config: ModelConfig
-    tokenizer: Tokenizer | None  # None for a model without text
+    tokenizer: Tokenizer | None  # None: the model has no text
 
     def reader(self) -> Tokenizer:
         """Its tokenizer. Raises RecipeError for a model without one."""
@@ -52,39 +50,39 @@ class InitialModel:
 
 
 def load_init(recipe: Recipe) -> Bundle | None:
-    """The model that the recipe starts from, if it names one. Raises RecipeError for what another
-    recipe of the package makes and is not there yet."""
+    """The model that the recipe starts from, if it names one. Raises RecipeError for a missing
+    model that another recipe of the package makes."""
     if not recipe.init:
         return None
-    check_made(recipe.init)
+    check_shipped_model(recipe.init)
     return checkpoints.load(
         recipe.init, weights=recipe.weights or None, architecture=recipe.architecture or None
     )
 
 
 def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
-    """The model's config, as far as it does not depend on the data. Raises RecipeError for one
-    that does not fit the objective."""
+    """The model's config, without what depends on the data. Raises RecipeError for a config that
+    does not fit the objective."""
     config = recipe.model or (init.config if init else None)
     if config is None:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
     if recipe.objective == "dense":
-        return _dense(recipe, config)
-    if not (recipe.model is None and _leaves_towers(recipe, config)):
-        config = replace(config, dense_head=None)  # it fits the weights that it was trained with
+        return _with_dense_head(recipe, config)
+    if not (recipe.model is None and _keeps_towers(recipe, config)):
+        config = replace(config, dense_head=None)  # it fits only the weights it was trained with
     if recipe.image_size:
         config = replace(config, preprocess=at_size(config.preprocess, recipe.image_size))
     if recipe.objective == "masked":
         if config.masked is None:
             raise RecipeError("the objective masked needs [model.masked], its decoder")
-        _check_hides(config)
+        _check_mask_ratio(config)
         return config
     if recipe.objective == "classification":
         return replace(
             config, text=None, blip=None, masked=None, dense_head=None, embed_dim=0, score="softmax"
         )
     if recipe.objective == "blip":
-        return _blip(recipe, config)
+        return _blip_config(recipe, config)
     if config.text is None or not config.embed_dim:
         raise RecipeError(
             f"the objective {recipe.objective} trains two towers: the model needs [model.text] and "
@@ -95,9 +93,9 @@ def model_config(recipe: Recipe, init: Bundle | None) -> ModelConfig:
     return replace(config, score="sigmoid" if recipe.objective == "sigmoid" else "softmax")
 
 
-def _check_hides(config: ModelConfig) -> None:
-    """Raise RecipeError for a masked autoencoder that hides no patch of an image, as those of
-    transformers do that are for features."""
+def _check_mask_ratio(config: ModelConfig) -> None:
+    """Raise RecipeError for a masked autoencoder that hides no patch of an image, such as those of
+    transformers for feature extraction."""
     assert config.masked is not None
     ratio, patch = config.masked.mask_ratio, config.image_tower.patch_size
     count = math.prod(side // patch for side in config.preprocess.size)
@@ -108,20 +106,21 @@ def _check_hides(config: ModelConfig) -> None:
         )
 
 
-def _leaves_towers(recipe: Recipe, config: ModelConfig) -> bool:
-    """Whether the image tower and the text tower stay as they are, bit for bit, and with them what
-    a head for maps stands on."""
-    changed = (*recipe.trainable, *recipe.fresh)
-    towers = any(within(part, ("image", "text", "dense_head")) for part in changed)
-    copied = recipe.blip.sincos_positions or recipe.blip.text_from_decoder
+def _keeps_towers(recipe: Recipe, config: ModelConfig) -> bool:
+    """Whether training leaves the image tower and the text tower unchanged, bit for bit. A head for
+    maps then still fits."""
+    changed_parts = (*recipe.trainable, *recipe.fresh)
+    if any(within(part, ("image", "text", "dense_head")) for part in changed_parts):
+        return False
+    adapted = recipe.blip.sincos_positions or recipe.blip.text_from_decoder
     shared = config.blip and config.blip.shared_decoder
-    others = recipe.lora or recipe.image_size or copied or shared
-    return bool(recipe.trainable) and not (towers or others)
+    changed = recipe.lora or recipe.image_size or adapted or shared
+    return bool(recipe.trainable) and not changed
 
 
-def _dense(recipe: Recipe, config: ModelConfig) -> ModelConfig:
-    """The config with a head for maps, by default on the tokens of the middle block and of the
-    last. Raises RecipeError for a model that cannot have one."""
+def _with_dense_head(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+    """The config with a head for maps; by default it reads the tokens of the middle block and of
+    the last one. Raises RecipeError for a model that cannot have such a head."""
     if recipe.model is None and config.dense_head is None:
         vision = config.image_tower
         depth = vision.depth if isinstance(vision, ViTConfig) else 1
@@ -138,20 +137,21 @@ def _dense(recipe: Recipe, config: ModelConfig) -> ModelConfig:
         raise RecipeError(str(error)) from error
 
 
-def seen(recipe: Recipe, config: ModelConfig) -> PreprocessConfig:
-    """How images are preprocessed in training: for a head for maps at its own size."""
+def training_preprocess(recipe: Recipe, config: ModelConfig) -> PreprocessConfig:
+    """How images are preprocessed in training; for a head for maps, at the head's size."""
     if recipe.objective == "dense" and config.dense_head:
         return at_size(config.preprocess, config.dense_head.size)
     return config.preprocess
 
 
-def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
-    """The config of a BLIP that has a part for each loss of the recipe. A shared decoder may learn
-    to answer questions besides writing captions. Raises RecipeError, naming what is missing."""
+def _blip_config(recipe: Recipe, config: ModelConfig) -> ModelConfig:
+    """The config of a BLIP, checked to have a part for each loss of the recipe. A shared decoder
+    may learn to answer questions besides writing captions. Raises RecipeError, naming what is
+    missing."""
     losses = recipe.blip
     if losses.answer and config.blip and config.blip.shared_decoder:
         config = replace(config, blip=replace(config.blip, answers_questions=True))
-    for weight, has, needs in (
+    for weight, present, needed in (
         (1.0, config.blip, "[model.blip], and a text tower or decoder that attends to images"),
         (losses.contrast, config.text and config.embed_dim, "[model.text] and embed_dim"),
         (losses.match, config.matching, "blip.matching = true"),
@@ -162,25 +162,25 @@ def _blip(recipe: Recipe, config: ModelConfig) -> ModelConfig:
             "[model.text], [model.blip.decoder] and answers_questions = true",
         ),
     ):
-        if weight and not has:
-            raise RecipeError(f"a loss of [blip] needs a BLIP with {needs}")
+        if weight and not present:
+            raise RecipeError(f"a loss of [blip] needs a BLIP with {needed}")
     return config
 
 
 def create(
     recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
 ) -> InitialModel:
-    """The network of `config`, with the classes or the vocabulary of the data, and with the weights
-    of `init` or random ones.
+    """The network of `config` with the classes or the vocabulary of the data, and with the weights
+    of `init` or random weights.
 
-    Raises RecipeError where `init` and the recipe do not go together.
+    Raises RecipeError if `init` does not fit the recipe.
     """
-    words = None
+    tokenizer = None
     if recipe.objective in ("contrastive", "sigmoid", "blip", "dense"):
-        words = tokenizer(recipe, config, init, sources)
-        config = with_vocabulary(config, words)
-        if init and words is init.tokenizer:
-            config = _with_rows(config, init.config)
+        tokenizer = choose_tokenizer(recipe, config, init, sources)
+        config = with_vocabulary(config, tokenizer)
+        if init and tokenizer is init.tokenizer:
+            config = _with_embedding_rows(config, init.config)
     elif recipe.objective == "classification":
         config = with_classes(recipe, config, sources)
     config = replace(config, source="patchword", assumed={}, read_from=())
@@ -199,14 +199,14 @@ def create(
         load_weights(network, config, init, fresh)
     if isinstance(network, Blip):
         adapt_blip(network, recipe.blip, recipe.fresh if init else ("text", "decoder"))
-    return InitialModel(network, config, words)
+    return InitialModel(network, config, tokenizer)
 
 
-def tokenizer(
+def choose_tokenizer(
     recipe: Recipe, config: ModelConfig, init: Bundle | None, sources: Sequence[Source]
 ) -> Tokenizer:
-    """That of `init`, or one trained on the texts of the data, with at most the model's vocabulary
-    size: byte-pair encoding, or WordPiece for a BLIP."""
+    """The tokenizer of `init`, or one trained on the texts of the data, with at most the model's
+    vocabulary size: byte-pair encoding, or WordPiece for a BLIP."""
     if init and init.tokenizer and "text" not in recipe.fresh:
         return init.tokenizer
     text = config.text_or_decoder
@@ -221,19 +221,21 @@ def tokenizer(
     return Tokenizer.train_wordpiece(texts, size, context)
 
 
-def with_vocabulary(config: ModelConfig, words: Tokenizer) -> ModelConfig:
+def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The config with the vocabulary and special tokens of its tokenizer."""
     text, blip = config.text, config.blip
     if text is not None:
-        text = _with_token_ids(text, words, words.encoder_start if text.cross_width else -1)
+        start = tokenizer.encoder_start if text.cross_width else -1
+        text = _with_token_ids(text, tokenizer, start)
     if blip is not None and blip.decoder is not None:
-        blip = replace(blip, decoder=_with_token_ids(blip.decoder, words, words.decoder_start))
+        decoder = _with_token_ids(blip.decoder, tokenizer, tokenizer.decoder_start)
+        blip = replace(blip, decoder=decoder)
     return replace(config, text=text, blip=blip)
 
 
-def _with_rows(config: ModelConfig, init: ModelConfig) -> ModelConfig:
-    """The config with as many embeddings of tokens as `init` has, which may be more than its
-    tokenizer has ids: those of mT5 are padded."""
+def _with_embedding_rows(config: ModelConfig, init: ModelConfig) -> ModelConfig:
+    """The config with as many token embeddings as `init` has. They may be more than the tokenizer's
+    ids: those of mT5 are padded."""
     text, blip = config.text, config.blip
     if text is not None and init.text is not None:
         text = replace(text, vocab_size=init.text.vocab_size)
@@ -243,14 +245,14 @@ def _with_rows(config: ModelConfig, init: ModelConfig) -> ModelConfig:
     return replace(config, text=text, blip=blip)
 
 
-def _with_token_ids(config: TextConfig, words: Tokenizer, start: int) -> TextConfig:
-    """A tower's config with a tokenizer's ids; start: of the token that begins a text, -1 for
-    none."""
+def _with_token_ids(config: TextConfig, tokenizer: Tokenizer, start: int) -> TextConfig:
+    """A tower's config with a tokenizer's ids. start: the id of the token that begins a text, -1
+    for none."""
     return replace(
         config,
-        vocab_size=words.vocab_size,
-        end_token=words.end_token,
-        pad_token=words.pad_token,
+        vocab_size=tokenizer.vocab_size,
+        end_token=tokenizer.end_token,
+        pad_token=tokenizer.pad_token,
         start_token=start if start >= 0 else config.start_token,
     )
 
@@ -269,54 +271,51 @@ def with_classes(recipe: Recipe, config: ModelConfig, sources: Sequence[Source])
 def load_weights(
     network: nn.Module, config: ModelConfig, init: Bundle, fresh: Iterable[str]
 ) -> None:
-    """Load the weights of `init` into the network, except for the fresh parts. Raises RecipeError,
-    naming them, for tensors that one of the two does not have or has in another shape."""
+    """Load the weights of `init` into the network, except for the fresh parts. Raises RecipeError
+    for tensors that only one of the two has, or that have different shapes; it names them."""
     parts = tuple(fresh)
     ours, theirs = network.state_dict(), init.own_network.state_dict()
     check_fresh(parts, {*ours, *theirs})
     state: dict[str, Tensor] = dict(ours)
-    different: list[tuple[str, Shape, Shape]] = []
+    different: dict[str, str] = {}  # name -> how it differs
     for name in sorted({*ours, *theirs}):
         if within(name, parts):
             continue
-        mine, other = (tuple(s[name].shape) if name in s else None for s in (ours, theirs))
-        if mine == other:
+        here, there = _shape(ours.get(name)), _shape(theirs.get(name))
+        if here == there:
             state[name] = theirs[name]
         else:
-            different.append((name, mine, other))
+            different[name] = f"{name} is {here} here and {there} there"
     if different:
-        lines = [
-            f"{name} is {_shape(mine)} here and {_shape(other)} there"
-            for name, mine, other in different[:NAMED]
-        ]
-        more = [f"and {len(different) - NAMED} more"] if len(different) > NAMED else []
-        heads = sorted({*parts, *(".".join(name.split(".")[:2]) for name, _, _ in different)})
+        lines = list(different.values())[:LISTED]
+        if len(different) > LISTED:
+            lines.append(f"and {len(different) - LISTED} more")
+        suggested = sorted({*parts, *map(_block, different)})
         raise RecipeError(
-            f"{init.name} does not fit the recipe's model: {'; '.join([*lines, *more])}. To start "
-            f"these parts from random weights, set fresh = {heads}"
+            f"{init.name} does not fit the recipe's model: {'; '.join(lines)}. To start "
+            f"these parts from random weights, set fresh = {suggested}"
         )
-    if found := list(_different_fields(config, init.config, parts)):
-        raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(found)}")
+    fields = list(_different_fields(config, init.config, parts))
+    if fields:
+        raise RecipeError(f"{init.name} does not fit the recipe's model: {'; '.join(fields)}")
     network.load_state_dict(state)
 
 
 def check_fresh(parts: Iterable[str], names: Collection[str]) -> None:
-    """Raise RecipeError for a part that no tensor is of, but for a whole one that these models do
-    not have, as the text tower of a classifier."""
+    """Raise RecipeError for a part that has no tensors. One of `PARTS` may have none: a classifier
+    has no text tower."""
     tops = {name.split(".")[0] for name in names}
     for part in parts:
-        absent = part in PARTS and part not in tops
-        if not absent and not any(within(name, (part,)) for name in names):
-            inner = {".".join(name.split(".")[:2]) for name in names}
-            raise RecipeError(
-                f"fresh: no part {part!r}; there are {', '.join(sorted(tops | inner))}"
-            )
+        if part in PARTS or any(within(name, (part,)) for name in names):
+            continue
+        known = sorted(tops | set(map(_block, names)))
+        raise RecipeError(f"fresh: no part {part!r}; there are {', '.join(known)}")
 
 
 @torch.no_grad()
 def adapt_blip(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
     """Apply `sincos_positions`, `cross_query_scale` and `text_from_decoder` to a BLIP, in place.
-    Raises RecipeError for a BLIP that they do not fit."""
+    fresh: the parts with random weights. Raises RecipeError for a BLIP that they do not fit."""
     if blip.sincos_positions:
         image = network.image
         if "pos_embed" not in dict(image.named_parameters(recurse=False)):
@@ -335,42 +334,47 @@ def adapt_blip(network: Blip, blip: BlipLosses, fresh: Sequence[str]) -> None:
             raise RecipeError(
                 "blip.text_from_decoder needs a text tower and a decoder that is not shared"
             )
-        theirs = dict(network.decoder.named_parameters())
+        decoder = dict(network.decoder.named_parameters())
         for name, value in network.text.named_parameters():
             if name.startswith("head."):
                 continue
-            other = theirs.get(name)
-            if other is None or other.shape != value.shape:
+            source = decoder.get(name)
+            if source is None or source.shape != value.shape:
                 raise RecipeError(
-                    f"blip.text_from_decoder: text.{name} is {_shape(tuple(value.shape))}, in the "
-                    f"decoder {_shape(None if other is None else tuple(other.shape))}; both towers "
-                    "need the same shapes"
+                    f"blip.text_from_decoder: text.{name} is {_shape(value)}, in the decoder "
+                    f"{_shape(source)}; both towers need the same shapes"
                 )
-            value.copy_(other)
+            value.copy_(source)
 
 
-def _shape(shape: Shape) -> str:
-    return "missing" if shape is None else str(shape)
+def _shape(tensor: Tensor | None) -> str:
+    """The shape of a tensor in an error."""
+    return "missing" if tensor is None else str(tuple(tensor.shape))
+
+
+def _block(name: str) -> str:
+    """The part of a network that a tensor belongs to, by two names: "image.blocks"."""
+    return ".".join(name.split(".")[:2])
 
 
 def _different_fields(
     ours: ModelConfig, theirs: ModelConfig, fresh: Sequence[str]
 ) -> Iterable[str]:
-    """Fields that change what weights of the same shapes compute; pooling, image size, and how
-    positions come to it may differ."""
+    """Differences between two configs that change what weights of the same shapes compute. Pooling,
+    image size, and how position embeddings are resized may differ."""
     if theirs.labels and ours.labels != theirs.labels and "image.head" not in fresh:
         yield "its classes are others: fresh = ['image.head']"
-    for part, mine, other in (
+    for part, here, there in (
         ("image", ours.vision, theirs.vision),
         ("text", ours.text, theirs.text),
         ("decoder", ours.decoder, theirs.decoder),
     ):
-        if part in fresh or mine is None or other is None:
+        if part in fresh or here is None or there is None:
             continue
-        left, right = to_dict(mine), to_dict(other)
-        for key in left:
-            if left[key] != right.get(key) and key not in ("pool", "image_size", "antialias"):
-                yield f"{part}: {key} is {left[key]} here and {right.get(key)} there"
+        other = to_dict(there)
+        for key, value in to_dict(here).items():
+            if value != other.get(key) and key not in ("pool", "image_size", "antialias"):
+                yield f"{part}: {key} is {value} here and {other.get(key)} there"
 
 
 def within(name: str, parts: Sequence[str]) -> bool:
@@ -379,8 +383,8 @@ def within(name: str, parts: Sequence[str]) -> bool:
 
 
 def freeze_others(network: nn.Module, recipe: Recipe) -> None:
-    """Freeze all but the parts that the recipe trains; none if it names none. Raises RecipeError
-    for unknown ones."""
+    """Freeze all parts except those that the recipe trains. If it names none, all are trained.
+    Raises RecipeError for unknown parts."""
     trainable = recipe.trainable
     if recipe.objective == "dense":
         trainable = trainable or ("dense_head",)
@@ -389,7 +393,7 @@ def freeze_others(network: nn.Module, recipe: Recipe) -> None:
     names = [name for name, _ in network.named_parameters()]
     for part in trainable:
         if not any(within(name, (part,)) for name in names):
-            tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise RecipeError(f"trainable: no part {part!r}; there are {', '.join(tops)}")
+            known = sorted(set(map(_block, names)))
+            raise RecipeError(f"trainable: no part {part!r}; there are {', '.join(known)}")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(within(name, trainable))

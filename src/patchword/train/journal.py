@@ -1,5 +1,5 @@
-"""JSON Lines files that a continued run appends to: each step is there once, and a line that a
-killed run wrote half is deleted."""
+"""JSON Lines files to which a continued run appends. Each step is there once; a last line that a
+killed run did not finish is deleted."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> Iterator[Row]:
-    """The rows of a file; none where there is no file. A half-written last line is skipped.
-    Raises RecipeError, with its number, for any other line that is not a JSON object."""
+    """The rows of a file; none if there is no file. A half-written last line is skipped. Raises
+    RecipeError, with the line's number, for any other line that is not a JSON object."""
     try:
-        lines = path.open(encoding="utf-8", errors="replace")
+        file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    with lines:
-        bad = 0
-        for number, line in enumerate(lines, start=1):
+    with file:
+        bad = 0  # the number of a line that is not a JSON object
+        for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             if bad:
@@ -39,27 +39,28 @@ def read(path: Path) -> Iterator[Row]:
 
 
 class Journal:
-    """A file of rows; each is in the file when `write` returns, even if the process is killed."""
+    """A file of rows. A row is in the file when `write` returns, even if the process is then
+    killed."""
 
     def __init__(self, path: Path, keep: Callable[[Row], bool]) -> None:
-        """Continue the file; rows for which `keep` is false are deleted."""
+        """Continue the file. Rows for which `keep` is false are deleted."""
         self.path = path
         try:
             if path.exists():
-                text = (json.dumps(row) + "\n" for row in read(path) if keep(row))
-                write(path, text)
+                lines = (json.dumps(row) + "\n" for row in read(path) if keep(row))
+                write(path, lines)
             self.file = path.open("ab", buffering=0)
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one line; NaN and infinity, which JSON does not have, become null. Raises
-        RecipeError where it cannot be written."""
+        """Append one line. NaN and infinity, which JSON does not have, become null. Raises
+        RecipeError if it cannot be written."""
         line = json.dumps({key: _finite(value) for key, value in row.items()}) + "\n"
-        rest = line.encode()
+        content = line.encode()
         try:
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            while content:  # an unbuffered file may write less than it is given
+                content = content[self.file.write(content) :]
         except OSError as error:
             raise RecipeError(f"{self.path}: {error.strerror}") from error
 

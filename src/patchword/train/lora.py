@@ -20,9 +20,9 @@ from patchword.train.recipe import LoraConfig, Recipe
 
 
 def add(network: nn.Module, config: LoraConfig) -> None:
-    """Add adapters to the linear layers that `config` names, in place, and freeze all else.
+    """Add adapters to the linear layers that `config` selects, in place, and freeze all else.
 
-    Raises RecipeError where there is no such layer, or no peft.
+    Raises RecipeError if there is no such layer, or peft is not installed.
     """
     peft = optional("peft", "train", "lora", RecipeError)
     adapters = peft.LoraConfig(
@@ -36,31 +36,31 @@ def add(network: nn.Module, config: LoraConfig) -> None:
 
 
 def layers(network: nn.Module, config: LoraConfig) -> list[str]:
-    """The linear layers that `config` names. Raises RecipeError where there is none, and for a
-    name, but one of the default, that is of none."""
+    """The names of the linear layers that `config` selects. Raises RecipeError if there is none,
+    and for an entry of `config.layers` that selects none, unless it is one of the defaults."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     for part in config.within:
         if not any(within(name, (part,)) for name in linear):
             raise RecipeError(f"lora.within: no linear layer is within {part}")
-    places = [name for name in linear if not config.within or within(name, config.within)]
-    names: set[str] = set()
+    candidates = [name for name in linear if not config.within or within(name, config.within)]
+    selected: set[str] = set()
     for layer in config.layers:
-        found = [name for name in places if f".{name}".endswith(f".{layer}")]
-        if not found and layer not in LoraConfig.layers:
+        matches = [name for name in candidates if f".{name}".endswith(f".{layer}")]
+        if not matches and layer not in LoraConfig.layers:
             raise RecipeError(f"lora.layers: no linear layer ends in {layer}")
-        names.update(found)
-    if not names:
+        selected.update(matches)
+    if not selected:
         place = f" within {', '.join(config.within)}" if config.within else ""
         raise RecipeError(f"lora: no linear layer ends in {' or '.join(config.layers)}{place}")
-    return [name for name in places if name in names]
+    return [name for name in candidates if name in selected]
 
 
 @dataclass(frozen=True)
-class Folder:
-    """The names of an adapter in a folder as peft writes it, for the library of `init`.
+class AdapterWriter:
+    """Writes the adapter of a run for peft, with the names of the library that `init` comes from.
 
-    base: the name of `init` by which another process finds it. modules: for each of our layers, the
-    modules of that library, with their rows of our weight.
+    base: the name by which another program finds `init`. modules: for each of our layers, the
+    modules of that library that hold its weight, each with its rows of our weight.
     """
 
     base: str
@@ -68,7 +68,7 @@ class Folder:
     modules: Mapping[str, tuple[tuple[str, tuple[int, int]], ...]]
 
     def write(self, folder: Path, values: Mapping[str, Tensor]) -> None:
-        """adapter_config.json and adapter_model.safetensors; values: of our adapters by name."""
+        """Write adapter_config.json and adapter_model.safetensors. values: our tensors by name."""
         peft = optional("peft", "train", "lora", RecipeError)
         tensors = {}
         for layer, parts in self.modules.items():
@@ -91,10 +91,10 @@ class Folder:
         ).save_pretrained(str(folder))
 
 
-def folder_of(
+def adapter_writer(
     recipe: Recipe, init: Bundle | None, config: ModelConfig, network: nn.Module
-) -> Folder | None:
-    """The writer of a run's adapter; None, after a warning that says why, for a run that changes
+) -> AdapterWriter | None:
+    """The writer of a run's adapter. None, with a warning that says why, for a run that changes
     more than an adapter can hold."""
     lora = recipe.lora
     assert lora is not None
@@ -105,20 +105,23 @@ def folder_of(
             raise CheckpointError(
                 "an adapter cannot say with which weights or architecture of init"
             )
-        ours, theirs = (
-            replace(c, source="", assumed={}, dense_head=None) for c in (config, init.config)
-        )
-        if ours != theirs:
+        if _comparable(config) != _comparable(init.config):
             raise CheckpointError("the model is not that of init: its config differs")
         modules = checkpoints.modules_of(recipe.init, init, layers(network, lora))
     except CheckpointError as error:
         warn(f"only the merged model will be written, no adapter: {error}")
         return None
-    return Folder(init.name, lora, modules)
+    return AdapterWriter(init.name, lora, modules)
+
+
+def _comparable(config: ModelConfig) -> ModelConfig:
+    """The config without the fields that an adapter does not depend on."""
+    return replace(config, source="", assumed={}, dense_head=None)
 
 
 def merge(network: nn.Module) -> None:
-    """Merge each adapter into the weight of its layer, in place: a plain network again."""
+    """Merge each adapter into the weight of its layer, in place. The network has no adapters
+    then."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(network.named_modules()):

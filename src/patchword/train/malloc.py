@@ -1,4 +1,4 @@
-"""The memory of a training process: glibc's settings for it, and how much it was."""
+"""The memory of a training process: glibc's settings, and the peak."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ M_MMAP_MAX = -4
 
 
 def keep_memory() -> bool:
-    """Let this process keep the memory that it frees; returns whether that was possible.
+    """Let this process keep the memory that it frees. Returns whether that was possible.
 
-    A training step allocates and frees the same large tensors again and again. glibc maps each of
-    them anew and unmaps it, and the system has to fill every page with zeros in every step: some
-    100,000 page faults, a few percent of a step's time, for CLIP ViT-B/32 at batch 32. After this
-    call allocations never use mmap (M_MMAP_MAX 0) and the heap never shrinks (M_TRIM_THRESHOLD -1),
-    see mallopt(3): each step reuses the memory of the one before. The process never becomes smaller
-    than it once was, which is right for training and not for a server.
+    A training step allocates and frees the same large tensors again and again. glibc maps and
+    unmaps each of them, and the system fills every page with zeros in every step: some 100,000 page
+    faults, a few percent of a step's time, for CLIP ViT-B/32 at batch 32. After this call
+    allocations never use mmap (M_MMAP_MAX 0) and the heap never shrinks (M_TRIM_THRESHOLD -1), see
+    mallopt(3): each step reuses the memory of the last one. The process never becomes smaller
+    again, which suits training, but not a server.
 
-    To be called once, before the first step. Does nothing and returns False where the C library is
+    To be called once, before the first step. Returns False, and does nothing, if the C library is
     not glibc.
     """
     if not sys.platform.startswith("linux"):
@@ -40,8 +40,8 @@ def keep_memory() -> bool:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in use so far, in GB: of the GPU, or of this process; NaN for the latter on
-    Windows."""
+    """The most memory in use so far, in GB: on the GPU, or by this process for a CPU. NaN for a CPU
+    on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if resource is None:

@@ -43,38 +43,39 @@ class MonitorConfig:
 class Monitor:
     """The records of a run in its folder.
 
-    metrics.jsonl   a row a step, {"step": 1, "loss": ...}; and a row an evaluation,
-                    {"step": 500, "eval/wafers zero-shot acc1": ...}; steps count from 1
+    metrics.jsonl   a row for each step, {"step": 1, "loss": ...}, counted from 1, and a row for
+    each
+                    evaluation, {"step": 500, "eval/wafers zero-shot acc1": ...}
     broken.jsonl    {"name", "reason"} of each sample that cannot be read
-    tensorboard/    the same metrics, where the recipe asks for it
+    tensorboard/    the same metrics, if the recipe says so
     forgetting.json, blend/    see `ForgettingMonitor`
     curves.png      drawn by `close`
     """
 
     def __init__(self, out: Path, config: MonitorConfig, start: int, total: int) -> None:
-        """Continue the records after step `start` of `total`: rows of later steps are deleted; at
-        0 all are.
+        """Continue the records after step `start` of `total`. Rows of later steps are deleted; for
+        a start of 0, all rows.
 
-        Raises RecipeError where they cannot be read or written, or TensorBoard is missing.
+        Raises RecipeError if they cannot be read or written, or TensorBoard is missing.
         """
         self.out, self.config, self.start, self.total = out, config, start, total
         self.evaluator = Evaluator()
         self.forgetting: ForgettingMonitor | None = None
         self.evaluated: set[int] = set()
-        self.named: set[str] = set()
+        self.recorded: set[str] = set()  # names of broken samples
         self.board = _board(out / TENSORBOARD, start) if config.tensorboard else None
         try:
             make_folder(out)
         except OSError as error:
             raise RecipeError(f"out is {out}: {error.strerror}") from error
-        self.metrics = Journal(out / METRICS, self._stays)
-        self.broken_ones = Journal(out / BROKEN, self._known_broken)
+        self.metrics = Journal(out / METRICS, self._keeps_metrics)
+        self.broken_samples = Journal(out / BROKEN, self._keeps_broken)
 
     def check(self, model: Bundle, initial: Bundle | None = None) -> None:
-        """Raise RecipeError for an evaluation that would fail later. To be called before training;
-        with [monitor.forgetting] it evaluates `initial` on all data, once in a run.
+        """Raise RecipeError for an evaluation that would fail later. To be called before training.
+        With [monitor.forgetting] it evaluates `initial` on all data, once in a run.
 
-        model: what is trained, its weights do not matter. initial: what it was before the first
+        model: the model that is trained, with any weights. initial: the model before the first
         step, for [monitor.forgetting]; its network must not be the one that is trained.
         """
         sets, forgetting = self.config.evaluate, self.config.forgetting
@@ -83,11 +84,15 @@ class Monitor:
                 f"monitor.every is {self.config.every}, and nothing is evaluated: "
                 "[[monitor.evaluate]] and [monitor.forgetting] say what is"
             )
-        titles = [each.title for each in sets]
-        if twice := next((title for title in titles if titles.count(title) > 1), None):
-            raise RecipeError(f"two of [[monitor.evaluate]] are called {twice}: give each a name")
-        for each in sets:
-            self.evaluator.check(model, each, f"[[monitor.evaluate]] {each.title}")
+        titles = set()
+        for data in sets:
+            if data.title in titles:
+                raise RecipeError(
+                    f"two of [[monitor.evaluate]] are called {data.title}: give each a name"
+                )
+            titles.add(data.title)
+        for data in sets:
+            self.evaluator.check(model, data, f"[[monitor.evaluate]] {data.title}")
         if forgetting is None:
             return
         if initial is None:
@@ -97,10 +102,11 @@ class Monitor:
             )
         self.evaluator.check(model, forgetting.data, "[monitor.forgetting]")
         self.evaluator.check(initial, forgetting.data, "[monitor.forgetting]")
-        if found := next(differences(initial, model), None):
+        difference = next(differences(initial, model), None)
+        if difference:
             warn(
                 "[monitor.forgetting] keeps no blend: the configs of the initial and the trained "
-                f"model are different, {found}",
+                f"model are different, {difference}",
             )
             sets = ()
         self.forgetting = ForgettingMonitor(
@@ -112,48 +118,48 @@ class Monitor:
         self._write(step, metrics, "train/")
 
     def due(self, step: int) -> bool:
-        """Whether this step is to be evaluated and has not been. To be called after each step, and
-        at the first step of a continued run, which may have been killed before its evaluation."""
+        """Whether this step has to be evaluated and was not yet. To be called after each step, and
+        when a run continues: it may have been killed before an evaluation."""
         every = self.config.every
-        wanted = bool(self.config.evaluate or self.config.forgetting)
-        now = step == self.total or (every > 0 and step > 0 and step % every == 0)
-        return wanted and now and step not in self.evaluated
+        evaluates = bool(self.config.evaluate or self.config.forgetting)
+        at_step = step == self.total or (every > 0 and step > 0 and step % every == 0)
+        return evaluates and at_step and step not in self.evaluated
 
     def evaluate(self, step: int, model: Bundle) -> dict[str, float]:
-        """Evaluate the model as the recipe says; write and return the numbers.
+        """Evaluate the model as the recipe says; write and return the metrics.
 
         Data that can no longer be read is left out with a warning: it does not stop training.
         Torch's random number generator is not used.
         """
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         qualities: list[float] = []
         try:
-            for each in self.config.evaluate:
-                answers = self.evaluator.answers(model, each)
+            for data in self.config.evaluate:
+                answers = self.evaluator.answers(model, data)
                 qualities.append(mean_quality(answers))
                 for answer in answers:
-                    found |= numbers(each, answer)
+                    metrics |= numbers(data, answer)
             if self.forgetting:
                 quality = fmean(qualities) if qualities else None
-                found |= self.forgetting.evaluate(step, model, quality)
+                metrics |= self.forgetting.evaluate(step, model, quality)
         except PatchwordError as error:
             warn(f"step {step}: the evaluation is not complete: {error}")
         self.evaluated.add(step)
-        if found:
-            self._write(step, found, "")
-        return found
+        if metrics:
+            self._write(step, metrics, "")
+        return metrics
 
     def broken(self, errors: Iterable[ImageError]) -> None:
         """Record samples that were skipped, each name once, also after a resume."""
         for error in errors:
-            if error.image not in self.named:
-                self.named.add(error.image)
-                self.broken_ones.write({"name": error.image, "reason": error.reason})
+            if error.image not in self.recorded:
+                self.recorded.add(error.image)
+                self.broken_samples.write({"name": error.image, "reason": error.reason})
 
     def close(self) -> None:
         """Draw the curves and close the files."""
         self.metrics.close()
-        self.broken_ones.close()
+        self.broken_samples.close()
         if self.board:
             self.board.close()
         curves(self.out / CURVES, read(self.out / METRICS))
@@ -163,9 +169,9 @@ class Monitor:
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(group + name, value, step)
-            self.board.flush()  # what is not on disk when a run is killed is never written again
+            self.board.flush()  # if a run is killed, what is not on disk is lost
 
-    def _stays(self, row: Row) -> bool:
+    def _keeps_metrics(self, row: Row) -> bool:
         """Whether a row of metrics is kept when the run continues."""
         step = row.get("step")
         if not isinstance(step, int) or step > self.start or self.start == 0:
@@ -174,16 +180,17 @@ class Monitor:
             self.evaluated.add(step)
         return True
 
-    def _known_broken(self, row: Row) -> bool:
+    def _keeps_broken(self, row: Row) -> bool:
+        """Whether a row of broken samples is kept when the run continues."""
         if self.start == 0 or not isinstance(row.get("name"), str):
             return False
-        self.named.add(row["name"])
+        self.recorded.add(row["name"])
         return True
 
 
 def _board(folder: Path, start: int) -> Any:
-    """TensorBoard's writer, which hides what was written of steps after `start`."""
-    # Imported first: torch's writer fails without a reason where it is missing.
+    """TensorBoard's writer. It hides what was written for steps after `start`."""
+    # Imported first: without it, the import of torch's writer fails without a clear reason.
     optional("tensorboard", "train", "monitor.tensorboard", RecipeError)
     boards = optional("torch.utils.tensorboard", "train", "monitor.tensorboard", RecipeError)
     return boards.SummaryWriter(str(folder), purge_step=start + 1)

@@ -12,40 +12,40 @@ from patchword.config import ModelConfig
 from patchword.errors import counted, warn
 from patchword.train.recipe import Recipe
 
-BELOW = 1e-6  # the limit of a logit scale: what rounding in float32 cannot lift above it
+MARGIN = 1e-6  # below the limit of a logit scale, so that float32 rounding does not exceed it
 
 
-def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     """The trained parameters in two groups, with weight decay and without.
 
-    With it: the weights of linear layers, convolutions and token embeddings. Without: biases,
-    norms, the temperature, layer scales, position embeddings and Swin's relative position tables,
-    class, distillation, register and mask tokens (timm's `no_weight_decay`, MAE's and Swin's own
-    code), and the query of attention pooling, which timm decays.
+    With weight decay: the weights of linear layers, convolutions and token embeddings. Without:
+    biases, norms, the temperature, layer scales, position embeddings and Swin's relative position
+    tables, class, distillation, register and mask tokens (timm's `no_weight_decay`, MAE's and
+    Swin's own code), and the query of attention pooling, which timm decays.
     """
     kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
     decayed = {id(m.weight) for m in network.modules() if isinstance(m, kinds)}
     trained = [p for p in network.parameters() if p.requires_grad]
-    both = [
+    groups = [
         {"params": [p for p in trained if id(p) in decayed], "weight_decay": decay},
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return [group for group in both if group["params"]]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()
 def clip_scale(network: nn.Module, config: ModelConfig) -> None:
-    """Move a trained logit scale that is above its limit back to it, as CLIP and open_clip do after
-    each step: above it the clamp within the network has no gradient, and the scale could not
-    become smaller again."""
+    """Move a trained logit scale that is above its limit back to it, after each step, as CLIP and
+    open_clip do. Above the limit the clamp within the network has no gradient, and the scale could
+    not become smaller again."""
     parameter = getattr(network, "logit_scale", None)
     if config.score == "softmax" and parameter is not None and parameter.requires_grad:
-        parameter.clamp_(max=math.log(config.scale_limit) - BELOW)
+        parameter.clamp_(max=math.log(config.scale_limit) - MARGIN)
 
 
-def align(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimiser's state the memory layout of its parameters, which that of a checkpoint
-    from another number of processes may not have: the fused kernel ignores strides."""
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimiser's state the strides of its parameters: the fused kernel ignores strides,
+    and the state of a checkpoint from another number of processes may have others."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -53,16 +53,16 @@ def align(optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then cosine decay to zero (Loshchilov & Hutter 2017, eq. 5). A function of
-    the step alone: torch's schedulers, being recursive, round differently in a continued run."""
+    """Linear warm-up, then cosine decay to zero (Loshchilov & Hutter 2017, eq. 5). It depends on
+    the step alone: torch's schedulers are recursive, and round differently in a continued run."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
 def warn_of_warmup(recipe: Recipe) -> None:
-    """Warn of a warm-up that the run ends in."""
+    """Warn of a warm-up that is longer than the run."""
     if recipe.warmup > recipe.steps:
         warn(
             f"warmup is {recipe.warmup}, of {counted(recipe.steps, 'step')}: the learning rate "

@@ -1,5 +1,4 @@
-"""One process or several: the processes of a run, and a network trained by all of them with
-DistributedDataParallel or FSDP."""
+"""The processes of a run, and a network that they train with DistributedDataParallel or FSDP."""
 
 from __future__ import annotations
 
@@ -38,11 +37,11 @@ class World:
 
     def rows(self, count: int) -> slice:
         """This process's rows of a batch of `count`."""
-        each = count // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        share = count // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, value: T) -> list[T]:
-        """The value of each process, in order of rank; all must call."""
+        """The value of each process, in order of rank. All processes must call it."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -50,7 +49,7 @@ class World:
         return values
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes; all must call."""
+        """The mean over the processes. All processes must call it."""
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
@@ -58,23 +57,27 @@ class World:
         return value
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """The result of the first process, in all; an exception of it is raised in all."""
-        made: list[Any] = [None, None]
+        """Call `make` in the first process, and return its result in all. If it raises an
+        exception, all processes raise it: the others would wait for ever."""
+        result: T | None = None
+        error: Exception | None = None
         if self.first:
             try:
-                made[0] = make()
-            except Exception as error:  # raised below, in all: the others would wait for ever
-                made[1] = error
+                result = make()
+            except Exception as caught:
+                error = caught
         if self.size > 1:
-            dist.broadcast_object_list(made)
-        if made[1] is not None:
-            raise made[1]
-        return cast("T", made[0])
+            shared: list[Any] = [result, error]
+            dist.broadcast_object_list(shared)
+            result, error = shared
+        if error is not None:
+            raise error
+        return cast("T", result)
 
 
 @contextmanager
-def world(device: str) -> Iterator[World]:
-    """Context of the processes that `torchrun` started, or of this one alone."""
+def process_group(device: str) -> Iterator[World]:
+    """Context of the processes that `torchrun` started, or of this process alone."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -82,22 +85,22 @@ def world(device: str) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(torch.device(device))
         return
-    here = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
+    own_device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
     if device == "cuda":
-        torch.cuda.set_device(here)
+        torch.cuda.set_device(own_device)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield World(here, dist.get_rank(), dist.get_world_size())
+        yield World(own_device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
 class ParallelModule:
-    """A module that is trained by all processes together, and called as the module itself.
+    """A module that all processes train together. It is called like the module itself.
 
-    With DistributedDataParallel every process holds all of it; with FSDP2 each holds a part of
-    every parameter (Zhao et al. 2023), except for scalars such as the logit scale, which FSDP
-    cannot divide. unused_parameters: whether some parameters may get no gradient in a step.
+    With DistributedDataParallel every process holds the whole module. With FSDP2 each process holds
+    a part of every parameter (Zhao et al. 2023), except for scalars such as the logit scale, which
+    FSDP cannot divide. unused_parameters: whether some parameters may get no gradient in a step.
     """
 
     def __init__(
@@ -114,8 +117,9 @@ class ParallelModule:
         if self.sharded:
             mesh = init_device_mesh(world.device.type, (world.size,))
             scalars = {p for p in module.parameters() if p.ndim == 0}
-            for block in [each for each in module.modules() if isinstance(each, Block)]:
-                fully_shard(block, mesh=mesh)
+            for part in list(module.modules()):
+                if isinstance(part, Block):
+                    fully_shard(part, mesh=mesh)
             fully_shard(module, mesh=mesh, ignored_params=scalars)
         elif world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
@@ -127,14 +131,14 @@ class ParallelModule:
         return self.module(*inputs)
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """Context in which gradients are not reduced over the processes: for all micro-batches but
+        """Context in which gradients are not averaged over the processes: for all micro-batches but
         the last."""
         if isinstance(self.module, DistributedDataParallel):
             return self.module.no_sync()
-        return self._unsynced() if self.sharded else nullcontext()
+        return self._fsdp_no_sync() if self.sharded else nullcontext()
 
     @contextmanager
-    def _unsynced(self) -> Iterator[None]:
+    def _fsdp_no_sync(self) -> Iterator[None]:
         module = cast("FSDPModule", self.module)
         module.set_requires_gradient_sync(False)
         try:
@@ -143,22 +147,25 @@ class ParallelModule:
             module.set_requires_gradient_sync(True)
 
     def reduce_scalars(self) -> None:
-        """After backward: average over the processes the gradients of scalars, which FSDP does
-        not."""
-        for parameter in self.scalars if self.sharded else ():
+        """Average the gradients of scalars over the processes, which FSDP does not do. To be called
+        after backward."""
+        if not self.sharded:
+            return
+        for parameter in self.scalars:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
             parameter.grad /= self.world.size
 
 
-def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Clip the gradients to a norm of at most `limit`, 0 for no limit; returns their norm before
-    that, over all processes. `nn.utils.clip_grad_norm_` cannot mix sharded parameters and
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Clip the gradients to a norm of at most `limit`; 0 for no limit. Returns the norm before
+    clipping, over all processes. `nn.utils.clip_grad_norm_` cannot mix sharded parameters and
     others."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    kinds = [[g for g in gradients if isinstance(g, DTensor) is kind] for kind in (False, True)]
-    norms = [full_tensor(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    norms = [full_tensor(nn.utils.get_total_norm(part)) for part in (plain, sharded) if part]
     norm = torch.stack(norms).square().sum().sqrt() if len(norms) > 1 else norms[0]
     if limit:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -168,16 +175,16 @@ def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, as a whole; all processes must call."""
+    """The whole tensor, which may be sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensors(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors that may be sharded, whole and on the CPU, by name; all processes must call."""
+    """Whole tensors on the CPU by name, which may be sharded. All processes must call it."""
     return {name: full_tensor(tensor).cpu() for name, tensor in tensors}
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This process's shard of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -18,7 +18,7 @@ from patchword.errors import ConfigError, RecipeError
 from patchword.options import in_range, nearest
 from patchword.train.monitor import MonitorConfig
 
-# Keys that had another name before, which is no longer understood.
+# Old names of keys, which are refused, and the new ones.
 RENAMED = {
     "smoothing": "label_smoothing",
     "watch": "monitor, and watch.guard monitor.forgetting,",
@@ -38,8 +38,8 @@ Objective = Literal["contrastive", "sigmoid", "masked", "classification", "blip"
 
 @dataclass(frozen=True)
 class MixConfig:
-    """Images of a batch mixed in pairs, and their targets with them. With both, each step takes one
-    at random."""
+    """Images of a batch are mixed in pairs, and so are their targets. With both mixup and CutMix,
+    each step uses one of them at random."""
 
     mixup: float = 0.0  # alpha of its Beta distribution; 0: never (Zhang et al. 2018; DeiT: 0.8)
     cutmix: float = 0.0  # the same (Yun et al. 2019; DeiT: 1.0)
@@ -51,8 +51,8 @@ class MixConfig:
         in_range("mix.share", self.share, 0, 1)
 
     @property
-    def wanted(self) -> bool:
-        """True if images are mixed at all."""
+    def enabled(self) -> bool:
+        """Whether images are mixed at all."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -74,12 +74,12 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A model to learn from beside the data: see `losses.distillation`."""
+    """A model to learn from besides the data, see `losses.distillation`."""
 
-    model: str  # of the same preprocessing, and for "features" and "logits" the same tokenizer
+    model: str  # with the student's preprocessing; for "features" and "logits" also its tokenizer
     kind: Literal["hard", "soft", "features", "logits"] = "hard"
-    # of its loss: "soft" shares 1 between data and teacher, "features" and "logits" add; "hard" is
-    # half of the loss, whatever this is
+    # of the teacher's loss. "soft": the loss of the data has the weight 1 - weight; "features" and
+    # "logits": the loss of the data has the weight 1; "hard": ignored, each has the weight 1/2
     weight: float = 0.1
     temperature: float = 3.0  # "soft"
 
@@ -90,29 +90,30 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class BlipLosses:
-    """The weights of a BLIP's losses, 0 for none (Li et al. 2022, section 3.2), and how they are
-    computed. Pre-training has the first three, retrieval the first two, captioning and question
-    answering one each."""
+    """The weights of a BLIP's losses (Li et al. 2022, section 3.2), and how they are computed. A
+    loss of weight 0 is not computed. Pre-training uses the first three, retrieval the first two,
+    captioning and question answering one each."""
 
     contrast: float = 1.0  # contrastive loss of image and text features
     match: float = 1.0  # image-text matching with hard negatives
     caption: float = 1.0  # language modelling of captions
     answer: float = 0.0  # language modelling of answers to questions
     texts: int = 1  # captions, and questions, for each image at a step
-    # sine and cosine position embeddings of this size are added to the learned ones of the image
-    # tower before the first step: patch features of a tower trained by its pooling hardly contain
-    # their position
+    # before the first step, sine and cosine position embeddings times this number are added to the
+    # learned ones of the image tower: in a tower that was trained through its pooling, patch
+    # features hardly contain their position
     sincos_positions: float = 0.0
-    # initial scale of the query weights of cross-attention that `init` does not give: with uniform
-    # attention all tokens read the same mean of the image, and training takes long to leave that
+    # factor of the random initial query weights of cross-attention, not of those that `init` gives:
+    # with small weights attention is nearly uniform, all tokens read the same mean of the image,
+    # and training takes long to leave that state
     cross_query_scale: float = 1.0
-    # the text tower starts with the weights of the decoder, which has learned where to attend
+    # the text tower starts with the weights of the decoder, which has learned to attend to images
     text_from_decoder: bool = False
     prompt: str = ""  # before every caption, without a loss of its own: "a picture of "
-    # features are compared with those of momentum encoders: the EMA of the weights, whose decay
-    # `ema` is 0.995 in the paper
+    # features are compared with those of momentum encoders, the EMA of the weights (its decay `ema`
+    # is 0.995 in the paper)
     momentum: bool = False
-    queue: int = 0  # momentum features of earlier steps that are kept as negatives (paper: 57,600)
+    queue: int = 0  # number of earlier momentum features used as negatives (paper: 57,600)
     soft_targets: float = 0.4  # share of each target that the momentum encoders give
     soft_targets_warmup: int = 0  # steps over which that share grows from 0
 
@@ -128,14 +129,14 @@ class BlipLosses:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a run is computed; the samples and their order do not depend on it."""
+    """How a run is computed. The samples and their order do not depend on it."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights float32
     parallel: Literal["ddp", "fsdp"] = "ddp"  # with torchrun
-    workers: int = 2  # processes that open images, for each process that trains; 0: a thread
-    gradient_checkpointing: bool = False  # of the blocks: less memory, 1/3 more time
-    compile: bool = False  # the blocks, with torch.compile
+    workers: int = 2  # processes that open images, for each training process; 0: a thread
+    gradient_checkpointing: bool = False  # in the blocks: less memory, 1/3 more time
+    compile: bool = False  # compile the blocks with torch.compile
 
     def __post_init__(self) -> None:
         in_range("engine.workers", self.workers, 0)
@@ -147,23 +148,23 @@ class Recipe:
 
     out: str  # folder for checkpoints, metrics and the finished model
     data: tuple[SourceConfig, ...]
-    steps: int  # of the schedule
+    steps: int  # length of the schedule
     objective: Objective = "contrastive"
     model: ModelConfig | None = None  # None: that of `init`
-    init: str = ""  # a model to start from, and whose tokenizer to keep
-    weights: Literal["", "ema", "raw"] = ""  # of an init with two sets of them; as `load` takes it
-    architecture: str = ""  # of an init of open_clip that does not name its own: "ViT-B-32"
+    init: str = ""  # a model to start from; its tokenizer is kept
+    weights: Literal["", "ema", "raw"] = ""  # which of an init with two sets; as for `load`
+    architecture: str = ""  # "ViT-B-32", for an init of open_clip that does not name its own
     fresh: tuple[str, ...] = ()  # parts that start from random weights: ["text", "image.head"]
     trainable: tuple[str, ...] = ()  # parts that are trained, the others are frozen; empty: all
     image_size: int = 0  # pixels a side; 0: those of the model's preprocessing, or dense head
     until: int = 0  # stop at this step of the schedule; 0: at its end
-    batch: int = 128  # samples of a step, of all processes together
-    micro_batch: int = 0  # samples of a process that are in memory at a time; 0: all of them
+    batch: int = 128  # samples in a step, over all processes
+    micro_batch: int = 0  # samples that each process has in memory at a time; 0: all of them
     learning_rate: float = 1e-3
     weight_decay: float = 0.05  # not of norms, biases, position embeddings and the temperature
     warmup: int = 500  # steps; then cosine decay to zero (Loshchilov & Hutter 2017)
     clip_norm: float = 1.0  # the norm that gradients are clipped to; 0: no clipping
-    ema: float = 0.999  # decay of the EMA of the weights, which is saved; 0: the weights are saved
+    ema: float = 0.999  # decay of the EMA of the weights, which is saved; 0: no EMA
     label_smoothing: float = 0.0  # (Szegedy et al. 2016, section 7)
     mix: MixConfig = field(default_factory=MixConfig)
     blip: BlipLosses = field(default_factory=BlipLosses)
@@ -171,7 +172,7 @@ class Recipe:
     teacher: TeacherConfig | None = None
     seed: int = 0
     checkpoint_every: int = 500  # steps
-    keep: int = 2  # checkpoints: the last ones
+    keep: int = 2  # how many of the last checkpoints are kept
     max_broken: int = 1000  # broken samples that may be skipped; one more stops the run
     engine: EngineConfig = field(default_factory=EngineConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -195,44 +196,47 @@ class Recipe:
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that travel in the package, by name."""
+    """The recipes in the package, by name."""
     folder = Path(str(importlib.resources.files("patchword"))) / "assets" / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def check_made(model: str) -> None:
-    """Raise RecipeError for a model that is not there and that a shipped recipe says how to make:
-    the command."""
+def check_shipped_model(model: str) -> None:
+    """Raise RecipeError for a missing model that a shipped recipe makes, with the command that
+    makes it."""
     folder, name = os.path.split(os.path.normpath(model))
     if name != "model" or os.path.exists(model):
         return
-    told = re.compile(rf"^#\s+(patchword train .*\bout={re.escape(folder)}( .*)?)$", re.MULTILINE)
+    documented = re.compile(
+        rf"^#\s+(patchword train .*\bout={re.escape(folder)}( .*)?)$", re.MULTILINE
+    )
     for recipe, file in shipped().items():
-        written = file.read_text(encoding="utf-8")
-        found = told.search(written)
-        if found or tomllib.loads(written)["out"] == folder:
-            command = found[1] if found else f"patchword train {recipe}"
+        toml = file.read_text(encoding="utf-8")
+        match = documented.search(toml)
+        if match or tomllib.loads(toml)["out"] == folder:
+            command = match[1] if match else f"patchword train {recipe}"
             raise RecipeError(f"{model} is not there; {command} makes it; or give init=...")
 
 
 def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe: a file, or the name of a shipped one. `changes` are "key=value" or
-    "data.0.path=photos": dots go down, numbers into lists, values are TOML, or plain strings.
+    """Read a recipe: a file, or the name of a shipped one. `changes` are "key=value". A key may be
+    nested, "data.0.path=photos": dots separate keys, numbers are places in lists. Values are TOML,
+    or plain strings.
 
     Raises RecipeError for a file that is missing or not TOML, an unknown key, or a bad value.
     """
     try:
-        values = tomllib.loads(text(path))
+        values = tomllib.loads(read_text(path))
     except ValueError as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     for change in changes:
-        _apply(values, change)
+        _apply_change(values, change)
     try:
         _refuse_old_names(values)
         recipe = from_dict(Recipe, values)
     except ConfigError as error:
         raise RecipeError(f"{path}: {error}") from error
-    _check(recipe)
+    _check_consistent(recipe)
     return recipe
 
 
@@ -247,8 +251,8 @@ def _refuse_old_names(values: Mapping[str, Any], within: str = "") -> None:
                 _refuse_old_names(part, f"{name}.")
 
 
-def text(path: str | Path) -> str:
-    """A recipe as it is written. Raises RecipeError for a file that is not there."""
+def read_text(path: str | Path) -> str:
+    """The text of a recipe, as for `load`. Raises RecipeError for a file that is not there."""
     known = shipped()
     file = Path(path)
     if str(path) in known and not file.exists():
@@ -256,18 +260,19 @@ def text(path: str | Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        meant = nearest(str(path), known)
-        message = f"{path}: {error.strerror}{meant}; shipped recipes: {', '.join(known)}"
-        raise RecipeError(message) from error
+        suggestion = nearest(str(path), known)
+        raise RecipeError(
+            f"{path}: {error.strerror}{suggestion}; shipped recipes: {', '.join(known)}"
+        ) from error
 
 
-def _check(recipe: Recipe) -> None:
-    """Raise RecipeError for a recipe that contradicts itself whatever the data."""
+def _check_consistent(recipe: Recipe) -> None:
+    """Raise RecipeError for a recipe that contradicts itself, whatever the data are."""
     if recipe.model is None and not recipe.init:
         raise RecipeError("a recipe needs a [model], or init = a model to start from")
-    given = [name for name in ("weights", "architecture") if getattr(recipe, name)]
-    if given and not recipe.init:
-        raise RecipeError(f"{' and '.join(given)} are options of init, and there is no init")
+    options = [name for name in ("weights", "architecture") if getattr(recipe, name)]
+    if options and not recipe.init:
+        raise RecipeError(f"{' and '.join(options)} are options of init, and there is no init")
     if not recipe.data:
         raise RecipeError("a recipe needs data: one [[data]] or more")
     if recipe.batch < 2 and recipe.objective in ("contrastive", "sigmoid"):
@@ -276,7 +281,7 @@ def _check(recipe: Recipe) -> None:
             "batch, and needs 2 or more"
         )
     by_class = recipe.objective == "classification"
-    if recipe.mix.wanted and recipe.objective not in ("classification", "contrastive"):
+    if recipe.mix.enabled and recipe.objective not in ("classification", "contrastive"):
         raise RecipeError(f"[mix] is of no use to the objective {recipe.objective}")
     if recipe.label_smoothing and not by_class and recipe.objective != "blip":
         raise RecipeError(
@@ -297,7 +302,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_dense(recipe: Recipe) -> None:
-    """`_check` of a head for maps."""
+    """`_check_consistent` for the objective dense."""
     if all(source.kind != "scenes" for source in recipe.data):
         raise RecipeError(
             'the objective dense needs masks: one source or more of kind = "scenes", which has them'
@@ -306,13 +311,15 @@ def _check_dense(recipe: Recipe) -> None:
         raise RecipeError("the objective dense trains dense_head alone: leave out lora, trainable")
 
 
-def check_rows(recipe: Recipe, processes: int) -> None:
-    """Raise RecipeError for a batch that so many processes cannot share evenly, and where a BLIP's
-    matching has no negatives: they are other samples that are in memory, or wrong captions."""
+def check_batch(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError for a batch that these processes cannot share evenly, and for one in which
+    a BLIP's matching has no negatives. Negatives are the other samples in memory, or wrong
+    captions."""
     if recipe.batch % processes:
         raise RecipeError(f"batch {recipe.batch} does not divide among {processes} processes")
     rows = recipe.batch // processes
-    fewest = rows % recipe.micro_batch or recipe.micro_batch if recipe.micro_batch else rows
+    micro_batch = recipe.micro_batch or rows
+    fewest = rows % micro_batch or micro_batch
     matches = recipe.objective == "blip" and recipe.blip.match > 0
     if matches and fewest < 2 and not any(source.wrong_captions for source in recipe.data):
         raise RecipeError(
@@ -323,7 +330,7 @@ def check_rows(recipe: Recipe, processes: int) -> None:
 
 
 def _check_blip(recipe: Recipe) -> None:
-    """The checks of `_check` for a BLIP's losses."""
+    """`_check_consistent` for the objective blip."""
     blip = recipe.blip
     if max(blip.contrast, blip.match, blip.caption, blip.answer) <= 0:
         raise RecipeError("[blip] learns nothing: all its weights are 0")
@@ -345,7 +352,7 @@ def _check_blip(recipe: Recipe) -> None:
         )
 
 
-def _apply(values: Any, change: str) -> None:
+def _apply_change(values: Any, change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals:
         raise RecipeError(f"{change!r} is not key=value")

@@ -10,23 +10,23 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """A function that returns whether SIGTERM or Ctrl-C came, which inside this context do not end
-    the process; a second Ctrl-C does."""
-    came = threading.Event()
+    """Context in which SIGTERM and Ctrl-C do not end the process; a second one does. Gives a
+    function that returns whether one received."""
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield received.is_set
         return
 
-    def note(number: int, frame: object) -> None:
-        came.set()
+    def handle(number: int, frame: object) -> None:
+        received.set()
         signal.signal(number, before[signal.Signals(number)])
 
     kinds = (signal.SIGTERM, signal.SIGINT)
     before = {kind: signal.getsignal(kind) for kind in kinds}
     for kind in kinds:
-        signal.signal(kind, note)
+        signal.signal(kind, handle)
     try:
-        yield came.is_set
+        yield received.is_set
     finally:
         for kind in kinds:
             signal.signal(kind, before[kind])

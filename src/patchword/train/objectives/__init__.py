@@ -1,9 +1,9 @@
 """Training objectives, one file each: an objective turns a batch into tensors, and those into a
 loss.
 
-An objective is a module around the network, so that DistributedDataParallel or FSDP can wrap it:
-called with its `Work` it returns tensors, the rows of its samples or scalars. It holds no
-parameters of its own, and is a function of the seed and the step: all random numbers are sampled in
+An objective is a module around the network, so that DistributedDataParallel or FSDP can wrap it.
+Called with its `Inputs`, it returns tensors: rows, one for each sample, or scalars. It has no
+parameters of its own. It depends only on the seed and the step: all random numbers are sampled in
 `prepare`.
 """
 
@@ -16,7 +16,7 @@ from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.errors import RecipeError
 from patchword.train.initial_model import InitialModel
-from patchword.train.objectives.base import Objective, Teacher, Work
+from patchword.train.objectives.base import Inputs, Objective, Teacher
 from patchword.train.objectives.blip import BlipObjective
 from patchword.train.objectives.classification import Classification, DistilledClassification
 from patchword.train.objectives.dense import Dense
@@ -24,9 +24,9 @@ from patchword.train.objectives.masked import Masked
 from patchword.train.objectives.momentum import MomentumBlipObjective
 from patchword.train.objectives.pairs import DistilledPairs, Pairs
 from patchword.train.parallel import World
-from patchword.train.recipe import Recipe, TeacherConfig, check_made
+from patchword.train.recipe import Recipe, TeacherConfig, check_shipped_model
 
-__all__ = ["KINDS", "Objective", "Work", "make"]
+__all__ = ["KINDS", "Inputs", "Objective", "make"]
 
 AnyObjective = Objective[Any, Any]
 KINDS: dict[str, type[AnyObjective]] = {
@@ -45,10 +45,10 @@ WITH_TEACHER: dict[str, Callable[[InitialModel, Recipe, World, Teacher], AnyObje
 
 
 def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
-    """The recipe's objective for that network. Raises RecipeError for a teacher that does not have
-    the outputs that the student learns."""
+    """The recipe's objective for the student. Raises RecipeError for a teacher without the outputs
+    that the student learns."""
     if recipe.teacher:
-        check_made(recipe.teacher.model)
+        check_shipped_model(recipe.teacher.model)
         bundle = checkpoints.load(recipe.teacher.model, device=world.device)
         _check_teacher(bundle, student, recipe.teacher)
         teacher = Teacher(bundle.network.requires_grad_(False), recipe.teacher)
@@ -59,6 +59,7 @@ def make(student: InitialModel, recipe: Recipe, world: World) -> AnyObjective:
 
 
 def _check_teacher(teacher: Bundle, student: InitialModel, config: TeacherConfig) -> None:
+    """Raise RecipeError for a teacher whose images, texts or outputs differ from the student's."""
     ours, theirs = student.config, teacher.config
     different = ""
     if ours.preprocess != theirs.preprocess:

@@ -16,15 +16,15 @@ from patchword.train.initial_model import InitialModel
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe, TeacherConfig
 
-# Metadata of a field of `Work`: how many of its first axes count samples; one by default.
+# Metadata of a field of `Inputs`: how many of its first axes count samples, one by default.
 SHARED = {"sample_axes": 0}  # the same for all samples
-SQUARE = {"sample_axes": 2}  # each sample with each
+PAIRWISE = {"sample_axes": 2}  # of every two samples
 
 
 @dataclass(frozen=True)
-class Work:
-    """One process's share of a step, ready for the network. Objectives add the fields that they
-    need; the loop uses only this class."""
+class Inputs:
+    """What an objective computes its loss from: the samples of one process at one step. Objectives
+    add the fields that they need; the training loop uses only those of this class."""
 
     pixels: Tensor  # (n, 3, S, S)
 
@@ -32,32 +32,34 @@ class Work:
         return len(self.pixels)
 
     def part(self, rows: slice) -> Self:
-        """Some of the samples, as a micro-batch."""
-        cut: dict[str, Tensor] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
+        """The micro-batch of these samples."""
+        tensors: dict[str, Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                cut[each.name] = value[(rows,) * each.metadata.get("sample_axes", 1)]
-        return replace(self, **cut)
+                axes = field.metadata.get("sample_axes", 1)
+                tensors[field.name] = value[(rows,) * axes]
+        return replace(self, **tensors)
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
-WorkT = TypeVar("WorkT", bound=Work)
+InputsT = TypeVar("InputsT", bound=Inputs)
 
 
 class Teacher(NamedTuple):
-    """A frozen model to learn from, and how."""
+    """A frozen model to learn from, and how to learn from it."""
 
-    network: Any  # of the kind that the student is
+    network: Any  # a network of the student's kind
     config: TeacherConfig
 
 
-class Objective(nn.Module, Generic[BatchT, WorkT]):
+class Objective(nn.Module, Generic[BatchT, InputsT]):
     """A network and its loss.
 
-    whole_batch: whether the loss needs the outputs of the whole batch at once. Otherwise it is the
-    mean of the micro-batches' losses, each weighted by its samples.
-    unused_parameters: whether a step's loss may not depend on some parameters, as a BLIP's.
+    whole_batch: whether the loss needs the outputs of the whole batch at once. If not, it is the
+    mean of the micro-batches' losses, each weighted by its number of samples.
+    unused_parameters: whether there may be steps whose loss does not depend on some parameters, as
+    for a BLIP.
     """
 
     whole_batch = False
@@ -71,25 +73,25 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
 
     @staticmethod
     def reads(recipe: Recipe) -> frozenset[str]:
-        """The parts of a sample that are read besides its image: "captions", "labels",
-        "questions"."""
+        """The parts of a sample that are read besides its image: any of "captions", "labels",
+        "questions" and "regions"."""
         return frozenset()
 
     def collate(self) -> Collate[BatchT]:
-        """The function that makes a batch of samples; it is pickled for worker processes, and uses
-        no network."""
+        """The function that makes a batch of samples. It is pickled for worker processes and does
+        not use the network."""
         raise NotImplementedError
 
-    def prepare(self, batch: BatchT, step: int) -> WorkT:
-        """A batch as the input of this objective's network."""
+    def prepare(self, batch: BatchT, step: int) -> InputsT:
+        """The inputs of this objective's network, from a batch that is on its device."""
         raise NotImplementedError
 
-    def forward(self, work: WorkT) -> tuple[Tensor, ...]:
-        """The tensors from which `loss` is computed: a row per sample, or scalars."""
+    def forward(self, inputs: InputsT) -> tuple[Tensor, ...]:
+        """The tensors from which `loss` is computed: rows, one for each sample, or scalars."""
         raise NotImplementedError
 
-    def loss(self, work: WorkT, *outputs: Tensor) -> Tensor:
-        """The loss of these samples; with several processes, this one's share of it."""
+    def loss(self, inputs: InputsT, *outputs: Tensor) -> Tensor:
+        """The loss of these samples; with several processes, this process's share of the loss."""
         raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
@@ -97,7 +99,7 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """Its state in a checkpoint besides the weights."""
+        """What a checkpoint holds of this objective, besides the weights."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -105,11 +107,11 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
 
     @torch.no_grad()
     def in_parts(self, run: Callable[[slice], Sequence[Tensor]], count: int) -> list[Tensor]:
-        """The outputs of a network that is not trained, a row for each of `count` samples, of which
-        as many are in memory at a time as the recipe wants. run: some of the samples -> theirs."""
-        rows = self.recipe.micro_batch or count
-        parts = [run(slice(at, at + rows)) for at in range(0, count, rows)]
-        return [torch.cat(each) for each in zip(*parts, strict=True)]
+        """The outputs, rows of `count` samples, of a network that is not trained, computed in
+        micro-batches as the recipe sets. run: returns the outputs of a slice of the samples."""
+        size = self.recipe.micro_batch or count
+        parts = [run(slice(start, start + size)) for start in range(0, count, size)]
+        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
     def precision(self) -> AbstractContextManager[Any]:
         """Context in which the network computes in the recipe's precision."""
@@ -117,6 +119,6 @@ class Objective(nn.Module, Generic[BatchT, WorkT]):
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=half)
 
     def generator(self, step: int, rank: int) -> torch.Generator:
-        """Random numbers of one step, for one process, or the same for all (rank -1)."""
-        numbers = np.random.SeedSequence([self.recipe.seed, step, rank + 1])
-        return torch.Generator().manual_seed(int(numbers.generate_state(1)[0]))
+        """The random numbers of a step: those of one process or, for rank -1, of all processes."""
+        seeds = np.random.SeedSequence([self.recipe.seed, step, rank + 1])
+        return torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +16,29 @@ from patchword.models.blip import Blip
 from patchword.models.dense_head import STRIDE
 from patchword.models.two_tower import TwoTower
 from patchword.train.initial_model import InitialModel
-from patchword.train.objectives.base import SHARED, Objective, Work
+from patchword.train.objectives.base import SHARED, Inputs, Objective
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class DenseWork(Work):
-    """Images, and where in them each text applies."""
+class DenseInputs(Inputs):
+    """Images, and where in them each of T texts applies."""
 
-    covers: Tensor  # (n, T, h, w): the share of each place that a text's mask covers
-    somewhere: Tensor  # (n, T) bool: a text that is true of the image, at an unknown place
-    ids: Tensor = field(metadata=SHARED)  # (T + 1, L) of the texts; the last is the background's
+    coverage: Tensor  # (n, T, h, w): the share of each place that a text's mask covers
+    unknown_place: Tensor  # (n, T) bool: the text is true of the image, nobody knows where
+    ids: Tensor = field(metadata=SHARED)  # (T + 1, L): the texts, then the background's text
 
 
-class Dense(Objective[RegionBatch, DenseWork]):
-    """The map of an image says of each place what is there (see `losses.places`), of the texts that
-    are asked about any image of the batch."""
+class Dense(Objective[RegionBatch, DenseInputs]):
+    """Maps that show at each place of an image which texts apply there, see `losses.text_maps`. The
+    texts are the queries of all regions of the batch."""
 
     network: TwoTower | Blip
 
     def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
         super().__init__(initial, recipe, world)
-        assert initial.config.dense_head is not None  # `model_config` has seen to it
+        assert initial.config.dense_head is not None  # `model_config` adds it
         self.tokenizer, self.head = initial.reader(), initial.config.dense_head
 
     @staticmethod
@@ -47,24 +48,27 @@ class Dense(Objective[RegionBatch, DenseWork]):
     def collate(self) -> Collate[RegionBatch]:
         return partial(collate_regions, STRIDE)
 
-    def prepare(self, batch: RegionBatch, step: int) -> DenseWork:
-        texts = sorted({text for asked in self.world.gather(batch.asked) for text in asked})
+    def prepare(self, batch: RegionBatch, step: int) -> DenseInputs:
+        texts = sorted(set(chain.from_iterable(self.world.gather(batch.queries))))
         columns = {text: number for number, text in enumerate(texts)}
-        covers = batch.covers.new_zeros(len(batch), len(texts), *batch.covers.shape[1:])
-        somewhere = torch.zeros(covers.shape[:2], dtype=torch.bool, device=covers.device)
-        regions = zip(batch.rows, batch.phrases, batch.covers, batch.placed, strict=True)
-        for row, phrases, cover, placed in regions:
+        coverage = batch.coverage.new_zeros(len(batch), len(texts), *batch.coverage.shape[1:])
+        unknown_place = torch.zeros(coverage.shape[:2], dtype=torch.bool, device=coverage.device)
+        regions = zip(batch.rows, batch.phrases, batch.coverage, batch.has_mask, strict=True)
+        for row, phrases, region_coverage, has_mask in regions:
             true = [columns[phrase] for phrase in phrases if phrase in columns]
-            covers[row, true] = torch.maximum(covers[row, true], cover)
-            somewhere[row, true] |= not placed
-        ids = torch.from_numpy(self.tokenizer([*texts, self.head.background])).to(covers.device)
-        return DenseWork(batch.pixels, covers, somewhere, ids)
+            coverage[row, true] = torch.maximum(coverage[row, true], region_coverage)
+            unknown_place[row, true] |= not has_mask
+        ids = torch.from_numpy(self.tokenizer([*texts, self.head.background])).to(coverage.device)
+        return DenseInputs(batch.pixels, coverage, unknown_place, ids)
 
-    def forward(self, work: DenseWork) -> tuple[Tensor, ...]:
+    def forward(self, inputs: DenseInputs) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            texts = F.normalize(self.network.text(work.ids).float(), dim=-1)
-        return (self.network.dense_cosines(work.pixels, texts),)
+            texts = F.normalize(self.network.text(inputs.ids).float(), dim=-1)
+        return (self.network.dense_cosines(inputs.pixels, texts),)
 
-    def loss(self, work: DenseWork, *outputs: Tensor) -> Tensor:
-        texts, background = outputs[0][:, :-1], outputs[0][:, -1]
-        return losses.places(texts, background, work.covers, work.somewhere, self.head.scale)
+    def loss(self, inputs: DenseInputs, *outputs: Tensor) -> Tensor:
+        (cosines,) = outputs
+        texts, background = cosines[:, :-1], cosines[:, -1]
+        return losses.text_maps(
+            texts, background, inputs.coverage, inputs.unknown_place, self.head.scale
+        )

@@ -12,13 +12,14 @@ from patchword.train.recipe import MixConfig
 def mixed(
     config: MixConfig, pixels: Tensor, targets: Tensor, rows: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Those rows of pixels (n, ...) and targets (n, C) mixed, by mixup or CutMix."""
-    kinds = [(losses.mixup, config.mixup), (losses.cutmix, config.cutmix)]
-    kinds = [(kind, alpha) for kind, alpha in kinds if alpha > 0]
-    spared, chosen = torch.rand(2, generator=generator).tolist()
-    if spared >= config.share or not rows.any():
+    """Pixels (n, ...) and targets (n, C), with those of `rows` (n,) bool mixed by mixup or
+    CutMix."""
+    methods = [(losses.mixup, config.mixup), (losses.cutmix, config.cutmix)]
+    enabled = [(method, alpha) for method, alpha in methods if alpha > 0]
+    whether, which = torch.rand(2, generator=generator).tolist()
+    if whether >= config.share or not rows.any():
         return pixels, targets
-    kind, alpha = kinds[int(chosen * len(kinds))]
+    method, alpha = enabled[int(which * len(enabled))]
     pixels, targets = pixels.clone(), targets.clone()
-    pixels[rows], targets[rows] = kind(pixels[rows], targets[rows], generator, alpha)
+    pixels[rows], targets[rows] = method(pixels[rows], targets[rows], generator, alpha)
     return pixels, targets

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,28 +18,28 @@ from patchword.models.blip import Blip
 from patchword.train import distributed
 from patchword.train.initial_model import InitialModel
 from patchword.train.objectives.base import SHARED
-from patchword.train.objectives.blip import BlipBase, BlipWork
+from patchword.train.objectives.blip import BlipBase, BlipInputs
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class MomentumWork(BlipWork):
-    """`BlipWork` with the momentum encoders' features of these samples, and of the M images and
-    texts that all are compared with: those of all processes, then those of the queue."""
+class MomentumInputs(BlipInputs):
+    """`BlipInputs` with the momentum encoders' features of these samples, and of the M images and
+    texts with which all samples are compared: first those of all processes, then the queue."""
 
     teacher_image: Tensor  # (n, D), unit
     teacher_text: Tensor  # (n, D), unit
-    teacher_share: Tensor = field(metadata=SHARED)  # (): of each target
+    teacher_share: Tensor = field(metadata=SHARED)  # (): the momentum encoders' share of targets
     all_images: Tensor = field(metadata=SHARED)  # (M, D)
     all_texts: Tensor = field(metadata=SHARED)  # (M, D)
 
 
-class MomentumBlipObjective(BlipBase[MomentumWork]):
+class MomentumBlipObjective(BlipBase[MomentumInputs]):
     """A BLIP whose features are compared with those of momentum encoders: the EMA of its weights.
 
     The queue holds their features of earlier steps, newest first, and a key for the facts of each
-    text: texts with the same key are positives.
+    text. Texts with the same key are positives.
     """
 
     def __init__(self, initial: InitialModel, recipe: Recipe, world: World) -> None:
@@ -48,8 +48,8 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
         self.queued_images, self.queued_texts = torch.empty(2, 0, width, device=world.device)
         self.queued_keys = torch.empty(0, dtype=torch.int64, device=world.device)
 
-    def prepare(self, batch: TextBatch, step: int) -> MomentumWork:
-        work, device = self.work(batch), batch.pixels.device
+    def prepare(self, batch: TextBatch, step: int) -> MomentumInputs:
+        inputs, device = self.inputs_of(batch), batch.pixels.device
         keys = _keys(batch.caption_facts).to(device)
         queued = (keys[:, None] == self.queued_keys)[:, None].expand(-1, 2, -1)
         image, text = self._features(batch)
@@ -62,10 +62,11 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
         size, keys = self.blip.queue, torch.cat([keys, self.queued_keys])
         self.queued_images, self.queued_texts = images[:size], texts[:size]
         self.queued_keys = keys[:size]
-        ramp = self.blip.soft_targets_warmup
-        share = self.blip.soft_targets * min(1.0, step / ramp if ramp else 1.0)
-        return MomentumWork(
-            **{**vars(work), "positives": torch.cat([work.positives, queued], dim=2)},
+        share, warmup = self.blip.soft_targets, self.blip.soft_targets_warmup
+        if step < warmup:
+            share *= step / warmup
+        return MomentumInputs(
+            **vars(replace(inputs, positives=torch.cat([inputs.positives, queued], dim=2))),
             teacher_image=image,
             teacher_text=text,
             teacher_share=image.new_tensor(share),
@@ -74,8 +75,8 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
         )
 
     def _features(self, batch: TextBatch) -> list[Tensor]:
-        """The momentum encoders' features of this process's images and texts; the statistics of
-        their batch norms do not change."""
+        """The momentum encoders' features of this process's images and texts. Their batch norms'
+        statistics do not change: the buffers are copied."""
         buffers = {name for name, _ in self.network.named_buffers()}
         weights = {
             f"network.{name}": value.clone() if name in buffers else value
@@ -83,29 +84,30 @@ class MomentumBlipObjective(BlipBase[MomentumWork]):
         }
         encoders = _Encoders(self.network)
 
-        def run(rows: slice) -> tuple[Tensor, Tensor]:
-            inputs = (batch.pixels[rows], batch.ids[rows])
-            return functional_call(encoders, weights, inputs)  # type: ignore[no-any-return]
+        def encode(rows: slice) -> tuple[Tensor, Tensor]:
+            pair = (batch.pixels[rows], batch.ids[rows])
+            return functional_call(encoders, weights, pair)  # type: ignore[no-any-return]
 
         with self.precision():
-            return self.in_parts(run, len(batch))
+            return self.in_parts(encode, len(batch))
 
-    def contrast(self, work: MomentumWork, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        of_image, of_text = work.positives.unbind(dim=1)
-        ways = (
-            (image, work.teacher_image, work.all_texts, of_image),
-            (text, work.teacher_text, work.all_images, of_text),
+    def contrast(
+        self, inputs: MomentumInputs, image: Tensor, text: Tensor, scale: Tensor
+    ) -> Tensor:
+        true_texts, true_images = inputs.positives.unbind(dim=1)
+        to_texts = losses.soft_contrastive(
+            scale * image @ inputs.all_texts.mT,
+            true_texts,
+            scale.detach() * inputs.teacher_image @ inputs.all_texts.mT,
+            inputs.teacher_share,
         )
-        both = [
-            losses.soft_contrastive(
-                scale * ours @ others.mT,
-                true,
-                scale.detach() * teacher @ others.mT,
-                work.teacher_share,
-            )
-            for ours, teacher, others, true in ways
-        ]
-        return (both[0] + both[1]) / 2
+        to_images = losses.soft_contrastive(
+            scale * text @ inputs.all_images.mT,
+            true_images,
+            scale.detach() * inputs.teacher_text @ inputs.all_images.mT,
+            inputs.teacher_share,
+        )
+        return (to_texts + to_images) / 2
 
     def state(self) -> dict[str, Tensor]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -15,38 +16,38 @@ from patchword.models.blip import Blip
 from patchword.models.two_tower import TwoTower
 from patchword.train import distributed
 from patchword.train.initial_model import InitialModel
-from patchword.train.objectives.base import SHARED, Objective, Teacher, Work
+from patchword.train.objectives.base import SHARED, Inputs, Objective, Teacher
 from patchword.train.objectives.mixing import mixed
 from patchword.train.parallel import World
 from patchword.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class PairWork(Work):
+class PairInputs(Inputs):
     """Images and texts, and which texts of all processes are true of which images.
 
-    positives  as `losses.contrastive` takes them: None where each text is true of its own image
-               alone; (n,) int, equal numbers being true of each other; (n, all) bool, or float for
-               mixed images
+    positives  as for `losses.contrastive`. None: each text is true of its own image alone. (n,)
+               int: texts are true of the images with the same number. (n, all) bool, or float for
+               mixed images: how much each text is true of each image
     """
 
     ids: Tensor  # (n, L)
-    positives: Tensor | None = field(metadata=SHARED)  # the loss reads it, of the whole batch
+    positives: Tensor | None = field(metadata=SHARED)  # read by the loss of the whole batch
 
 
 @dataclass(frozen=True)
-class DistilledPairWork(PairWork):
-    """`PairWork` with the teacher's features."""
+class DistilledPairInputs(PairInputs):
+    """`PairInputs` with the teacher's features."""
 
     teacher_image: Tensor  # (n, D), unit
     teacher_text: Tensor  # (n, D), unit
     teacher_scale: Tensor = field(metadata=SHARED)  # ()
 
 
-WorkT = TypeVar("WorkT", bound=PairWork)
+InputsT = TypeVar("InputsT", bound=PairInputs)
 
 
-class PairObjective(Objective[PairBatch, WorkT]):
+class PairObjective(Objective[PairBatch, InputsT]):
     """The base of both objectives."""
 
     network: TwoTower | Blip
@@ -63,60 +64,62 @@ class PairObjective(Objective[PairBatch, WorkT]):
     def collate(self) -> Collate[PairBatch]:
         return partial(collate_pairs, self.tokenizer)
 
-    def pairs(self, batch: PairBatch, step: int) -> PairWork:
-        """The batch with its positives, mixed where the recipe wants it."""
-        work = PairWork(batch.pixels, batch.ids, self._positives(batch))
-        return self._mixed(work, batch, step) if self.recipe.mix.wanted else work
+    def pairs(self, batch: PairBatch, step: int) -> PairInputs:
+        """The batch with its positives, mixed if the recipe says so."""
+        inputs = PairInputs(batch.pixels, batch.ids, self._positives(batch))
+        return self._mixed(inputs, batch, step) if self.recipe.mix.enabled else inputs
 
     def _positives(self, batch: PairBatch) -> Tensor | None:
-        """Of this process's images, see `PairWork`."""
-        texts = [each for every in self.world.gather(batch.caption_facts) for each in every]
+        """The positives of this process's images, see `PairInputs`."""
+        texts = list(chain.from_iterable(self.world.gather(batch.caption_facts)))
         rows, device = self.world.rows(len(texts)), batch.pixels.device
         if not all(self.world.gather(batch.caption_facts == batch.image_facts)):
             return torch.from_numpy(positives(texts, batch.image_facts, rows.start)).to(device)
-        number: dict[frozenset[str], int] = {}
-        groups = [number.setdefault(each, len(number)) for each in texts]
-        return torch.tensor(groups[rows], device=device) if len(number) < len(texts) else None
+        numbers: dict[frozenset[str], int] = {}
+        groups = [numbers.setdefault(facts, len(numbers)) for facts in texts]
+        if len(numbers) == len(texts):
+            return None
+        return torch.tensor(groups[rows], device=device)
 
-    def _mixed(self, work: PairWork, batch: PairBatch, step: int) -> PairWork:
-        """Images mixed, and with them what is true of them."""
-        targets, size = work.positives, len(work) * self.world.size
+    def _mixed(self, inputs: PairInputs, batch: PairBatch, step: int) -> PairInputs:
+        """The inputs with images mixed, and their positives with them."""
+        targets, size = inputs.positives, len(inputs) * self.world.size
         first = self.world.rows(size).start
         if targets is None:
-            targets = torch.eye(size, device=work.pixels.device)[first : first + len(work)]
+            targets = torch.eye(size, device=inputs.pixels.device)[first : first + len(inputs)]
         elif targets.ndim == 1:
-            everyone = torch.cat(self.world.gather(targets.cpu())).to(targets.device)
-            targets = targets[:, None] == everyone
+            of_all = torch.cat(self.world.gather(targets.cpu())).to(targets.device)
+            targets = targets[:, None] == of_all
         generator = self.generator(step, self.world.rank)
         mix = self.recipe.mix
-        pixels, targets = mixed(mix, work.pixels, targets.float(), batch.mix, generator)
-        return replace(work, pixels=pixels, positives=targets)
+        pixels, targets = mixed(mix, inputs.pixels, targets.float(), batch.mix, generator)
+        return replace(inputs, pixels=pixels, positives=targets)
 
-    def forward(self, work: WorkT) -> tuple[Tensor, ...]:
-        return self.network.pairs(work.pixels, work.ids)
+    def forward(self, inputs: InputsT) -> tuple[Tensor, ...]:
+        return self.network.pairs(inputs.pixels, inputs.ids)
 
-    def contrast(self, work: PairWork, *outputs: Tensor) -> Tensor:
+    def contrast(self, inputs: PairInputs, *outputs: Tensor) -> Tensor:
         """InfoNCE or the sigmoid loss, over the pairs of all processes."""
-        room: Any = losses if self.world.size == 1 else distributed
-        loss = room.sigmoid if self.recipe.objective == "sigmoid" else room.contrastive
-        value: Tensor = loss(*outputs, positives=work.positives)
+        module: Any = losses if self.world.size == 1 else distributed
+        loss = module.sigmoid if self.recipe.objective == "sigmoid" else module.contrastive
+        value: Tensor = loss(*outputs, positives=inputs.positives)
         return value
 
     def metrics(self) -> dict[str, float]:
         return {"logit_scale": float(self.network.scale.detach())}
 
 
-class Pairs(PairObjective[PairWork]):
+class Pairs(PairObjective[PairInputs]):
     """CLIP's InfoNCE (Radford et al. 2021), or SigLIP's sigmoid loss (Zhai et al. 2023)."""
 
-    def prepare(self, batch: PairBatch, step: int) -> PairWork:
+    def prepare(self, batch: PairBatch, step: int) -> PairInputs:
         return self.pairs(batch, step)
 
-    def loss(self, work: PairWork, *outputs: Tensor) -> Tensor:
-        return self.contrast(work, *outputs)
+    def loss(self, inputs: PairInputs, *outputs: Tensor) -> Tensor:
+        return self.contrast(inputs, *outputs)
 
 
-class DistilledPairs(PairObjective[DistilledPairWork]):
+class DistilledPairs(PairObjective[DistilledPairInputs]):
     """`Pairs` with a teacher's features or logits as further targets (CLIP-KD, Yang et al.
     2024)."""
 
@@ -126,33 +129,35 @@ class DistilledPairs(PairObjective[DistilledPairWork]):
         super().__init__(initial, recipe, world)
         self.teacher = teacher
 
-    def prepare(self, batch: PairBatch, step: int) -> DistilledPairWork:
-        work = self.pairs(batch, step)
+    def prepare(self, batch: PairBatch, step: int) -> DistilledPairInputs:
+        inputs = self.pairs(batch, step)
         network = self.teacher.network
         image, text = self.in_parts(
-            lambda rows: network.pairs(work.pixels[rows], work.ids[rows])[:2], len(work)
+            lambda rows: network.pairs(inputs.pixels[rows], inputs.ids[rows])[:2], len(inputs)
         )
-        return DistilledPairWork(
-            **vars(work),
+        return DistilledPairInputs(
+            **vars(inputs),
             teacher_image=image,
             teacher_text=text,
             teacher_scale=network.scale.detach(),
         )
 
-    def loss(self, work: DistilledPairWork, *outputs: Tensor) -> Tensor:
+    def loss(self, inputs: DistilledPairInputs, *outputs: Tensor) -> Tensor:
         image, text, scale = outputs[:3]
-        value = self.contrast(work, *outputs)
-        return value + self.teacher.config.weight * self._distance(work, image, text, scale)
+        value = self.contrast(inputs, *outputs)
+        return value + self.teacher.config.weight * self._distance(inputs, image, text, scale)
 
     def _distance(
-        self, work: DistilledPairWork, image: Tensor, text: Tensor, scale: Tensor
+        self, inputs: DistilledPairInputs, image: Tensor, text: Tensor, scale: Tensor
     ) -> Tensor:
-        """From the teacher, over the pairs of all processes."""
-        teacher = (work.teacher_image, work.teacher_text)
+        """The distance from the teacher, over the pairs of all processes."""
         if self.teacher.config.kind == "features":
-            distance = losses.feature_distillation
-            return distance(image, teacher[0]) + distance(text, teacher[1])
+            of_images = losses.feature_distillation(image, inputs.teacher_image)
+            return of_images + losses.feature_distillation(text, inputs.teacher_text)
+        teacher_image, teacher_text = inputs.teacher_image, inputs.teacher_text
         if self.world.size > 1:
             image, text = distributed.gather(image), distributed.gather(text)
-            teacher = distributed.gather(teacher[0]), distributed.gather(teacher[1])
-        return losses.logit_distillation((image, text, scale), (*teacher, work.teacher_scale))
+            teacher_image = distributed.gather(teacher_image)
+            teacher_text = distributed.gather(teacher_text)
+        teacher = (teacher_image, teacher_text, inputs.teacher_scale)
+        return losses.logit_distillation((image, text, scale), teacher)
