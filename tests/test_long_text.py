@@ -58,7 +58,7 @@ def tokenizer(kind: str) -> Tokenizer:
 def contents(ours: Tokenizer, text: str) -> list[int]:
     """The ids of a text without the special tokens around them."""
     (row,) = ours.rows([text])
-    return row[ours.specials - ours._tail : len(row) - ours._tail]
+    return row[ours.specials - ours._end_tokens : len(row) - ours._end_tokens]
 
 
 @pytest.fixture(scope="module")
@@ -223,23 +223,23 @@ def test_commands_take_the_choice(
     with pytest.warns(LongTextWarning):
         (cut,) = tiny.embed_texts([LONG])
     (image,) = tiny.embed_images([photo])
-    for arguments, told in [
+    for arguments, value_of in [
         (("embed", "-t", LONG), lambda record: record["vector"]),
         (("similarity", photo, "-t", LONG), lambda record: record["texts"][0]["cosine"]),
         (("search", index, LONG), lambda record: record["cosine"]),
     ]:
         command = [*arguments, "-m", folder, "--json"]
-        code, (record,), said = answer(capsys, *command)
+        code, (record,), stderr = answer(capsys, *command)
         assert code == 0
-        assert said.startswith("warning: the text exceeds 16 tokens; it loses"), said
-        assert said.endswith(": --long-text mean keeps all\n")
-        code, (whole,), said = answer(capsys, *command, "--long-text", "mean")
-        assert (code, said) == (0, "")
+        assert stderr.startswith("warning: the text exceeds 16 tokens; it loses"), stderr
+        assert stderr.endswith(": --long-text mean keeps all\n")
+        code, (whole,), stderr = answer(capsys, *command, "--long-text", "mean")
+        assert (code, stderr) == (0, "")
         expected = [vector, cut] if arguments[0] == "embed" else [vector @ image, cut @ image]
-        np.testing.assert_allclose(told(whole), expected[0], atol=1e-6)
-        np.testing.assert_allclose(told(record), expected[1], atol=1e-6)
-    code, _, said = answer(capsys, "classify", photo, "-l", LONG[:99], "-m", folder, "--json")
-    assert (code, said[:8], said[-7:]) == (0, "warning:", " of 42\n")  # it has no such option
-    code, _, said = answer(capsys, "embed", "-t", LONG, "-m", folder, "--long-text", "first")
+        np.testing.assert_allclose(value_of(whole), expected[0], atol=1e-6)
+        np.testing.assert_allclose(value_of(record), expected[1], atol=1e-6)
+    code, _, stderr = answer(capsys, "classify", photo, "-l", LONG[:99], "-m", folder, "--json")
+    assert (code, stderr[:8], stderr[-7:]) == (0, "warning:", " of 42\n")  # it has no such option
+    code, _, stderr = answer(capsys, "embed", "-t", LONG, "-m", folder, "--long-text", "first")
     assert code == 2
-    assert "there are 'truncate' and 'mean'" in said
+    assert "there are 'truncate' and 'mean'" in stderr

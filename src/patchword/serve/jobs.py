@@ -39,7 +39,7 @@ from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
 from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
-from patchword.text.templates import named
+from patchword.text.templates import resolve_templates
 from patchword.visible_area import Sights
 
 # A picture of 8 x 8 pixels, for the examples of the documentation.
@@ -159,12 +159,12 @@ async def labels_of(
     """The labels of a request, embedded; see `tasks.classify`."""
     names = tuple(labels)
     sentences = templates if templates is None or isinstance(templates, str) else tuple(templates)
-    server.readable(names, named(sentences))
+    server.readable(names, resolve_templates(sentences))
     model = opened.model
 
     def make() -> Labels:
         score = scorer(model, names, sentences, multi_label, reject)
-        return Labels(names, score, label_features(model, names, named(sentences)))
+        return Labels(names, score, label_features(model, names, resolve_templates(sentences)))
 
     return await opened.once((names, sentences, multi_label, reject), make)
 
