@@ -56,7 +56,7 @@ def outside_of(model: patchword.Model, images: list[Any]) -> list[bool]:
     return [check.outside for _ in embed_checked(model, check, images)]
 
 
-def told(recorded: pytest.WarningsRecorder) -> list[str]:
+def scope_warnings(recorded: pytest.WarningsRecorder) -> list[str]:
     return [str(one.message) for one in recorded if one.category is ScopeWarning]
 
 
@@ -164,11 +164,11 @@ def test_rounded_vectors_are_judged_alike(
 
 def test_words_and_questions() -> None:
     scope = scope_of(patchword.load("demo-blip"))
-    assert scope.unknown(["a Wafer with a scratch", "a dog, 帽子"]) == ["dog", "帽子"]
+    assert scope.unknown_words(["a Wafer with a scratch", "a dog, 帽子"]) == ["dog", "帽子"]
     assert scope.form("Is there an orange ring?") == scope.form("is there a blue heart?")
     assert scope.form("is there a red ring?") in scope.questions
     assert scope.form("what defect?") not in scope.questions
-    assert scope.nearest("what defect does it have?") == "what defect does the wafer have?"
+    assert scope.nearest_question("what defect does it have?") == "what defect does the wafer have?"
 
 
 def test_what_is_known_is_answered_without_a_word(
@@ -179,20 +179,20 @@ def test_what_is_known_is_answered_without_a_word(
         model.ask(WAFER, ["is there a scratch?", "what defect does the wafer have?"])
         model.match(WAFER, "a wafer with a stain")
         model.caption(WAFER, "a photo of")
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
 
 
 def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo-blip")
     model.classify([PHOTO, WAFER, ASTRONAUT], ["a dog", "a wafer"])
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo-blip does not know dog. It knows wafers, coloured shapes")
     assert second.startswith("2 of 3 images look unlike what demo-blip was trained on: ")
     recwarn.clear()
     model.ask(PHOTO, "what is wafer?")
     model.caption([PHOTO])
     model.match(PHOTO, "a wafer")
-    starts = [message.split(":")[0] for message in told(recwarn)]
+    starts = [message.split(":")[0] for message in scope_warnings(recwarn)]
     unlike = "the image looks unlike what demo-blip was trained on"
     assert starts[1:] == [unlike] * 3
     assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
@@ -205,7 +205,7 @@ def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecor
         recwarn.clear()
         with pytest.raises(ImageError, match=r"missing\.png"):
             ask([PHOTO, "missing.png", PHOTO])
-        assert [message.partition(":")[0] for message in told(recwarn)] == [
+        assert [message.partition(":")[0] for message in scope_warnings(recwarn)] == [
             "the image looks unlike what demo was trained on"
         ]
 
@@ -213,7 +213,7 @@ def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecor
 def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Whoever takes the results need not ask for one more than there are."""
     patchword.open_index(tmp_path / "index").add([PHOTO, WAFER], patchword.load("demo-blip"))
-    assert [message.split(":")[0] for message in told(recwarn)] == [
+    assert [message.split(":")[0] for message in scope_warnings(recwarn)] == [
         "1 of 2 images looks unlike what demo-blip was trained on"
     ]
 
@@ -337,7 +337,7 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
         assert found.outside(PHOTO)
         assert not found.outside(WAFER)
         assert not found.outside("another")
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo does not know dog. It knows")
     assert second.startswith(
         f"1 of 2 images looks unlike what demo was trained on: {PHOTO}. It knows"
@@ -353,7 +353,7 @@ def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
     with together():
         for texts in (["a dog", "a wafer"], ["a dog"], ["a dog beside a cat"]):
             model.embed_texts(texts)
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo does not know dog. ")
     assert second.startswith("demo does not know ")
     assert "cat" in second
@@ -366,11 +366,11 @@ def test_words_of_two_domains_are_told(
     """Each is known, but no text of the training had both."""
     known = ["a red ring", "a photo of a hat", "a pair of shoes on the floor", "an image of a hat"]
     model.embed_texts([*known, "a close view of a wafer with a large stain", "long-sleeve shirt"])
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
     with together():
         model.classify(WAFER, ["red dress", "blue dress"])
         model.embed_texts(["red shoes", "shoes with a scratch", "a large hat"])
-    colours, others = (message.partition(". It knows")[0] for message in told(recwarn))
+    colours, others = (message.partition(". It knows")[0] for message in scope_warnings(recwarn))
     assert colours == (
         f"{model.name} never learned colours of clothing: 'red', 'blue' mean nothing to it in "
         "'red dress', 'blue dress'"
@@ -389,8 +389,8 @@ def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsReco
             with together():
                 find(WAFER, texts)
                 find(WAFER, texts[:1])
-            assert len(told(recwarn)) == count
-        assert told(recwarn)[0].startswith(
+            assert len(scope_warnings(recwarn)) == count
+        assert scope_warnings(recwarn)[0].startswith(
             "demo hardly knows where clothing is in a photo, for it never learned that: what it "
             "shows of 'a hat' says little. It knows"
         )
@@ -427,13 +427,13 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
     found = patchword.inspector(model, [*wafers, PHOTO]).inspect([WAFER, PHOTO, ASTRONAUT])
     assert [each.outside for each in found] == [False, True, True]
     assert ["outside" in each.record() for each in found] == [False, True, True]
-    good, images = [message.partition(". It knows")[0] for message in told(recwarn)]
+    good, images = [message.partition(". It knows")[0] for message in scope_warnings(recwarn)]
     assert good == f"1 of 4 good photos looks unlike what demo was trained on: {PHOTO}"
     assert images == (f"2 of 3 images look unlike what demo was trained on: {PHOTO}, {ASTRONAUT}")
     recwarn.clear()
     with together():
         patchword.inspector(model, [*wafers, PHOTO], "mutual").inspect([WAFER, ASTRONAUT])
-    (both,) = [message.partition(". It knows")[0] for message in told(recwarn)]
+    (both,) = [message.partition(". It knows")[0] for message in scope_warnings(recwarn)]
     assert both == (
         f"1 of 2 images looks unlike what demo was trained on: {ASTRONAUT}; so does 1 of 4 good "
         "photos"
@@ -441,12 +441,14 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
     recwarn.clear()
     opened = [patchword.images.open(path) for path in (*wafers, PHOTO)]
     patchword.inspector(model, opened).inspect(opened[:1])
-    assert told(recwarn)[0].startswith("1 of 4 good photos looks unlike what demo was trained on: ")
-    assert told(recwarn)[1:] == []
+    assert scope_warnings(recwarn)[0].startswith(
+        "1 of 4 good photos looks unlike what demo was trained on: "
+    )
+    assert scope_warnings(recwarn)[1:] == []
     recwarn.clear()
     patchword.inspector(model, wafers).inspect(WAFER)
     patchword.inspector(replace(model, scope=None), [PHOTO], threshold=1.0).inspect(ASTRONAUT)
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -508,10 +510,12 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
 
 def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsRecorder) -> None:
     scope = scope_of(patchword.load("demo"))
-    assert scope.named(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
-    assert scope.named(["shrit"]) == "shrit (do you mean shirt?)"  # two letters that changed places
+    assert scope.list_words(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
+    assert scope.list_words(["shrit"]) == "shrit (do you mean shirt?)"  # swapped letters
     patchword.load("demo").embed_texts(["a gren heart"])
-    assert told(recwarn)[0].startswith("demo does not know gren (do you mean green?). It knows")
+    assert scope_warnings(recwarn)[0].startswith(
+        "demo does not know gren (do you mean green?). It knows"
+    )
 
 
 def test_a_word_too_long_to_be_misspelt_is_compared_with_none(
@@ -524,12 +528,12 @@ def test_a_word_too_long_to_be_misspelt_is_compared_with_none(
     model = patchword.load("demo")
     scope = scope_of(model)
     most = max(map(len, scope.words)) * 3 // 2  # difflib's 2 M / T is 0.8 at most here
-    scope.named(["x" * (most + 1)])
+    scope.list_words(["x" * (most + 1)])
     assert not compared
-    scope.named(["x" * most])
+    scope.list_words(["x" * most])
     assert compared
     model.embed_texts(["y" * 10_000])
-    assert told(recwarn)[0].startswith(f"demo does not know {'y' * 60}.... It knows")
+    assert scope_warnings(recwarn)[0].startswith(f"demo does not know {'y' * 60}.... It knows")
 
 
 def test_no_sample_is_unlike_the_training(model: patchword.Model) -> None:
@@ -540,15 +544,15 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     """Clothing was asked what it is, and wafers and shapes everything else."""
     model = patchword.load("demo-blip")
     assert model.ask(WAFER, "what colour is it?").understood == "what colour is the wafer?"
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
     model.ask(WAFER, "what is shown?")
-    (said,) = told(recwarn)
+    (said,) = scope_warnings(recwarn)
     assert said.startswith(
         f"demo-blip learned to answer 'what is this?' of clothing, and {WAFER} looks otherwise. It"
     )
     recwarn.clear()
     model.ask(WAFER, "what is shown?", tiles=True)
-    assert told(recwarn) == [said]
+    assert scope_warnings(recwarn) == [said]
     recwarn.clear()
     scope = replace(scope_of(model), boundary=None, inner=None)
     clothing = next(each for each in scope.domains if each.name == "clothing")
@@ -556,7 +560,7 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     check.questions(["what colour is it?"])
     check.vectors((clothing.mean + 0.2 * clothing.basis[0])[None])
     assert list(check.each([("shirt.jpg", 1)])) == [("shirt.jpg", 1)]
-    (said,) = told(recwarn)
+    (said,) = scope_warnings(recwarn)
     assert "'what colour is the wafer?' of wafers and coloured shapes, and shirt.jpg looks" in said
     form = scope.form("what colour is the wafer?")
     asked_of = {**scope.asked_of, form: "clothing"}
@@ -570,7 +574,7 @@ def test_a_page_can_carry_what_is_said_of_places(recwarn: pytest.WarningsRecorde
     scope = patchword.load("demo").scope
     assert scope is not None
     with together() as found:
-        found.places("demo", scope, ["a hat"])
+        found.check_places("demo", scope, ["a hat"])
     (remark,) = found.remarks()
-    assert told(recwarn)[0].startswith(remark)
+    assert scope_warnings(recwarn)[0].startswith(remark)
     assert "hardly knows where clothing is in a photo" in remark

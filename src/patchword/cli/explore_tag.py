@@ -20,7 +20,7 @@ from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, Templa
 from patchword.cli.output import emit, finish, notes, progress, screen, warnings_said
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import counted, one_line
-from patchword.scope import stored
+from patchword.scope import warn_of_stored
 from patchword.show.terminal_table import table
 
 
@@ -134,7 +134,7 @@ def tag(
 
     with progress("tag") as advance:
         found = store.tag(choose, where=condition, store=not dry, progress=advance)
-    stored(bundle.name, bundle.scope, dict(zip(found, outside, strict=True)))
+    warn_of_stored(bundle.name, bundle.scope, dict(zip(found, outside, strict=True)))
     if as_json:
         for path, tags in found.items():
             emit({"image": path, "tags": tags})

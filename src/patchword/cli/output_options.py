@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from patchword.cli.output import Rows, quiet, rows, wrong
-from patchword.scope.remarks import BRIEF
+from patchword.scope.report import BRIEF
 from patchword.visible_area import Remedies, current
 
 # The columns of each command: keys of its JSON records, or of the list in them.

@@ -42,7 +42,7 @@ def phrases(scope: Scope) -> list[Phrase]:
         ]
         found.append(Phrase(f"a clean {colour} wafer", (("clean wafer",), (), ("wafer",))))
     found += [Phrase(f"a photo of a {each}", ((each,), (), ("clothing",))) for each in CLOTHES]
-    return [each for each in found if not scope.unknown([each.sentence])]
+    return [each for each in found if not scope.unknown_words([each.sentence])]
 
 
 def name(cosines: NDArray[np.float64], said: list[Phrase], mostly: float) -> str:

@@ -20,12 +20,12 @@ from patchword.index.nearest import Explained, Hit, Nearest
 from patchword.index.query import WITHOUT, as_array, combined, texts_of, unit
 from patchword.index.writing import Writing
 from patchword.options import at_least, checked, text_list
-from patchword.scope import stored
+from patchword.scope import warn_of_stored
 
 
 def tell(model: Bundle, hits: Iterable[Hit]) -> None:
     """Warn of hits that are unlike what the model was trained on."""
-    stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
+    warn_of_stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
 
 
 def tell_of(index: Searching, model: Bundle, ids: Sequence[int]) -> None:
@@ -34,7 +34,7 @@ def tell_of(index: Searching, model: Bundle, ids: Sequence[int]) -> None:
         rows = index.rows(ids, ["path", "vector"])
         outside = model.scope.outside(np.array([row["vector"] for row in rows], np.float32))
         paths = [row["path"] for row in rows]
-        stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
+        warn_of_stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
 
 
 class Searching(Writing):

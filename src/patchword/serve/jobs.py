@@ -16,7 +16,7 @@ from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
-from patchword.scope import Told
+from patchword.scope import ScopeReport
 from patchword.serve.bodies import Flag, Number, Several, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError, refusal_of
@@ -200,7 +200,7 @@ async def of_photos(
     """What a task says of each image, run together with the same of other requests; of a model
     that warns of what it does not know, by itself. Each request is told of its own images, by
     their places in its list."""
-    model, told, sights = opened.model, Told(), Sights()
+    model, told, sights = opened.model, ScopeReport(), Sights()
     alone = model.scope is not None
 
     def batch(name: str, photos: list[RGB]) -> list[Any]:
