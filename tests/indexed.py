@@ -38,3 +38,8 @@ def rows(path: Path) -> tuple[list[str], np.ndarray]:
     """Paths and vectors as LanceDB gives them, without patchword."""
     table = lancedb.connect(path).open_table("images").to_arrow()
     return table["path"].to_pylist(), np.array(table["vector"].to_pylist(), np.float64)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Vectors (..., D) divided by their lengths."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

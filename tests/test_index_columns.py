@@ -79,19 +79,22 @@ def test_columns_are_added_and_updated_by_path(tmp_path: Path, model: Bundle) ->
     assert len(index.search("a dog")) == len(before) == 3
 
 
+@pytest.mark.parametrize(("number", "age"), [(2, "an earlier"), (99, "a later")])
 def test_an_index_of_another_format_is_indexed_anew_when_asked(
-    tmp_path: Path, model: Bundle
+    tmp_path: Path, model: Bundle, number: int, age: str
 ) -> None:
     photo = picture(tmp_path / "a.png", 1)
-    about = {"format": 2, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
+    about = {"format": number, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
     columns = pa.schema([("path", pa.string())], metadata={"patchword": json.dumps(about)})
-    lancedb.connect(tmp_path / "old").create_table("images", schema=columns)
-    (tmp_path / "old" / "version.json").write_text('{"version": 1, "rows": 0}')
-    index = open_index(tmp_path / "old")
-    with pytest.raises(IndexStoreError, match=r"format 2, .* --reindex"):
-        index.add(photo, model)
+    lancedb.connect(tmp_path / "other").create_table("images", schema=columns)
+    (tmp_path / "other" / "version.json").write_text('{"version": 1, "rows": 0}')
+    index = open_index(tmp_path / "other")
+    wanted = rf"made by {age} version of patchword \(format {number}, .*index again: .* --reindex"
+    for work in (lambda: index.add(photo, model), lambda: index.search("a dog", model=model)):
+        with pytest.raises(IndexStoreError, match=wanted):
+            work()
     assert index.add(photo, model, reindex=True).added == 1
-    assert len(open_index(tmp_path / "old")) == 1
+    assert len(open_index(tmp_path / "other")) == 1
     with pytest.raises(IndexStoreError, match="holds other files"):
         open_index(tmp_path).add(photo, model, reindex=True)
     assert photo.exists()

@@ -212,7 +212,7 @@ def test_put_vectors(
     model: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(putting, "PIECE", 2)
+    monkeypatch.setattr(putting, "BATCH", 2)
     monkeypatch.setattr(putting, "COMMIT", 3)
     own = model.embed_images(photos)
     vectors = np.concatenate([own * 3, np.eye(2, own.shape[1])]).astype(np.float16)

@@ -18,7 +18,7 @@ from patchword.errors import PatchwordError
 from patchword.finite import reason
 from patchword.images import kinds
 from patchword.index.cluster_names import phrases
-from patchword.index.common_labels import THINGS
+from patchword.index.common_labels import COMMON_LABELS
 from patchword.inspect import acquisition
 from patchword.inspect.acquisition import Good, Look, Named
 from patchword.inspect.calibration import Calibration, Judge, Rule
@@ -295,7 +295,7 @@ def test_names_of_clusters_have_chinese_forms() -> None:
     scope = patchword.load("demo").scope
     assert scope is not None
     levels = (level for each in phrases(scope) for level in each.names)
-    for name in {*THINGS, *(name for level in levels for name in level)}:
+    for name in {*COMMON_LABELS, *(name for level in levels for name in level)}:
         for called in (name, f"{name}, like a.jpg"):
             told = chinese(called, "names")
             assert told, name

@@ -281,10 +281,10 @@ def _stored(
 
 
 def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
-    from patchword.index.imports import array
+    from patchword.index.imports import open_array
     from patchword.text.lines import list_lines
 
-    rows = array(vectors)
+    rows = open_array(vectors)
     names = list_lines(paths_file)
     there = store.put(names, rows, bundle)
     if there < len(names):
