@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from indexed import clip_retrieval_folder
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
@@ -18,16 +18,13 @@ def random_vectors(count: int, dim: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, dim))
 
 
-def clip_retrieval_folder(folder: Path, *parts: np.ndarray) -> Path:
-    """A folder as clip-retrieval writes it, of photos that are not there."""
-    for name in ("img_emb", "metadata"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+def folder_of_missing_photos(folder: Path, *parts: np.ndarray) -> Path:
+    """A folder as clip-retrieval writes it, of photos that do not exist."""
+    tables = []
     for number, part in enumerate(parts):
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", part)
-        paths = pa.array([f"/photos/{number}-{row}.jpg" for row in range(len(part))], pa.string())
-        table = pa.table({"image_path": paths})
-        pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
-    return folder
+        paths = [f"/photos/{number}-{row}.jpg" for row in range(len(part))]
+        tables.append(pa.table({"image_path": pa.array(paths, pa.string())}))
+    return clip_retrieval_folder(folder, list(parts), tables)
 
 
 @pytest.fixture
@@ -85,7 +82,7 @@ def test_what_does_not_fit_leaves_an_index_as_it_is(
         three_entries.put(
             ["/1.jpg", "/4.jpg"], random_vectors(2, model.dim), columns={"lot": ["a", "b"]}
         )
-    folder = clip_retrieval_folder(tmp_path / "vectors", np.zeros((2, model.dim), np.float16))
+    folder = folder_of_missing_photos(tmp_path / "vectors", np.zeros((2, model.dim), np.float16))
     with pytest.raises(IndexStoreError, match=r"0-0\.jpg: its vector, row 0, has no direction"):
         three_entries.take_over(folder, model, reindex=True)
     assert (len(three_entries), three_entries.version) == (3, before)
@@ -93,7 +90,9 @@ def test_what_does_not_fit_leaves_an_index_as_it_is(
 
 def test_a_folder_of_vectors_with_an_empty_file(tmp_path: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
-    folder = clip_retrieval_folder(tmp_path, random_vectors(2, model.dim), np.zeros((0, model.dim)))
+    folder = folder_of_missing_photos(
+        tmp_path, random_vectors(2, model.dim), np.zeros((0, model.dim))
+    )
     assert index.take_over(folder, model) == len(index) == 2
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import picture, rows
+from indexed import clip_retrieval_folder, picture, rows
 from numpy.testing import assert_allclose
 from pyarrow import fs
 
@@ -265,21 +264,15 @@ def test_vectors_that_cannot_be_right_are_refused(
 def test_the_folder_of_clip_retrieval(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
-    folder = tmp_path / "embeddings"
-    for name in ("img_emb", "metadata"):
-        os.makedirs(folder / name)
-    own = model.embed_images(photos).astype(np.float16)
-    for number, part in enumerate((slice(0, 2), slice(2, 5))):
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", own[part])
-        table = pa.table(
-            {
-                "image_path": [str(photo) for photo in photos[part]],
-                "caption": [photo.stem for photo in photos[part]],
-                "nsfw": [0.5] * len(photos[part]),
-                "width": [1] * len(photos[part]),
-            }
-        )
-        pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+    vectors = model.embed_images(photos).astype(np.float16)
+    columns = {
+        "image_path": [str(photo) for photo in photos],
+        "caption": [photo.stem for photo in photos],
+        "nsfw": [0.5] * 5,
+        "width": [1] * 5,
+    }
+    tables = [pa.table(columns).slice(0, 2), pa.table(columns).slice(2)]
+    folder = clip_retrieval_folder(tmp_path / "made", [vectors[:2], vectors[2:]], tables)
     with pytest.warns(UserWarning, match="'width' is table_width"):
         assert index.take_over(folder, model) == 5
     assert [row(index, p, "caption", "nsfw") for p in photos] == [(p.stem, 0.5) for p in photos]

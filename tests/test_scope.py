@@ -25,7 +25,6 @@ import patchword
 from patchword import ImageError, ScopeWarning
 from patchword.bundle import embed_checked
 from patchword.checkpoints import scope_files
-from patchword.cli import main
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.config import PreprocessConfig
 from patchword.data import open_sources
@@ -397,7 +396,7 @@ def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsReco
         recwarn.clear()
 
 
-def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_of_foreign_photos_say_so(tmp_path: Path, run: Run) -> None:
     """As other answers do: in the record, on stderr and, under its title, in the picture."""
     sizes = []
     for image, *command in (
@@ -406,12 +405,10 @@ def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFix
         (PHOTO, "attention", PHOTO, "--head", "0"),
         (WAFER, "attention", WAFER, "--head", "0"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main([*command, "--json", "--save", str(tmp_path / "map.png")])
-        assert ended.value.code == 0
-        said = capsys.readouterr()
-        assert json.loads(said.out).get("outside", False) is (image == PHOTO)
-        assert ("looks unlike what demo" in " ".join(said.err.split())) is (image == PHOTO)
+        done = run(*command, "--json", "--save", tmp_path / "map.png")
+        assert done.code == 0
+        assert done.records[0].get("outside", False) is (image == PHOTO)
+        assert ("looks unlike what demo" in " ".join(done.err.split())) is (image == PHOTO)
         with Image.open(tmp_path / "map.png") as picture:
             rows = np.asarray(picture.convert("L"))[22:80, 22:240].min(axis=1) < 128
         sizes.append(int((np.diff(rows.astype(int)) == 1).sum()))
@@ -451,21 +448,17 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
     assert scope_warnings(recwarn) == []
 
 
-def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["classify", PHOTO, "-l", "帽子,hat", "--json"])
-    assert ended.value.code == 0
-    said = capsys.readouterr()
-    record = json.loads(said.out)
-    assert record["image"] == PHOTO
-    assert record["outside"] is True
-    lines = " ".join(said.err.split())
+def test_on_the_command_line(run: Run) -> None:
+    done = run("classify", PHOTO, "-l", "帽子,hat", "--json")
+    (record,) = done.records
+    assert (done.code, record["image"], record["outside"]) == (0, PHOTO, True)
+    lines = " ".join(done.err.split())
     assert lines.count("warning: demo does not know 帽子.") == 1
     assert lines.count("warning: the image looks unlike what demo was trained on") == 1
 
 
 def test_pages_say_what_the_terminal_says(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a photo outside of the model's training, and of it alone."""
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
@@ -478,11 +471,9 @@ def test_pages_say_what_the_terminal_says(
         ["classify", PHOTO, WAFER, "-l", "hat,wafer", "--save", "page.html"],
         ["demo", "--photos", "photos", "-l", "hat,wafer", "-m", "demo-blip"],
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(command)
-        assert ended.value.code == 0
-        said = " ".join(capsys.readouterr().err.split())
-        assert said.count("1 of 2 images looks unlike what demo") == 1
+        done = run(*command)
+        assert done.code == 0
+        assert " ".join(done.err.split()).count("1 of 2 images looks unlike what demo") == 1
         is_demo = command[0] == "demo"
         page = Path("photos-report/index.html" if is_demo else "page.html").read_text()
         notes = re.findall(r">([^<>]*unlike the model&#39;s training[^<>]*)<", page)
@@ -491,12 +482,10 @@ def test_pages_say_what_the_terminal_says(
         assert (
             "Beware: 1 of 2 images looks unlike what demo-blip was trained on" in page
         ) == is_demo
-    with pytest.raises(SystemExit):
-        main(["capfilt", "photos", "filtered", "--json"])
-    done = capsys.readouterr()
+    done = run("capfilt", "photos", "filtered", "--json")
     assert " ".join(done.err.split()).count("1 of 2 images looks unlike what demo-blip") == 1
-    records = [json.loads(line) for line in done.out.splitlines()]
-    assert [Path(each["image"]).name for each in records if "outside" in each] == ["chelsea.png"]
+    outside = [Path(each["image"]).name for each in done.records if "outside" in each]
+    assert outside == ["chelsea.png"]
 
 
 def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None:
