@@ -194,9 +194,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_interrupted_run_says_how_to_go_on(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, into = tmp_path / "photos", tmp_path / "index"
     picture(folder / "a.png", 0)
@@ -212,9 +210,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_a_link_to_what_is_missing(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is named as it was given, by every command, and not what it was a link to."""
     monkeypatch.chdir(tmp_path)

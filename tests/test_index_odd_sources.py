@@ -93,10 +93,7 @@ def test_names_and_columns_that_no_other_table_has(
 
 
 def test_vectors_of_other_programs_that_are_odd(
-    tmp_path: Path,
-    photos: list[Path],
-    model: Bundle,
-    run: Run,
+    tmp_path: Path, photos: list[Path], model: Bundle, run: Run
 ) -> None:
     own = model.embed_images(photos)
     patchword.save(model, tmp_path / "tiny")

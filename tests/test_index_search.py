@@ -354,9 +354,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_large_index_is_made_fast_when_it_is_built(
-    run: Run,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
     monkeypatch.setattr(Index, "approximate_due", lambda index: len(index) > 6)
@@ -368,9 +366,7 @@ def test_a_large_index_is_made_fast_when_it_is_built(
 
 
 def test_many_queries_are_embedded_together(
-    run: Run,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("queries.txt").write_text("a heart\na star\na wafer\n")
     run("index", "photos", "--into", "i")

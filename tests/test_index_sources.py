@@ -157,11 +157,7 @@ def test_columns_of_the_caller_are_joined(
 
 
 def test_a_moved_file_keeps_its_vector(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(photos, model)
     (tmp_path / "a.csv").write_text("path,price\nphotos/a.png,5\n")
@@ -179,11 +175,7 @@ def test_a_moved_file_keeps_its_vector(
 
 
 def test_what_cannot_be_read_is_tried_again_when_asked(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = tmp_path / "photos" / "bad.png"
     bad.write_text("no picture")
@@ -205,11 +197,7 @@ def test_what_cannot_be_read_is_tried_again_when_asked(
 
 
 def test_put_vectors(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(putting, "BATCH", 2)
     monkeypatch.setattr(putting, "COMMIT", 3)
@@ -244,11 +232,7 @@ WRONG: dict[str, Callable[[np.ndarray, list[str]], tuple[np.ndarray, list[str]]]
 
 
 def test_vectors_that_cannot_be_right_are_refused(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     index.add(photos[:1], model)
@@ -285,11 +269,7 @@ def test_the_folder_of_clip_retrieval(
 
 
 def test_a_table_names_photos_in_object_storage(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     monkeypatch.setattr(object_storage, "_store", lambda address: store)

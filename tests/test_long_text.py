@@ -195,11 +195,7 @@ def folder(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_commands_take_the_choice(
-    tiny: Bundle,
-    folder: str,
-    tmp_path: Path,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Bundle, folder: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     photo = tmp_path / "photo.png"

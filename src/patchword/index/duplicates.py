@@ -141,11 +141,7 @@ class PairChecker:
     """
 
     def __init__(
-        self,
-        table: Table,
-        ids: NDArray[np.uint64],
-        threshold: float,
-        thumbnails: Thumbnails | None,
+        self, table: Table, ids: NDArray[np.uint64], threshold: float, thumbnails: Thumbnails | None
     ) -> None:
         self.table, self.ids, self.threshold = table, ids, threshold
         self.thumbnails = thumbnails
@@ -240,10 +236,7 @@ def groups_in_cells(
 
 
 def near_pairs(
-    half: Half,
-    min_product: float,
-    select: Callable[[Pairs], Pairs],
-    step: Callable[[int], None],
+    half: Half, min_product: float, select: Callable[[Pairs], Pairs], step: Callable[[int], None]
 ) -> Pairs:
     """The pairs of rows (N, D) in neighbouring cells of k-means whose product is at least
     `min_product`, and that `select` selects. step: is called with how many rows were compared."""

@@ -27,10 +27,7 @@ FEW_NUMBERS = 1 << 20
 
 
 def candidates(
-    matrix: Matrix,
-    query: NDArray[np.float64],
-    k: int,
-    allowed: NDArray[np.intp] | None = None,
+    matrix: Matrix, query: NDArray[np.float64], k: int, allowed: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
     """The rows that may be among the k nearest to a unit vector (D,), in no order.
 

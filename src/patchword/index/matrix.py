@@ -94,7 +94,7 @@ def load_matrix(folder: str, table: Table, dim: int, mark: str) -> Matrix:
         except OSError as error:
             warn(
                 f"{folder}: the file of vectors for searches cannot be written, so that they are "
-                f"held in memory: {error.strerror or error}",
+                f"held in memory: {error.strerror or error}"
             )
             return _in_memory(table, dim, count)
         mapped = _map_file(path, identity)

@@ -95,9 +95,7 @@ class Nearest:
         return self._do_undamaged(find)
 
     def on_rows(
-        self,
-        work: Callable[[Table, Matrix, NDArray[np.intp] | None], T],
-        where: str | None = None,
+        self, work: Callable[[Table, Matrix, NDArray[np.intp] | None], T], where: str | None = None
     ) -> T:
         """work(table, matrix, rows): the rows of the matrix that meet the condition, in order; None
         without a condition."""

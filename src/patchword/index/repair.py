@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from patchword.index.lance import errors_converted, is_lancedb_error, library, s
 from patchword.index.location import is_remote
 from patchword.index.schema import id_of
 from patchword.index.table import ERRORS, REPAIRED, TABLE, Store, Table
-from patchword.index.version_note import VersionNote, remove_note
+from patchword.index.version_note import VERSION_FILE, VersionNote
 
 _BATCH = 1024  # rows read at a time; a batch that cannot be read is halved
 _FRAGMENT = np.uint64(32)  # bits of a row id below the number of its file
@@ -72,7 +73,7 @@ def repair(path: str) -> Repaired:
         before = None
     if kept < len(ids):
         _replace(path, table, pieces)
-    remove_note(path)
+    Path(path, VERSION_FILE).unlink(missing_ok=True)
     Store(path).compact(1)  # notes the version
     return Repaired(kept, before)
 
@@ -164,6 +165,6 @@ def _replace(path: str, table: Table, pieces: list[Any]) -> None:
     batches = (batch for piece in pieces for batch in piece.cast(table.schema).to_batches())
     reader = pa.RecordBatchReader.from_batches(table.schema, batches)
     library().connect(path).create_table(REPAIRED, data=reader)
-    remove_note(path)
+    Path(path, VERSION_FILE).unlink(missing_ok=True)
     shutil.rmtree(images)
     os.rename(repaired, images)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from patchword.atomic_write import PART, remove_stale
+from patchword.atomic_write import PART, remove_stale, write
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.images.reading import Seen
@@ -41,7 +41,7 @@ from patchword.index.schema import (
     with_metadata,
     with_replaced_values,
 )
-from patchword.index.version_note import VERSION_FILE, VersionNote, read_note, write_note
+from patchword.index.version_note import VERSION_FILE, VersionNote, read_note
 
 TABLE = "images"
 ERRORS = "errors"  # the table of files that could not be read
@@ -358,7 +358,8 @@ class Store:
         table.checkout_latest()
         if not self.location.remote and table.version > max(before, noted_version):
             mark = str(self.metadata.get("mark", ""))
-            write_note(self.path, VersionNote(int(table.version), int(table.count_rows()), mark))
+            new_note = VersionNote(int(table.version), int(table.count_rows()), mark)
+            write(os.path.join(self.path, VERSION_FILE), json.dumps(new_note._asdict()))
         return result
 
     def version_note(self) -> VersionNote | None:

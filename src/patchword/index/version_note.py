@@ -6,8 +6,6 @@ import json
 import os
 from typing import NamedTuple
 
-from patchword.atomic_write import write
-
 VERSION_FILE = "version.json"
 
 
@@ -31,14 +29,3 @@ def read_note(folder: str) -> VersionNote | None:
         return None
     except (KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
-
-
-def write_note(folder: str, note: VersionNote) -> None:
-    """Replace the note in the folder of an index."""
-    write(os.path.join(folder, VERSION_FILE), json.dumps(note._asdict()))
-
-
-def remove_note(folder: str) -> None:
-    """Delete the note, where there is one."""
-    if os.path.exists(os.path.join(folder, VERSION_FILE)):
-        os.unlink(os.path.join(folder, VERSION_FILE))

@@ -265,8 +265,4 @@ class IndexWriter(IndexReader):
 
 
 def _model_metadata(model: Bundle) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "options": dict(model.options),
-    }
+    return {"model": model.name, "fingerprint": model.fingerprint, "options": dict(model.options)}

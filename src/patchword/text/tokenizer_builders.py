@@ -149,8 +149,7 @@ def bert(tokens: Sequence[str], options: Mapping[str, Any], name: str) -> Tokeni
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        special_tokens=[(first, vocab[first]), (last, vocab[last])],
+        single=f"{first} $A {last}", special_tokens=[(first, vocab[first]), (last, vocab[last])]
     )
     known = [token for token in dict.fromkeys(special.values()) if token in vocab]
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in known])
