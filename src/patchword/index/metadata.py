@@ -7,8 +7,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def read_table(path: str, image_columns: Collection[str] = ()) -> Any:
     """A pyarrow.Table of a .csv, .tsv or .parquet. image_columns: in lower case; where a parquet
     file has bytes in one of these, they are not read, and the cells are empty."""
     import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     if suffix_of(path) != ".parquet":
         records = csv_records(Path(path))
@@ -40,9 +41,7 @@ def read_table(path: str, image_columns: Collection[str] = ()) -> Any:
         return pa.table(
             {name: _csv_column([cells[i] for cells in rows], name) for i, name in enumerate(names)}
         )
-    with _parquet(path):
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
+    try:
         file = pq.ParquetFile(path)
         skipped = [
             field.name
@@ -50,22 +49,13 @@ def read_table(path: str, image_columns: Collection[str] = ()) -> Any:
             if field.name.lower() in image_columns and not _is_text(field.type)
         ]
         table = file.read(columns=[n for n in file.schema_arrow.names if n not in skipped])
-    for name in skipped:
-        table = table.append_column(name, pa.nulls(file.metadata.num_rows, pa.string()))
-    return table
-
-
-@contextmanager
-def _parquet(path: str) -> Iterator[None]:
-    """Turns pyarrow's errors about a file into IndexStoreError."""
-    import pyarrow as pa
-
-    try:
-        yield
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IndexStoreError(
             f"{path}: no parquet file that can be read: {short_message(error)}"
         ) from error
+    for name in skipped:
+        table = table.append_column(name, pa.nulls(file.metadata.num_rows, pa.string()))
+    return table
 
 
 def _is_text(arrow_type: Any) -> bool:

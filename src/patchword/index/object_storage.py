@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from patchword.errors import ImageError, PatchwordError
 from patchword.images.files import TABLES, TARS, File, left_out, picture_suffixes
+from patchword.index.lance import short_message
 from patchword.index.location import endpoint
 
 SCHEME = "s3://"
@@ -37,7 +37,7 @@ def list_photos(address: str) -> Iterator[tuple[File, partial[bytes]]]:
         if root.type == fs.FileType.Directory:
             infos = _store(endpoint()).get_file_info(fs.FileSelector(name, recursive=True))
     except OSError as error:
-        raise PatchwordError(f"cannot be listed: {_short_message(error)}") from error
+        raise PatchwordError(f"cannot be listed: {short_message(error)}") from error
     suffixes = picture_suffixes()
     for info in sorted(infos, key=lambda info: str(info.path)):
         hidden = left_out(info.path.removeprefix(name))
@@ -55,7 +55,7 @@ def check_photos(addresses: Sequence[str]) -> Iterator[File | ImageError]:
         infos = _store(endpoint()).get_file_info(keys) if keys else []
     except OSError as error:
         for address in addresses:
-            yield ImageError(address, f"cannot be listed: {_short_message(error)}")
+            yield ImageError(address, f"cannot be listed: {short_message(error)}")
         return
     for address, info in zip(addresses, infos, strict=True):
         if info.is_file:
@@ -70,7 +70,7 @@ def read(path: str) -> bytes:
         with _store(endpoint()).open_input_file(path.removeprefix(SCHEME)) as file:
             return bytes(file.readall())
     except OSError as error:
-        raise ImageError(path, f"cannot be read: {_short_message(error)}") from error
+        raise ImageError(path, f"cannot be read: {short_message(error)}") from error
 
 
 @lru_cache(1)
@@ -80,7 +80,3 @@ def _store(endpoint_address: str) -> Any:
 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return fs.S3FileSystem(endpoint_override=endpoint_address or None, region=region)
-
-
-def _short_message(error: OSError) -> str:
-    return re.sub(r"\s+", " ", str(error))[:200]
