@@ -18,7 +18,7 @@ from pyarrow import fs
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import AddReport, Index, object_storage, open_index, putting
+from patchword.index import AddReport, Index, members, object_storage, open_index, putting
 from patchword.index.schema import id_of
 
 
@@ -122,6 +122,7 @@ def test_tables_of_paths_and_of_bytes(
     )  # fmt: skip
     assert row(index, f"{parquet}#3", "label", "width") == ("z", 40)
     assert index.content(id_of(f"{parquet}#3")) == images[2]
+    assert members.content(f"{parquet}#0") == f"{parquet}#0"  # rows are counted from 1
     version = index._store.do(lambda table: table.version)
     assert index.add([table, parquet], model).unchanged == 5
     assert index._store.do(lambda table: table.version) == version  # nothing is written again

@@ -29,7 +29,7 @@ KEPT_OPEN = 8  # tables, and tars, that stay open in a process
 Read = Callable[[], bytes]
 
 _IN_TAR = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz))/(.+)", re.IGNORECASE | re.DOTALL)
-_IN_TABLE = re.compile(r"(.+\.parquet)#(\d+)", re.IGNORECASE | re.DOTALL)
+_IN_TABLE = re.compile(r"(.+\.parquet)#([1-9]\d*)", re.IGNORECASE | re.DOTALL)
 
 
 def is_table(path: str) -> bool:
