@@ -100,6 +100,23 @@ def test_an_index_of_another_format_is_indexed_anew_when_asked(
     assert photo.exists()
 
 
+def test_integers_are_never_rounded(tmp_path: Path, model: Bundle) -> None:
+    (tmp_path / "ids.csv").write_text(
+        "path,post,code,size,mixed\na.jpg,1234567890123456789,10000000000000000000003,1.5,0.5\n"
+        "b.jpg,1234567890123456788,7,3,9007199254740993\n"
+    )
+    columns = read_table(str(tmp_path / "ids.csv")).to_pydict()
+    assert columns["post"] == [1234567890123456789, 1234567890123456788]
+    assert columns["code"] == ["10000000000000000000003", "7"]
+    assert columns["size"] == [1.5, 3.0]
+    assert columns["mixed"] == ["0.5", "9007199254740993"]
+    photo = picture(tmp_path / "a.png", 1)
+    index = open_index(tmp_path / "index")
+    index.add(photo, model)
+    index.fill([str(photo)], {"code": [2**63 + 5]})
+    assert index.row(id_of(str(photo)), ["code"]) == {"code": str(2**63 + 5)}
+
+
 def test_numbers_with_decimal_commas_are_told(tmp_path: Path) -> None:
     (tmp_path / "de.csv").write_text("path;price;note\na.jpg;3,14;a, b\nb.jpg;2;c\n")
     with pytest.warns(UserWarning, match="column price is kept as text: .* commas, as 3,14;"):

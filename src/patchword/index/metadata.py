@@ -23,9 +23,10 @@ from patchword.index.schema import schema
 
 FILLABLE = {"caption", "tags"}  # columns of every index that tables may fill
 
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")  # "007" is a text
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,30})")  # "007" is a text
 _COMMA_NUMBER = re.compile(r"-?\d+(\.\d{3})*,\d+")  # a decimal comma, or one between thousands
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_NUMBER = re.compile(rf"{_INTEGER.pattern}(\.\d+)?([eE][-+]?\d+)?")
+_MAX_EXACT = 2**53  # float64 rounds larger integers
 
 
 def read_table(path: str, image_columns: Collection[str] = ()) -> Any:
@@ -67,12 +68,16 @@ def _is_text(arrow_type: Any) -> bool:
 
 
 def _csv_column(texts: Sequence[str], name: str) -> Any:
-    """A column of a csv: numbers where all cells are numbers, else texts; empty cells are null.
-    Numbers with commas stay texts, with a warning: "1,234" has two meanings."""
+    """A column of a csv: numbers where all cells are numbers that can be stored without rounding,
+    else texts; empty cells are null. Numbers with commas stay texts, with a warning: "1,234" has
+    two meanings."""
+    import pyarrow as pa
+
     filled = [text for text in texts if text]
-    for pattern, convert in ((_INTEGER, int), (_NUMBER, float)):
-        if filled and all(map(pattern.fullmatch, filled)):
-            return to_arrow([convert(text) if text else None for text in texts])
+    if filled and all(map(_NUMBER.fullmatch, filled)):
+        numbers = to_arrow([_parse_number(text) if text else None for text in texts])
+        if numbers.type != pa.string():
+            return numbers
     commas = [text for text in filled if _COMMA_NUMBER.fullmatch(text)]
     if commas and all(_COMMA_NUMBER.fullmatch(text) or _NUMBER.fullmatch(text) for text in filled):
         warn(
@@ -82,18 +87,22 @@ def _csv_column(texts: Sequence[str], name: str) -> Any:
     return to_arrow([text or None for text in texts])
 
 
+def _parse_number(text: str) -> int | float:
+    return int(text) if _INTEGER.fullmatch(text) else float(text)
+
+
 def to_arrow(values: Sequence[Any]) -> Any:
     """Values as a pyarrow array of a type that an index stores: integers, numbers, booleans, times,
-    texts or lists of texts. Mixed or other values become texts, in JSON where JSON has them. None
-    and NaN are empty."""
+    texts or lists of texts. Mixed or other values, and integers that would be rounded, become
+    texts, in JSON where JSON has them. None and NaN are empty."""
     import pyarrow as pa
 
     values = [_to_python(value) for value in values]
     filled = [value for value in values if value is not None]
     kinds = {
         pa.bool_(): lambda v: isinstance(v, bool),
-        pa.int64(): lambda v: isinstance(v, int) and abs(v) < 2**63 and not isinstance(v, bool),
-        pa.float64(): lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+        pa.int64(): lambda v: type(v) is int and abs(v) < 2**63,
+        pa.float64(): lambda v: type(v) is float or (type(v) is int and abs(v) <= _MAX_EXACT),
         pa.string(): lambda v: isinstance(v, str),
         pa.timestamp("us", tz="UTC"): lambda v: isinstance(v, datetime),
         pa.list_(pa.string()): (
