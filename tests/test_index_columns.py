@@ -100,6 +100,17 @@ def test_an_index_of_another_format_is_indexed_anew_when_asked(
     assert photo.exists()
 
 
+def test_empty_values_of_a_column_that_is_called_like_a_keyword(
+    tmp_path: Path, model: Bundle
+) -> None:
+    photos = [picture(tmp_path / f"{i}.png", i) for i in range(2)]
+    index = open_index(tmp_path / "index")
+    index.add(photos, model)
+    for name in ("null", "true", "interval"):
+        index.fill([str(photos[0])], {name: [1]})
+        assert index.empty(name) == [str(photos[1])]
+
+
 def test_integers_are_never_rounded(tmp_path: Path, model: Bundle) -> None:
     (tmp_path / "ids.csv").write_text(
         "path,post,code,size,mixed\na.jpg,1234567890123456789,10000000000000000000003,1.5,0.5\n"

@@ -137,7 +137,7 @@ class IndexReader:
         """The paths of the rows whose value of a column is empty, sorted."""
         if column not in self.columns:
             raise IndexStoreError(f"{self.path}: no column {column}")
-        return sorted(self._store.select(f"{column} IS NULL", ["path"])["path"].to_pylist())
+        return sorted(self._store.select(f"`{column}` IS NULL", ["path"])["path"].to_pylist())
 
     @checked
     def gone(self) -> list[str]:
