@@ -314,7 +314,7 @@ def test_the_model_is_opened_by_its_name_once(tmp_path: Path, photos: Path, mode
     assert opened[1:] == ["texts of tiny", "whole tiny"]
 
 
-def test_what_cannot_be_asked(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_queries_that_are_refused(tmp_path: Path, photos: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     with pytest.raises(IndexStoreError, match="give a text, a vector, an image, or both"):

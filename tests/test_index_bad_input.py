@@ -32,7 +32,9 @@ def index(tmp_path: Path) -> Index:
     return open_index(tmp_path / "index")
 
 
-def test_names_as_they_come(tmp_path: Path, index: Index, model: Bundle) -> None:
+def test_odd_file_names_are_indexed_found_and_removed(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
     names = ["two\nlines.png", "x" * 251 + ".png", "晶圆 é 🦊.png", "'; DROP TABLE images; --.png"]
     photos = [picture(tmp_path / "photos" / name, i) for i, name in enumerate(names)]
     (tmp_path / "photos" / "nothing.png").touch()

@@ -128,7 +128,7 @@ def test_integers_are_never_rounded(tmp_path: Path, model: Bundle) -> None:
     assert index.row(id_of(str(photo)), ["code"]) == {"code": str(2**63 + 5)}
 
 
-def test_numbers_with_decimal_commas_are_told(tmp_path: Path) -> None:
+def test_numbers_with_decimal_commas_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "de.csv").write_text("path;price;note\na.jpg;3,14;a, b\nb.jpg;2;c\n")
     with pytest.warns(UserWarning, match="column price is kept as text: .* commas, as 3,14;"):
         table = read_table(str(tmp_path / "de.csv"))

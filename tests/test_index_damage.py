@@ -112,7 +112,7 @@ def test_a_file_that_went_bad_is_dropped(tmp_path: Path, photos: Path, model: Bu
     assert index.add(photos, model) == AddReport(1, 11, [])
 
 
-def test_a_model_that_makes_no_numbers_indexes_nothing(tmp_path: Path, photos: Path) -> None:
+def test_images_whose_vectors_are_nan_are_reported(tmp_path: Path, photos: Path) -> None:
     broken = tiny_bundle(tiny_clip())
     with torch.no_grad():
         for parameter in broken.network.parameters():
@@ -124,9 +124,7 @@ def test_a_model_that_makes_no_numbers_indexes_nothing(tmp_path: Path, photos: P
     assert reason.startswith("tiny makes no finite vector of it: its weights are NaN or infinite")
 
 
-def test_a_folder_of_other_things_is_left_alone(
-    tmp_path: Path, photos: Path, model: Bundle
-) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, photos: Path, model: Bundle) -> None:
     before = sorted(photos.rglob("*"))
     with pytest.raises(IndexStoreError, match="holds other files"):
         open_index(photos).add(photos, model)
@@ -150,7 +148,7 @@ def test_a_damaged_index_says_so(tmp_path: Path, photos: Path, model: Bundle, pa
         open_index(tmp_path / "index").search("a dog", model=model)
 
 
-def test_an_index_half_made_is_made(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_an_unfinished_table_is_created_again(tmp_path: Path, photos: Path, model: Bundle) -> None:
     (tmp_path / "index" / "images.lance" / "data").mkdir(parents=True)
     index = open_index(tmp_path / "index")
     assert len(index) == 0
@@ -167,7 +165,7 @@ def test_an_index_deleted_under_its_user(tmp_path: Path, photos: Path, model: Bu
     assert len(index.search("a dog")) == 10
 
 
-def test_a_table_that_another_thread_forgets_is_read_on(
+def test_a_table_closed_by_another_thread_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path / "index"))
@@ -207,7 +205,7 @@ def test_searches_see_what_others_commit(
     assert table.stats()["fragment_stats"]["num_fragments"] == 1
 
 
-def test_one_that_comes_too_late_to_make_the_table_uses_it(tmp_path: Path) -> None:
+def test_two_processes_that_create_an_index_share_one_table(tmp_path: Path) -> None:
     """Also where the other has added columns by then."""
     first, second = (Store(str(tmp_path / "store")) for _ in range(2))
     assert not second.exists()
@@ -217,7 +215,7 @@ def test_one_that_comes_too_late_to_make_the_table_uses_it(tmp_path: Path) -> No
     assert second.required_metadata()["model"] == "a"
 
 
-def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_store_one_row(tmp_path: Path) -> None:
     stores = [Store(str(tmp_path / "store")) for _ in range(2)]
     stores[0].create(8, {})
     together = Barrier(2, timeout=60)  # where one of them fails, the other ends too
@@ -306,7 +304,7 @@ def test_a_flipped_bit_anywhere_never_gives_another_answer(
     assert search_results(tmp_path / "index", model) == right
 
 
-def test_a_version_that_is_gone_is_missed(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_a_deleted_version_file_is_an_error(tmp_path: Path, photos: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model, batch=4)
     index.remove(sorted(photos.glob("*.png"))[0])
@@ -327,7 +325,9 @@ def test_an_index_remembers_how_its_model_was_loaded(tmp_path: Path, photos: Pat
             again.search("a dog", model=patchword.load("demo"))
 
 
-def test_a_vector_is_a_query_and_what_is_none(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_vectors_are_queries_and_other_values_are_refused(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     vector = model.embed_texts("a dog")[0]

@@ -62,7 +62,7 @@ def test_the_line_of_a_table_is_named_once(tmp_path: Path, index: Index, model: 
 
 
 @pytest.mark.parametrize("cell", [7, [1], {"bytes": "a text"}])
-def test_cells_that_are_no_images_are_named(
+def test_cells_without_images_are_errors(
     cell: object, tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
     pq.write_table(pa.table({"image": [cell]}), tmp_path / "odd.parquet")
@@ -72,7 +72,7 @@ def test_cells_that_are_no_images_are_named(
     assert str(error).startswith(f"{tmp_path}/odd.parquet#1: its cell of 'image' holds neither")
 
 
-def test_names_and_columns_that_no_other_table_has(
+def test_unusual_file_names_and_columns(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
     table = tmp_path / "odd.parquet"
@@ -92,7 +92,7 @@ def test_names_and_columns_that_no_other_table_has(
     assert index.describe(tmp_path / "names.csv") == []  # which says nothing else
 
 
-def test_vectors_of_other_programs_that_are_odd(
+def test_unusable_files_of_vectors_are_errors(
     tmp_path: Path, photos: list[Path], model: Bundle, run: Run
 ) -> None:
     own = model.embed_images(photos)

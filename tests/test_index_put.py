@@ -74,7 +74,7 @@ def test_lists_of_tags(three_entries: Index) -> None:
     assert found == [["a", "b"], ["c d", "e"], ["1", "2"]]
 
 
-def test_what_does_not_fit_leaves_an_index_as_it_is(
+def test_values_that_do_not_fit_change_nothing(
     three_entries: Index, tmp_path: Path, model: Bundle
 ) -> None:
     before = three_entries.version

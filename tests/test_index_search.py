@@ -386,7 +386,7 @@ def test_many_queries_are_embedded_together(
         assert together["cosine"] == pytest.approx(alone["cosine"], abs=1e-6)
 
 
-def test_one_weight_of_what_is_not_wanted() -> None:
+def test_the_command_and_the_method_have_the_same_default_weight() -> None:
     from patchword.cli.search import search
 
     defaults = (inspect.signature(each).parameters for each in (search, Index.search))

@@ -89,7 +89,7 @@ def matrix_files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("dim", [1, 7, 64, 512, 1152])
-def test_no_product_is_further_off_than_the_bound(dim: int) -> None:
+def test_products_are_within_the_error_bound(dim: int) -> None:
     draw = np.random.default_rng(dim)
     # of all sizes, also below float16's normal numbers, and nearly parallel to the query
     rows = draw.standard_normal((400, dim)) * 10.0 ** draw.uniform(-6, 0, (400, dim))
@@ -105,7 +105,7 @@ def test_no_product_is_further_off_than_the_bound(dim: int) -> None:
     assert error_bound(error, query) < 2e-3
 
 
-def test_candidates_hold_all_the_best_and_little_else(query: np.ndarray) -> None:
+def test_candidates_include_the_nearest_and_few_others(query: np.ndarray) -> None:
     draw = np.random.default_rng(5)
     stored = unit(draw.standard_normal((20000, DIM))).astype(np.float32)
     half = stored.astype(np.float16)
@@ -240,7 +240,7 @@ def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
     assert deleted or (folder / name).read_bytes() == whole
 
 
-def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(
+def test_a_file_of_an_earlier_index_is_not_used(
     folder: Path, vectors: np.ndarray, query: np.ndarray
 ) -> None:
     find_paths(folder, query)
@@ -252,7 +252,7 @@ def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(
     assert matrix_files(folder) == [name]
 
 
-def test_what_killed_processes_left_goes(folder: Path, query: np.ndarray) -> None:
+def test_files_of_killed_processes_are_deleted(folder: Path, query: np.ndarray) -> None:
     for name, age in {".part-1.f16": 3600, ".part-2.f16": 0, "vectors-1.f16": 0}.items():
         (folder / name).write_bytes(b"x")
         os.utime(folder / name, (time.time() - age,) * 2)
@@ -274,14 +274,14 @@ def test_where_no_file_can_be_written_vectors_are_held_in_memory(
     assert matrix_files(folder) == []
 
 
-def test_rows_that_are_not_what_was_written_are_refused(folder: Path, query: np.ndarray) -> None:
+def test_damaged_rows_are_errors(folder: Path, query: np.ndarray) -> None:
     store = Store(str(folder))
     store.do(lambda table: table.update(where="path = '/0300'", values={"vector_sum": 7}))
     with pytest.raises(IndexStoreError, match="the entry of '/0300' is not what was written"):
         find_paths(store, query)
 
 
-def test_a_package_that_is_put_off_runs_when_something_of_it_is_asked_for(
+def test_a_deferred_package_runs_at_its_first_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "slow_client").mkdir()
@@ -403,7 +403,7 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert search.find(query[None], 4, exact=False) == [[]]
 
 
-def test_vectors_that_no_approximate_search_takes_stay_exact(
+def test_vectors_of_unsupported_length_are_searched_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(approximate, "MIN_BYTES", 1)

@@ -170,7 +170,7 @@ def test_words_and_questions() -> None:
     assert scope.nearest_question("what defect does it have?") == "what defect does the wafer have?"
 
 
-def test_what_is_known_is_answered_without_a_word(
+def test_known_inputs_give_no_warnings(
     model: patchword.Model, recwarn: pytest.WarningsRecorder
 ) -> None:
     model.classify(sorted(SAMPLES.glob("wafers/*.jpg")), ["wafer with a scratch", "perfect wafer"])
@@ -181,7 +181,7 @@ def test_what_is_known_is_answered_without_a_word(
     assert scope_warnings(recwarn) == []
 
 
-def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+def test_unknown_inputs_are_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo-blip")
     model.classify([PHOTO, WAFER, ASTRONAUT], ["a dog", "a wafer"])
     first, second = scope_warnings(recwarn)
@@ -197,7 +197,7 @@ def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> Non
     assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
 
 
-def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecorder) -> None:
+def test_warnings_come_before_an_error(recwarn: pytest.WarningsRecorder) -> None:
     """Not when the error is let go of, by then amid other work."""
     demo = patchword.load("demo")
     for ask in (demo.embed_images, lambda images: demo.classify(images, ["a wafer", "a hat"])):
@@ -209,7 +209,7 @@ def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecor
         ]
 
 
-def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_indexing_unlike_photos_warns(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Whoever takes the results need not ask for one more than there are."""
     patchword.open_index(tmp_path / "index").add([PHOTO, WAFER], patchword.load("demo-blip"))
     assert [message.split(":")[0] for message in scope_warnings(recwarn)] == [
@@ -217,7 +217,7 @@ def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.Warnin
     ]
 
 
-def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:
+def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
     """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
     once, and of the image that is looked for too."""
     (tmp_path / "photos").mkdir()
@@ -301,7 +301,7 @@ def test_what_is_rejected_as_unlike_says_so(run: Run, tmp_path: Path) -> None:
     assert "none of these (unlike what demo knows)" in alone
 
 
-def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
+def test_save_keeps_the_scope_and_another_image_size_drops_it(tmp_path: Path) -> None:
     model = patchword.load("demo")
     vectors = model.embed_images([WAFER])
     again = patchword.load(model.save(tmp_path / "again"))
@@ -313,7 +313,7 @@ def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
     assert scope_of(model.to("bfloat16")).words == scope_of(model).words
 
 
-def test_damaged(tmp_path: Path) -> None:
+def test_damaged_scope_files_are_errors(tmp_path: Path) -> None:
     folder = patchword.load("demo").save(tmp_path / "model")
     good = json.loads((folder / scope_files.TEXT_FILE).read_text())
     for broken in ({}, [], good | {"limits": {"moon": 1}}, good | {"limits": {"scenes": "x"}}):
@@ -326,7 +326,7 @@ def test_damaged(tmp_path: Path) -> None:
         patchword.load(folder)
 
 
-def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) -> None:
+def test_together_warns_once(recwarn: pytest.WarningsRecorder) -> None:
     """As a command does that draws a map of each photo, then classifies and describes it."""
     model = patchword.load("demo")
     with together() as found:
@@ -346,7 +346,7 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
     assert found.remarks() == [sentence, "demo does not know dog"]
 
 
-def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+def test_an_unknown_word_is_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
     """In what is told together, whichever texts it stands in."""
     model = patchword.load("demo")
     with together():
@@ -359,7 +359,7 @@ def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
     assert "dog" not in second
 
 
-def test_words_of_two_domains_are_told(
+def test_words_of_two_domains_are_warned_of(
     model: patchword.Model, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Each is known, but no text of the training had both."""
@@ -380,7 +380,7 @@ def test_words_of_two_domains_are_told(
     )
 
 
-def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_unknown_places_of_clothes_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo")
     warnings.simplefilter("always")  # in this test, the same again
     for find in (model.heatmap, model.locate, model.segment):
@@ -396,7 +396,7 @@ def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsReco
         recwarn.clear()
 
 
-def test_maps_of_foreign_photos_say_so(tmp_path: Path, run: Run) -> None:
+def test_maps_of_unlike_photos_say_so(tmp_path: Path, run: Run) -> None:
     """As other answers do: in the record, on stderr and, under its title, in the picture."""
     sizes = []
     for image, *command in (
@@ -416,7 +416,7 @@ def test_maps_of_foreign_photos_say_so(tmp_path: Path, run: Run) -> None:
     assert sizes[2] > sizes[3]
 
 
-def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_inspecting_unlike_photos_warns(recwarn: pytest.WarningsRecorder) -> None:
     """Good photos when they are learned from, others when they are inspected; each once, though
     good ones are scored after learning from others, and of a batch with each of the others."""
     model = patchword.load("demo")
@@ -497,7 +497,7 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
         open_sources([config], PreprocessConfig((32, 32)), {"labels"})
 
 
-def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_misspelt_word_comes_with_a_suggestion(recwarn: pytest.WarningsRecorder) -> None:
     scope = scope_of(patchword.load("demo"))
     assert scope.list_words(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
     assert scope.list_words(["shrit"]) == "shrit (do you mean shirt?)"  # swapped letters
@@ -529,7 +529,9 @@ def test_no_sample_is_unlike_the_training(model: patchword.Model) -> None:
     assert not any(outside_of(model, patchword.find_images(SAMPLES)))
 
 
-def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_question_about_another_kind_of_photo_is_warned_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     """Clothing was asked what it is, and wafers and shapes everything else."""
     model = patchword.load("demo-blip")
     assert model.ask(WAFER, "what colour is it?").understood == "what colour is the wafer?"
@@ -559,7 +561,7 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     assert (put.text, put.understood) == ("does not know", "")
 
 
-def test_a_page_can_carry_what_is_said_of_places(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_page_can_show_remarks_about_places(recwarn: pytest.WarningsRecorder) -> None:
     scope = patchword.load("demo").scope
     assert scope is not None
     with together() as found:

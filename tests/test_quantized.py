@@ -1,4 +1,4 @@
-"""The look at all vectors of an index as bytes: what it leaves out is not among the nearest."""
+"""The first pass over vectors as bytes: the rows that it leaves out are not among the nearest."""
 
 import builtins
 
@@ -38,7 +38,7 @@ KINDS = ["any", "clusters", "rogue", "equal", "sizes"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [1, 7, 512, 1152])
-def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
+def test_scores_are_within_their_error_bounds(kind: str, dim: int) -> None:
     draw = np.random.default_rng(dim)
     vectors = rows_of(kind, draw, 500, dim)
     codes, half, error = coded(vectors)
@@ -57,7 +57,7 @@ def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_likely_hold_all_the_best(kind: str) -> None:
+def test_likely_rows_include_the_nearest(kind: str) -> None:
     draw = np.random.default_rng(3)
     vectors = rows_of(kind, draw, 20000, 64)
     codes, half, error = coded(vectors)
@@ -78,7 +78,7 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
         assert len(likely_rows(codes, one, 10, error)) < len(vectors) / 50
 
 
-def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_neighbours_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = rows_of("any", np.random.default_rng(0), 300, 32)
     codes, half, error = coded(vectors)
     matrix = Matrix(
@@ -96,7 +96,7 @@ def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best <= set(exact.candidates(matrix, query, 5))
 
 
-def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numkong_codes_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *args: object) -> object:
         if name == "numkong":
             raise ImportError(name)
@@ -111,7 +111,7 @@ def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatc
     assert quantized.is_available()
 
 
-def test_rows_without_length_have_codes() -> None:
+def test_zero_vectors_have_codes() -> None:
     numbers, scale, left = encode(np.zeros((3, 8), np.float16), np.zeros(8, np.float32))
     assert not numbers.any()
     assert np.isfinite(scale).all()
