@@ -33,7 +33,7 @@ from rows import arguments
 
 from patchword.images.files import File
 from patchword.index.nearest import Nearest
-from patchword.index.schema import arrow, row_columns
+from patchword.index.schema import arrow_table, row_columns
 from patchword.index.table import Store
 
 K = 10
@@ -93,7 +93,7 @@ def vectors_of(folder: Path, world: World, rows: int, dim: int) -> Rows:
 def store_of(folder: Path, vectors: Rows, model: str = "made up", fingerprint: str = "0") -> Store:
     """The table, as a first load of an index writes it."""
     store = Store(str(folder / f"index-{len(vectors)}"))
-    if store.open():
+    if store.exists():
         return store
     store.create(vectors.shape[1], {"model": model, "fingerprint": fingerprint})
     start = 1_767_225_600 * 10**9  # 2026-01-01 in nanoseconds
@@ -103,7 +103,7 @@ def store_of(folder: Path, vectors: Rows, model: str = "made up", fingerprint: s
             some = np.array(vectors[row : row + BLOCK])
             names = range(row, row + len(some))
             files = [File(f"/photos/{i:08d}.jpg", 1, start + i * 10**9) for i in names]
-            yield from arrow(row_columns(files, some, {}), vectors.shape[1]).to_batches()
+            yield from arrow_table(row_columns(files, some, {}), vectors.shape[1]).to_batches()
 
     first = next(batches())
     reader = pa.RecordBatchReader.from_batches(first.schema, batches())
@@ -147,7 +147,7 @@ from patchword.index.nearest import Nearest
 from patchword.index.table import Store
 start = time.perf_counter()
 store = Store({index!r})
-query = np.ones(int(store.described()["dim"]))
+query = np.ones(int(store.required_metadata()["dim"]))
 assert len(Nearest(store).find(query[None] / np.linalg.norm(query), 10)[0]) == 10
 print(time.perf_counter() - start)
 """

@@ -20,7 +20,7 @@ from index import BLOCK, CONDITIONS, QUERIES, K, Rows, World, measure, memory, o
 
 from patchword.images.files import File
 from patchword.index.nearest import Nearest
-from patchword.index.schema import arrow, row_columns
+from patchword.index.schema import arrow_table, row_columns
 from patchword.index.table import Store
 
 PART = 500_000  # rows of a commit
@@ -28,7 +28,7 @@ START = 1_767_225_600  # 2026-01-01 in seconds
 
 
 def fill(store: Store, world: World, rows: int, dim: int, queries: dict[str, Rows]) -> None:
-    if not store.open():
+    if not store.exists():
         store.create(dim, {"model": "made up", "fingerprint": "0"})
     for begin in range(store.count(), rows, PART):
         best: list[dict[str, Rows]] = []
@@ -56,7 +56,7 @@ def drawn(
         best.append({kind: ids + start for kind, ids in found.items()} | scores)
         names = range(start, start + len(rows))
         files = [File(f"/photos/{i:08d}.jpg", 1, (START + i) * 10**9) for i in names]
-        yield from arrow(row_columns(files, rows, {}), dim).to_batches()
+        yield from arrow_table(row_columns(files, rows, {}), dim).to_batches()
 
 
 def truth(folder: Path, kind: str, rows: int) -> Rows:

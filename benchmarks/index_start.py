@@ -34,7 +34,7 @@ import numpy as np
 from patchword.index.nearest import Nearest
 from patchword.index.table import Store
 store = Store(sys.argv[1])
-query = np.ones(int(store.described()["dim"]))
+query = np.ones(int(store.required_metadata()["dim"]))
 search = Nearest(store)
 search.find(query[None] / np.linalg.norm(query), 10)
 """

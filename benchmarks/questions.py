@@ -111,7 +111,7 @@ def judged(model: patchword.Model, wording: Wording, count: int) -> Counter[str]
 
 def taken(scope: Scope, wording: Wording) -> bool:
     """True if a rule, or the form of the training, takes a question for a known one."""
-    return scope.known(wording.text) or scope.understood(wording.text) is not None
+    return scope.is_known(wording.text) or scope.understood(wording.text) is not None
 
 
 def main() -> None:

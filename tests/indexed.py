@@ -6,6 +6,8 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 NAMES = ("plain.png", "with space.jpg", 'it\'s "quoted".png', "晶圆 é.bmp", "100%_\\.tif", "UP.JPG")
@@ -38,3 +40,18 @@ def rows(path: Path) -> tuple[list[str], np.ndarray]:
     """Paths and vectors as LanceDB gives them, without patchword."""
     table = lancedb.connect(path).open_table("images").to_arrow()
     return table["path"].to_pylist(), np.array(table["vector"].to_pylist(), np.float64)
+
+
+def clip_retrieval_folder(folder: Path, parts: list[np.ndarray], tables: list[pa.Table]) -> Path:
+    """A folder as clip-retrieval writes it: files of vectors, and a table of metadata for each."""
+    for name in ("img_emb", "metadata"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, (vectors, table) in enumerate(zip(parts, tables, strict=True)):
+        np.save(folder / "img_emb" / f"img_emb_{number}.npy", vectors)
+        pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+    return folder
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Vectors (..., D) divided by their lengths."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from patchword import api, checkpoints, images, models
 from patchword.bundle import Bundle
 from patchword.errors import LongTextWarning
-from patchword.text.templates import CHINESE, IMAGENET, PLAIN, named
+from patchword.text.templates import CHINESE, IMAGENET, PLAIN, resolve_templates
 from patchword.variants import VARIANTS
 
 PHOTOS = [CAT, FLOWER]
@@ -166,9 +166,9 @@ def test_chinese_labels(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_sets_of_templates() -> None:
-    assert named(None) == named("plain") == PLAIN
-    assert named("{} 的照片") == ("{} 的照片",)
-    assert named(["imagenet", "a {}"]) == (*IMAGENET, "a {}")
+    assert resolve_templates(None) == resolve_templates("plain") == PLAIN
+    assert resolve_templates("{} 的照片") == ("{} 的照片",)
+    assert resolve_templates(["imagenet", "a {}"]) == (*IMAGENET, "a {}")
     assert len(set(CHINESE)) == len(CHINESE)
     assert all(template.count("{}") == 1 for template in CHINESE)
 

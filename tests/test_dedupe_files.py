@@ -39,8 +39,7 @@ def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None
 
 
 def test_nothing_is_deleted_where_the_one_to_keep_is_gone_or_changed(
-    run: Run,
-    photos: Path,
+    run: Run, photos: Path
 ) -> None:
     run("index", "photos", "--into", "i")
     large = photos / "large.bmp"

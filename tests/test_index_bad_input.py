@@ -32,7 +32,9 @@ def index(tmp_path: Path) -> Index:
     return open_index(tmp_path / "index")
 
 
-def test_names_as_they_come(tmp_path: Path, index: Index, model: Bundle) -> None:
+def test_odd_file_names_are_indexed_found_and_removed(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
     names = ["two\nlines.png", "x" * 251 + ".png", "晶圆 é 🦊.png", "'; DROP TABLE images; --.png"]
     photos = [picture(tmp_path / "photos" / name, i) for i, name in enumerate(names)]
     (tmp_path / "photos" / "nothing.png").touch()
@@ -194,9 +196,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_interrupted_run_says_how_to_go_on(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, into = tmp_path / "photos", tmp_path / "index"
     picture(folder / "a.png", 0)
@@ -212,9 +212,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_a_link_to_what_is_missing(
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is named as it was given, by every command, and not what it was a link to."""
     monkeypatch.chdir(tmp_path)

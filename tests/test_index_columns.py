@@ -79,25 +79,56 @@ def test_columns_are_added_and_updated_by_path(tmp_path: Path, model: Bundle) ->
     assert len(index.search("a dog")) == len(before) == 3
 
 
+@pytest.mark.parametrize(("number", "age"), [(2, "an earlier"), (99, "a later")])
 def test_an_index_of_another_format_is_indexed_anew_when_asked(
-    tmp_path: Path, model: Bundle
+    tmp_path: Path, model: Bundle, number: int, age: str
 ) -> None:
     photo = picture(tmp_path / "a.png", 1)
-    about = {"format": 2, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
+    about = {"format": number, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
     columns = pa.schema([("path", pa.string())], metadata={"patchword": json.dumps(about)})
-    lancedb.connect(tmp_path / "old").create_table("images", schema=columns)
-    (tmp_path / "old" / "version.json").write_text('{"version": 1, "rows": 0}')
-    index = open_index(tmp_path / "old")
-    with pytest.raises(IndexStoreError, match=r"format 2, .* --reindex"):
-        index.add(photo, model)
+    lancedb.connect(tmp_path / "other").create_table("images", schema=columns)
+    (tmp_path / "other" / "version.json").write_text('{"version": 1, "rows": 0}')
+    index = open_index(tmp_path / "other")
+    wanted = rf"made by {age} version of patchword \(format {number}, .*index again: .* --reindex"
+    for work in (lambda: index.add(photo, model), lambda: index.search("a dog", model=model)):
+        with pytest.raises(IndexStoreError, match=wanted):
+            work()
     assert index.add(photo, model, reindex=True).added == 1
-    assert len(open_index(tmp_path / "old")) == 1
+    assert len(open_index(tmp_path / "other")) == 1
     with pytest.raises(IndexStoreError, match="holds other files"):
         open_index(tmp_path).add(photo, model, reindex=True)
     assert photo.exists()
 
 
-def test_numbers_with_decimal_commas_are_told(tmp_path: Path) -> None:
+def test_empty_values_of_a_column_that_is_called_like_a_keyword(
+    tmp_path: Path, model: Bundle
+) -> None:
+    photos = [picture(tmp_path / f"{i}.png", i) for i in range(2)]
+    index = open_index(tmp_path / "index")
+    index.add(photos, model)
+    for name in ("null", "true", "interval"):
+        index.fill([str(photos[0])], {name: [1]})
+        assert index.empty(name) == [str(photos[1])]
+
+
+def test_integers_are_never_rounded(tmp_path: Path, model: Bundle) -> None:
+    (tmp_path / "ids.csv").write_text(
+        "path,post,code,size,mixed\na.jpg,1234567890123456789,10000000000000000000003,1.5,0.5\n"
+        "b.jpg,1234567890123456788,7,3,9007199254740993\n"
+    )
+    columns = read_table(str(tmp_path / "ids.csv")).to_pydict()
+    assert columns["post"] == [1234567890123456789, 1234567890123456788]
+    assert columns["code"] == ["10000000000000000000003", "7"]
+    assert columns["size"] == [1.5, 3.0]
+    assert columns["mixed"] == ["0.5", "9007199254740993"]
+    photo = picture(tmp_path / "a.png", 1)
+    index = open_index(tmp_path / "index")
+    index.add(photo, model)
+    index.fill([str(photo)], {"code": [2**63 + 5]})
+    assert index.row(id_of(str(photo)), ["code"]) == {"code": str(2**63 + 5)}
+
+
+def test_numbers_with_decimal_commas_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "de.csv").write_text("path;price;note\na.jpg;3,14;a, b\nb.jpg;2;c\n")
     with pytest.warns(UserWarning, match="column price is kept as text: .* commas, as 3,14;"):
         table = read_table(str(tmp_path / "de.csv"))

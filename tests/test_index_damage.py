@@ -1,6 +1,5 @@
 """The index is whole after whatever happens to it: bad files, kills, neighbours."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,6 @@ from threading import Barrier, Timer
 
 import lancedb
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from indexed import NAMES, picture, rows, twelve_photos
@@ -29,8 +27,6 @@ from patchword.index import lance as lance_room
 from patchword.index.table import Store
 
 pytestmark = pytest.mark.slow
-
-PHOTO = CAT
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_a_file_that_changes_while_it_is_embedded_is_embedded_again(
 def test_unreadable_files_are_named_and_the_rest_is_indexed(
     tmp_path: Path, photos: Path, model: Bundle
 ) -> None:
-    whole = PHOTO.read_bytes()
+    whole = CAT.read_bytes()
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.png").touch()
     (photos / "text.jpg").write_text("hello")
@@ -66,7 +62,7 @@ def test_unreadable_files_are_named_and_the_rest_is_indexed(
     (photos / "video.mpg").write_bytes(b"\x00\x00\x01\xb3" + bytes(99))
     with open(os.fsencode(photos) + b"/bad\xff.png", "wb") as file:
         file.write(whole)
-    shutil.copy(PHOTO, photos / "photo.dat")
+    shutil.copy(CAT, photos / "photo.dat")
     named = [photos / "photo.dat", photos / "notes.txt", photos / "missing.png"]
     index = open_index(tmp_path / "index")
     for unchanged in (0, 13):
@@ -116,7 +112,7 @@ def test_a_file_that_went_bad_is_dropped(tmp_path: Path, photos: Path, model: Bu
     assert index.add(photos, model) == AddReport(1, 11, [])
 
 
-def test_a_model_that_makes_no_numbers_indexes_nothing(tmp_path: Path, photos: Path) -> None:
+def test_images_whose_vectors_are_nan_are_reported(tmp_path: Path, photos: Path) -> None:
     broken = tiny_bundle(tiny_clip())
     with torch.no_grad():
         for parameter in broken.network.parameters():
@@ -128,9 +124,7 @@ def test_a_model_that_makes_no_numbers_indexes_nothing(tmp_path: Path, photos: P
     assert reason.startswith("tiny makes no finite vector of it: its weights are NaN or infinite")
 
 
-def test_a_folder_of_other_things_is_left_alone(
-    tmp_path: Path, photos: Path, model: Bundle
-) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, photos: Path, model: Bundle) -> None:
     before = sorted(photos.rglob("*"))
     with pytest.raises(IndexStoreError, match="holds other files"):
         open_index(photos).add(photos, model)
@@ -154,7 +148,7 @@ def test_a_damaged_index_says_so(tmp_path: Path, photos: Path, model: Bundle, pa
         open_index(tmp_path / "index").search("a dog", model=model)
 
 
-def test_an_index_half_made_is_made(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_an_unfinished_table_is_created_again(tmp_path: Path, photos: Path, model: Bundle) -> None:
     (tmp_path / "index" / "images.lance" / "data").mkdir(parents=True)
     index = open_index(tmp_path / "index")
     assert len(index) == 0
@@ -171,18 +165,18 @@ def test_an_index_deleted_under_its_user(tmp_path: Path, photos: Path, model: Bu
     assert len(index.search("a dog")) == 10
 
 
-def test_a_table_that_another_thread_forgets_is_read_on(
+def test_a_table_closed_by_another_thread_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path / "index"))
     store.create(4, {})
-    noted = store.noted
+    version_note = store.version_note
 
     def forget() -> object:
         store.close()  # as a thread does that finds another table in its place
-        return noted()
+        return version_note()
 
-    monkeypatch.setattr(store, "noted", forget)
+    monkeypatch.setattr(store, "version_note", forget)
     assert store.count() == 0
 
 
@@ -190,7 +184,7 @@ def test_searches_see_what_others_commit(
     tmp_path: Path, photos: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Searches in four threads while another user of the folder adds, and merges its files."""
-    monkeypatch.setattr(lance_room, "FRAGMENTS", 1)
+    monkeypatch.setattr(lance_room, "MAX_FRAGMENTS", 1)
     index = open_index(tmp_path / "index", lambda name: model)
     open_index(tmp_path / "index").add(photos / "plain.png", model)
     assert len(index.search("a dog", 99)) == 1
@@ -211,17 +205,17 @@ def test_searches_see_what_others_commit(
     assert table.stats()["fragment_stats"]["num_fragments"] == 1
 
 
-def test_one_that_comes_too_late_to_make_the_table_uses_it(tmp_path: Path) -> None:
+def test_two_processes_that_create_an_index_share_one_table(tmp_path: Path) -> None:
     """Also where the other has added columns by then."""
     first, second = (Store(str(tmp_path / "store")) for _ in range(2))
-    assert not second.open()
+    assert not second.exists()
     first.create(8, {"model": "a"})
     first.do(lambda table: table.add_columns({"price": "1.5"}))
     second.create(8, {"model": "b"})
-    assert second.described()["model"] == "a"
+    assert second.required_metadata()["model"] == "a"
 
 
-def test_two_that_put_the_same_file_at_once_put_it_once(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_store_one_row(tmp_path: Path) -> None:
     stores = [Store(str(tmp_path / "store")) for _ in range(2)]
     stores[0].create(8, {})
     together = Barrier(2, timeout=60)  # where one of them fails, the other ends too
@@ -278,7 +272,7 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
         assert scores == pytest.approx({hit.path: hit.score for hit in expected}, abs=1e-5)
 
 
-def answers(folder: Path, model: Bundle) -> tuple[object, ...]:
+def search_results(folder: Path, model: Bundle) -> tuple[object, ...]:
     """All that a search of an index depends on."""
     index = open_index(folder)
     query = model.embed_texts("a dog")[0]
@@ -292,7 +286,7 @@ def test_a_flipped_bit_anywhere_never_gives_another_answer(
     index = open_index(tmp_path / "index")
     index.add(photos, model, batch=4)
     index.remove(sorted(photos.glob("*.png"))[0])
-    right = answers(tmp_path / "index", model)
+    right = search_results(tmp_path / "index", model)
     draw = np.random.default_rng(0)
     caught = 0
     for file in sorted(path for path in (tmp_path / "index").rglob("*") if path.is_file()):
@@ -302,15 +296,15 @@ def test_a_flipped_bit_anywhere_never_gives_another_answer(
             broken[draw.integers(len(whole))] ^= 1 << int(draw.integers(8))
             file.write_bytes(broken)
             try:
-                assert answers(tmp_path / "index", model) == right
+                assert search_results(tmp_path / "index", model) == right
             except IndexStoreError:
                 caught += 1
             file.write_bytes(whole)
     assert caught > 10
-    assert answers(tmp_path / "index", model) == right
+    assert search_results(tmp_path / "index", model) == right
 
 
-def test_a_version_that_is_gone_is_missed(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_a_deleted_version_file_is_an_error(tmp_path: Path, photos: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model, batch=4)
     index.remove(sorted(photos.glob("*.png"))[0])
@@ -318,17 +312,6 @@ def test_a_version_that_is_gone_is_missed(tmp_path: Path, photos: Path, model: B
     newest.unlink()  # Lance numbers them downwards
     with pytest.raises(IndexStoreError, match=r"its newest version, .* is gone"):
         open_index(tmp_path / "index").search("a dog", model=model)
-
-
-def test_an_index_of_an_earlier_version_is_recognised(tmp_path: Path, model: Bundle) -> None:
-    about = {"format": 1, "dim": 2, "model": "demo", "fingerprint": "0123456789abcdef"}
-    schema = pa.schema(
-        [("path", pa.string()), ("vector", pa.list_(pa.float32(), 2))],
-        metadata={"patchword": json.dumps(about)},
-    )
-    lancedb.connect(tmp_path / "old").create_table("images", schema=schema)
-    with pytest.raises(IndexStoreError, match=r"an earlier version of patchword.* index again"):
-        open_index(tmp_path / "old").search("a dog", model=model)
 
 
 def test_an_index_remembers_how_its_model_was_loaded(tmp_path: Path, photos: Path) -> None:
@@ -342,7 +325,9 @@ def test_an_index_remembers_how_its_model_was_loaded(tmp_path: Path, photos: Pat
             again.search("a dog", model=patchword.load("demo"))
 
 
-def test_a_vector_is_a_query_and_what_is_none(tmp_path: Path, photos: Path, model: Bundle) -> None:
+def test_vectors_are_queries_and_other_values_are_refused(
+    tmp_path: Path, photos: Path, model: Bundle
+) -> None:
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     vector = model.embed_texts("a dog")[0]

@@ -184,7 +184,7 @@ def test_repair_of_the_newest_version_and_of_errors(
 def test_several_note_failures_while_files_are_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failures, "FRAGMENTS", 2)
+    monkeypatch.setattr(failures, "MAX_FRAGMENTS", 2)
 
     def note(writer: int) -> None:
         mine = Failures(str(tmp_path / "index"))

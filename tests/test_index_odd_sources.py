@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import picture
+from indexed import clip_retrieval_folder, picture
 from ran import Run
 from shrunk import tiny_bundle, tiny_clip
 
@@ -62,7 +62,7 @@ def test_the_line_of_a_table_is_named_once(tmp_path: Path, index: Index, model: 
 
 
 @pytest.mark.parametrize("cell", [7, [1], {"bytes": "a text"}])
-def test_cells_that_are_no_images_are_named(
+def test_cells_without_images_are_errors(
     cell: object, tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
     pq.write_table(pa.table({"image": [cell]}), tmp_path / "odd.parquet")
@@ -72,7 +72,7 @@ def test_cells_that_are_no_images_are_named(
     assert str(error).startswith(f"{tmp_path}/odd.parquet#1: its cell of 'image' holds neither")
 
 
-def test_names_and_columns_that_no_other_table_has(
+def test_unusual_file_names_and_columns(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
     table = tmp_path / "odd.parquet"
@@ -92,11 +92,8 @@ def test_names_and_columns_that_no_other_table_has(
     assert index.describe(tmp_path / "names.csv") == []  # which says nothing else
 
 
-def test_vectors_of_other_programs_that_are_odd(
-    tmp_path: Path,
-    photos: list[Path],
-    model: Bundle,
-    run: Run,
+def test_unusable_files_of_vectors_are_errors(
+    tmp_path: Path, photos: list[Path], model: Bundle, run: Run
 ) -> None:
     own = model.embed_images(photos)
     patchword.save(model, tmp_path / "tiny")
@@ -125,22 +122,17 @@ def test_vectors_of_other_programs_that_are_odd(
 def test_the_folder_of_clip_retrieval_in_other_forms(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
-    for name in ("img_emb", "metadata"):
-        (tmp_path / "made" / name).mkdir(parents=True)
-    own = model.embed_images(photos)
-    for number, photo in enumerate(photos):
-        np.save(tmp_path / "made" / "img_emb" / f"img_emb_{number}.npy", own[number : number + 1])
-        about = tmp_path / "made" / "metadata" / f"metadata_{number}.parquet"
-        pq.write_table(pa.table({"image_path": [str(photo)]}), about)
-    assert index.take_over(tmp_path / "made", model) == 2  # it says nothing but the paths
+    first, second = (pa.table({"image_path": [str(photo)]}) for photo in photos)
+    vectors = model.embed_images(photos)
+    clip_retrieval_folder(tmp_path / "made", [vectors[:1], vectors[1:]], [first, second])
+    assert index.take_over(tmp_path / "made", model) == 2  # the tables have no other columns
     index.add(photos, tiny_bundle(tiny_clip()).opening(stretch=True), reindex=True)
     with pytest.raises(IndexStoreError, match="cannot be compared"):
         index.take_over(tmp_path / "made", model)
     assert index.take_over(tmp_path / "made", model, reindex=True) == 2
     assert index.fingerprint == model.fingerprint
-    pq.write_table(pa.table({"image_path": [str(photos[1])], "n": ["x"]}), about)
-    first = about.with_name("metadata_0.parquet")
-    pq.write_table(pa.table({"image_path": [str(photos[0])], "n": [1]}), first)
+    tables = [first.append_column("n", [[1]]), second.append_column("n", [["x"]])]
+    clip_retrieval_folder(tmp_path / "made", [vectors[:1], vectors[1:]], tables)
     with pytest.raises(IndexStoreError, match=r"its metadata files do not fit: .* n "):
         index.take_over(tmp_path / "made", model)
     np.save(tmp_path / "made" / "img_emb" / "img_emb_1.npy", np.float32(1))

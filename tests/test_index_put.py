@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from indexed import clip_retrieval_folder
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError
@@ -14,26 +14,25 @@ from patchword.index import Index, open_index
 from patchword.index.schema import id_of
 
 
-def drawn(count: int, dim: int) -> np.ndarray:
+def random_vectors(count: int, dim: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, dim))
 
 
-def laid(folder: Path, *parts: np.ndarray) -> Path:
-    """A folder as clip-retrieval writes it, of photos that are not there."""
-    for name in ("img_emb", "metadata"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+def folder_of_missing_photos(folder: Path, *parts: np.ndarray) -> Path:
+    """A folder as clip-retrieval writes it, of photos that do not exist."""
+    tables = []
     for number, part in enumerate(parts):
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", part)
-        paths = pa.array([f"/photos/{number}-{row}.jpg" for row in range(len(part))], pa.string())
-        table = pa.table({"image_path": paths})
-        pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
-    return folder
+        paths = [f"/photos/{number}-{row}.jpg" for row in range(len(part))]
+        tables.append(pa.table({"image_path": pa.array(paths, pa.string())}))
+    return clip_retrieval_folder(folder, list(parts), tables)
 
 
 @pytest.fixture
-def three(tmp_path: Path, model: Bundle) -> Index:
+def three_entries(tmp_path: Path, model: Bundle) -> Index:
     index = open_index(tmp_path / "index")
-    index.put(["/1.jpg", "/2.jpg", "/3.jpg"], drawn(3, model.dim), model, {"lot": [1, 2, 3]})
+    index.put(
+        ["/1.jpg", "/2.jpg", "/3.jpg"], random_vectors(3, model.dim), model, {"lot": [1, 2, 3]}
+    )
     return index
 
 
@@ -48,7 +47,7 @@ def test_columns_of_numpy_days_and_nan(tmp_path: Path, model: Bundle) -> None:
         "share": [0.25, float("nan"), np.float32("nan")],
     }
     paths = [f"/{number}.jpg" for number in range(3)]
-    index.put(paths, drawn(3, model.dim), model, columns)
+    index.put(paths, random_vectors(3, model.dim), model, columns)
     kinds = {name: index.columns[name] for name in columns}
     assert list(kinds.values()) == ["number", "number", "boolean", "time", "time", "number"]
     row = index.row(id_of(paths[0]), list(columns))
@@ -61,54 +60,63 @@ def test_columns_of_numpy_days_and_nan(tmp_path: Path, model: Bundle) -> None:
     assert index.count("share IS NULL") == 2
     assert index.count("whole > 1.5") == index.count("whole BETWEEN 1.5 AND 3") == 2
     assert index.count("whole >= 3.0 AND size = 0") == 1
-    index.put(paths, drawn(3, model.dim), columns=pa.table({"share": [np.nan, 4.0, np.nan]}))
+    index.put(
+        paths, random_vectors(3, model.dim), columns=pa.table({"share": [np.nan, 4.0, np.nan]})
+    )
     assert index.count("share > 0.1") == index.count("share = 4") == 1
 
 
-def test_lists_of_tags(three: Index) -> None:
+def test_lists_of_tags(three_entries: Index) -> None:
     tags = ["a, b ,", '["c d", "e"]', [1, 2]]
-    three.fill(three.paths(), {"tags": tags})
-    ids = [id_of(path) for path in three.paths()]
-    found = [row["tags"] for row in three.rows(ids, ["tags"])]
+    three_entries.fill(three_entries.paths(), {"tags": tags})
+    ids = [id_of(path) for path in three_entries.paths()]
+    found = [row["tags"] for row in three_entries.rows(ids, ["tags"])]
     assert found == [["a", "b"], ["c d", "e"], ["1", "2"]]
 
 
-def test_what_does_not_fit_leaves_an_index_as_it_is(
-    three: Index, tmp_path: Path, model: Bundle
+def test_values_that_do_not_fit_change_nothing(
+    three_entries: Index, tmp_path: Path, model: Bundle
 ) -> None:
-    before = three.version
+    before = three_entries.version
     with pytest.raises(IndexStoreError, match="column lot of the index holds numbers"):
-        three.put(["/1.jpg", "/4.jpg"], drawn(2, model.dim), columns={"lot": ["a", "b"]})
-    folder = laid(tmp_path / "vectors", np.zeros((2, model.dim), np.float16))
+        three_entries.put(
+            ["/1.jpg", "/4.jpg"], random_vectors(2, model.dim), columns={"lot": ["a", "b"]}
+        )
+    folder = folder_of_missing_photos(tmp_path / "vectors", np.zeros((2, model.dim), np.float16))
     with pytest.raises(IndexStoreError, match=r"0-0\.jpg: its vector, row 0, has no direction"):
-        three.take_over(folder, model, reindex=True)
-    assert (len(three), three.version) == (3, before)
+        three_entries.take_over(folder, model, reindex=True)
+    assert (len(three_entries), three_entries.version) == (3, before)
 
 
 def test_a_folder_of_vectors_with_an_empty_file(tmp_path: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
-    folder = laid(tmp_path, drawn(2, model.dim), np.zeros((0, model.dim)))
+    folder = folder_of_missing_photos(
+        tmp_path, random_vectors(2, model.dim), np.zeros((0, model.dim))
+    )
     assert index.take_over(folder, model) == len(index) == 2
 
 
-def test_addresses_stay_what_they_are(three: Index, model: Bundle) -> None:
+def test_addresses_stay_what_they_are(three_entries: Index, model: Bundle) -> None:
     addresses = ["https://example.org/a.jpg", "s3://bucket/b.jpg"]
-    three.put(addresses, drawn(2, model.dim))
-    assert set(addresses) < set(three.paths())
-    assert not set(addresses) & set(three.gone())
-    assert three.remove(addresses) == 2
-    assert len(three) == 3
+    three_entries.put(addresses, random_vectors(2, model.dim))
+    assert set(addresses) < set(three_entries.paths())
+    assert not set(addresses) & set(three_entries.gone())
+    assert three_entries.remove(addresses) == 2
+    assert len(three_entries) == 3
 
 
-def test_queries_of_any_length(three: Index, model: Bundle) -> None:
-    query = drawn(3, model.dim)[1]
+def test_queries_of_any_length(three_entries: Index, model: Bundle) -> None:
+    query = random_vectors(3, model.dim)[1]
     for length in (1e-200, 1e-20, 1e200):
-        [hit] = three.search(query * length, 1, model=model)
-        [[again]] = three.search_many(query[None] * length, 1, model=model)
+        [hit] = three_entries.search(query * length, 1, model=model)
+        [[again]] = three_entries.search_many(query[None] * length, 1, model=model)
         assert hit == again
         assert hit.path == "/2.jpg"
         assert hit.score == pytest.approx(1)
-    for search, shape in ((three.search, model.dim), (three.search_many, (1, model.dim))):
+    for search, shape in (
+        (three_entries.search, model.dim),
+        (three_entries.search_many, (1, model.dim)),
+    ):
         with pytest.raises(IndexStoreError, match="query's vector is 0"):
             search(np.zeros(shape), model=model)
-    assert three.search(query, 1, without="a dog", model=model)[0].path == "/2.jpg"
+    assert three_entries.search(query, 1, without="a dog", model=model)[0].path == "/2.jpg"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import rows, twelve_photos
+from indexed import rows, twelve_photos, unit
 from numpy.testing import assert_allclose
 from photos import CAT, COFFEE
 from PIL import Image, ImageOps
@@ -23,18 +23,14 @@ from patchword.images.files import File
 from patchword.images.reading import Seen, thumbnail
 from patchword.index import Index, duplicates, open_index, thumbnail_copies
 from patchword.index.cluster_names import name, phrases
-from patchword.index.duplicates import pairs
-from patchword.index.explore import MOSTLY
+from patchword.index.duplicates import near_pairs
+from patchword.index.explore import MIN_SHARE
 from patchword.index.query import WITHOUT
 from patchword.index.schema import id_of
 from patchword.tasks.classify import scorer
 
 QUERIES = ("a heart", "a star", "a wafer")
 SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, model: Bundle) -> Index:
     return index
 
 
-def ranked(index: Index, query: np.ndarray) -> tuple[list[str], np.ndarray]:
+def brute_force(index: Index, query: np.ndarray) -> tuple[list[str], np.ndarray]:
     paths, vectors = rows(Path(index.path))
     scores = vectors @ unit(query)
     order = np.argsort(-scores)
@@ -76,12 +72,12 @@ def test_a_query_is_the_weighed_sum_of_its_parts(index: Index, model: Bundle) ->
             "a cat", 12, image=photo, without=["a dog", "a wafer"], text_weight=text,
             image_weight=photo_weight, without_weight=without,
         )  # fmt: skip
-        paths, scores = ranked(index, query)
+        paths, scores = brute_force(index, query)
         assert [hit.path for hit in hits] == paths
         assert_allclose([hit.score for hit in hits], scores, atol=1e-9)
         assert [hit.id for hit in hits] == [id_of(path) for path in paths]
     only = index.search("a cat", 3, without="a dog")
-    assert [hit.path for hit in only] == ranked(index, words - WITHOUT * others[0])[0][:3]
+    assert [hit.path for hit in only] == brute_force(index, words - WITHOUT * others[0])[0][:3]
     for weight in (WITHOUT, 1.0):
         with pytest.raises(IndexStoreError, match="parts of the query cancel each other"):
             index.search("a dog", without="a dog", without_weight=weight)
@@ -112,7 +108,7 @@ def test_pages_and_many_queries(index: Index, model: Bundle) -> None:
     assert not index.approximate_due()
 
 
-def planted(draw: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
+def vectors_with_duplicates(draw: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
     """Unit vectors (N, D), a fifth of them near-duplicates of another, cosines 0.9 to 1."""
     centres = draw.standard_normal((20, dim))
     vectors = unit(centres[draw.integers(0, 20, count)] + draw.standard_normal((count, dim)))
@@ -123,19 +119,19 @@ def planted(draw: np.random.Generator, count: int, dim: int = 32) -> np.ndarray:
 
 
 def test_pairs_are_all_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = planted(np.random.default_rng(1), 3000).astype(np.float16)
+    half = vectors_with_duplicates(np.random.default_rng(1), 3000).astype(np.float16)
     products = np.triu(half.astype(np.float32) @ half.astype(np.float32).T, 1)
     wanted = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
     assert len(wanted) > 300
     steps: list[int] = []
     monkeypatch.setattr(duplicates, "BLOCK", 64)
-    found = set(map(tuple, pairs(half, 0.96, step=steps.append).tolist()))
+    found = set(map(tuple, near_pairs(half, 0.96, lambda pairs: pairs, steps.append).tolist()))
     assert steps[-1] == 3000
     assert found <= wanted
     assert len(found) >= 0.995 * len(wanted)
-    monkeypatch.setattr(duplicates, "MOST", 100)
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 100)
     with pytest.raises(IndexStoreError, match="give a higher threshold"):
-        pairs(half, 0.96)
+        near_pairs(half, 0.96, lambda pairs: pairs, steps.append)
 
 
 def test_groups_are_near_the_one_that_is_kept(tmp_path: Path, model: Bundle) -> None:
@@ -172,7 +168,7 @@ def test_groups_are_those_of_all_pairs(
     """However many are judged at once, and where all are alike; with an end, what is found until
     then and a warning."""
     count = 300
-    vectors = planted(np.random.default_rng(2), count, model.dim)
+    vectors = vectors_with_duplicates(np.random.default_rng(2), count, model.dim)
     vectors[200:] = vectors[0]
     index = open_index(tmp_path / "index")
     index._create(model)
@@ -189,16 +185,16 @@ def test_groups_are_those_of_all_pairs(
             expected[paths[first]] = {paths[other] for other in others}
     assert len(expected) > 20
 
-    def told() -> dict[str, set[str]]:
+    def groups() -> dict[str, set[str]]:
         found = index.duplicates(0.9, keep="first")
         return {each.keep.path: {other.path for other in each.others} for each in found}
 
-    assert told() == expected
-    monkeypatch.setattr(duplicates, "PORTION", 7)
-    assert told() == expected
+    assert groups() == expected
+    monkeypatch.setattr(duplicates, "PAIR_BATCH", 7)
+    assert groups() == expected
     with monkeypatch.context() as patched:
-        patched.setattr(duplicates, "EVERY", 0)
-        assert told() == expected
+        patched.setattr(duplicates, "MAX_ALL_PAIRS", 0)
+        assert groups() == expected
     with pytest.warns(SampledWarning, match="of 300 images were compared with all others in 0 sec"):
         part = index.duplicates(0.9, keep="first", seconds=1e-9)
     assert {each.keep.path for each in part} < set(expected)
@@ -242,8 +238,8 @@ def test_copies_are_of_one_photo_whatever_the_model(
     assert len(index.duplicates(0.99)) == 1
 
     steps: list[tuple[int, int]] = []
-    monkeypatch.setattr(thumbnail_copies, "MANY", 7)  # pairs, so that there are several parts
-    monkeypatch.setattr(thumbnail_copies, "PIECE", 9)
+    monkeypatch.setattr(thumbnail_copies, "ROUGH_BATCH", 7)  # pairs: several batches
+    monkeypatch.setattr(thumbnail_copies, "BATCH", 9)
     with pytest.warns(UserWarning, match="/gone"):
         again = index.duplicates(keep="first", progress=lambda *step: steps.append(step))
     assert again == found
@@ -305,7 +301,7 @@ def test_samples_are_named_by_what_most_of_them_show() -> None:
     def called(*words: str) -> str:
         """The name of the samples whose captions have one of the words."""
         rows = [any(word in each for word in words) for each in captions.values()]
-        return name(cosines[np.array(rows)], said, MOSTLY)
+        return name(cosines[np.array(rows)], said, MIN_SHARE)
 
     for word in ("a scratch", "a stain", "particles", "an edge chip"):
         assert called(word.removeprefix("a ").removeprefix("an ")) == f"wafer with {word}"
@@ -358,9 +354,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_large_index_is_made_fast_when_it_is_built(
-    run: Run,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
     monkeypatch.setattr(Index, "approximate_due", lambda index: len(index) > 6)
@@ -372,9 +366,7 @@ def test_a_large_index_is_made_fast_when_it_is_built(
 
 
 def test_many_queries_are_embedded_together(
-    run: Run,
-    photos: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("queries.txt").write_text("a heart\na star\na wafer\n")
     run("index", "photos", "--into", "i")
@@ -394,7 +386,7 @@ def test_many_queries_are_embedded_together(
         assert together["cosine"] == pytest.approx(alone["cosine"], abs=1e-6)
 
 
-def test_one_weight_of_what_is_not_wanted() -> None:
+def test_the_command_and_the_method_have_the_same_default_weight() -> None:
     from patchword.cli.search import search
 
     defaults = (inspect.signature(each).parameters for each in (search, Index.search))

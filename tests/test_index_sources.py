@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -12,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import picture, rows
+from indexed import clip_retrieval_folder, picture, rows
 from numpy.testing import assert_allclose
 from pyarrow import fs
 
 import patchword
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError
-from patchword.index import AddReport, Index, object_storage, open_index, putting
+from patchword.index import AddReport, Index, members, object_storage, open_index, putting
 from patchword.index.schema import id_of
 
 
@@ -123,6 +122,7 @@ def test_tables_of_paths_and_of_bytes(
     )  # fmt: skip
     assert row(index, f"{parquet}#3", "label", "width") == ("z", 40)
     assert index.content(id_of(f"{parquet}#3")) == images[2]
+    assert members.content(f"{parquet}#0") == f"{parquet}#0"  # rows are counted from 1
     version = index._store.do(lambda table: table.version)
     assert index.add([table, parquet], model).unchanged == 5
     assert index._store.do(lambda table: table.version) == version  # nothing is written again
@@ -158,11 +158,7 @@ def test_columns_of_the_caller_are_joined(
 
 
 def test_a_moved_file_keeps_its_vector(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(photos, model)
     (tmp_path / "a.csv").write_text("path,price\nphotos/a.png,5\n")
@@ -180,11 +176,7 @@ def test_a_moved_file_keeps_its_vector(
 
 
 def test_what_cannot_be_read_is_tried_again_when_asked(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = tmp_path / "photos" / "bad.png"
     bad.write_text("no picture")
@@ -206,13 +198,9 @@ def test_what_cannot_be_read_is_tried_again_when_asked(
 
 
 def test_put_vectors(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(putting, "PIECE", 2)
+    monkeypatch.setattr(putting, "BATCH", 2)
     monkeypatch.setattr(putting, "COMMIT", 3)
     own = model.embed_images(photos)
     vectors = np.concatenate([own * 3, np.eye(2, own.shape[1])]).astype(np.float16)
@@ -245,11 +233,7 @@ WRONG: dict[str, Callable[[np.ndarray, list[str]], tuple[np.ndarray, list[str]]]
 
 
 def test_vectors_that_cannot_be_right_are_refused(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     index.add(photos[:1], model)
@@ -265,21 +249,15 @@ def test_vectors_that_cannot_be_right_are_refused(
 def test_the_folder_of_clip_retrieval(
     tmp_path: Path, photos: list[Path], index: Index, model: Bundle
 ) -> None:
-    folder = tmp_path / "embeddings"
-    for name in ("img_emb", "metadata"):
-        os.makedirs(folder / name)
-    own = model.embed_images(photos).astype(np.float16)
-    for number, part in enumerate((slice(0, 2), slice(2, 5))):
-        np.save(folder / "img_emb" / f"img_emb_{number}.npy", own[part])
-        table = pa.table(
-            {
-                "image_path": [str(photo) for photo in photos[part]],
-                "caption": [photo.stem for photo in photos[part]],
-                "nsfw": [0.5] * len(photos[part]),
-                "width": [1] * len(photos[part]),
-            }
-        )
-        pq.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+    vectors = model.embed_images(photos).astype(np.float16)
+    columns = {
+        "image_path": [str(photo) for photo in photos],
+        "caption": [photo.stem for photo in photos],
+        "nsfw": [0.5] * 5,
+        "width": [1] * 5,
+    }
+    tables = [pa.table(columns).slice(0, 2), pa.table(columns).slice(2)]
+    folder = clip_retrieval_folder(tmp_path / "made", [vectors[:2], vectors[2:]], tables)
     with pytest.warns(UserWarning, match="'width' is table_width"):
         assert index.take_over(folder, model) == 5
     assert [row(index, p, "caption", "nsfw") for p in photos] == [(p.stem, 0.5) for p in photos]
@@ -292,11 +270,7 @@ def test_the_folder_of_clip_retrieval(
 
 
 def test_a_table_names_photos_in_object_storage(
-    tmp_path: Path,
-    photos: list[Path],
-    index: Index,
-    model: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photos: list[Path], index: Index, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     monkeypatch.setattr(object_storage, "_store", lambda address: store)

@@ -1,7 +1,6 @@
 """Texts beyond the context: cut as the references cut them and said so, or embedded whole."""
 
 import functools
-import json
 import tempfile
 import warnings
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from ran import Run
 from references import hugging_face
 from shrunk import tiny_bundle, tiny_clip
 from tiny_tokenizers import bert_files, bert_vocabulary, gemma, save_clip_tokenizer, t5
@@ -25,7 +25,6 @@ from torch.testing import assert_close
 from patchword import checkpoints
 from patchword.api import Model
 from patchword.bundle import Bundle
-from patchword.cli import main
 from patchword.config import TextConfig
 from patchword.errors import LongTextWarning, UnsupportedError
 from patchword.text.cleaning import sentences
@@ -58,7 +57,7 @@ def tokenizer(kind: str) -> Tokenizer:
 def contents(ours: Tokenizer, text: str) -> list[int]:
     """The ids of a text without the special tokens around them."""
     (row,) = ours.rows([text])
-    return row[ours.specials - ours._tail : len(row) - ours._tail]
+    return row[ours.specials - ours._end_tokens : len(row) - ours._end_tokens]
 
 
 @pytest.fixture(scope="module")
@@ -195,51 +194,41 @@ def folder(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(checkpoints.save(tiny, tmp_path_factory.mktemp("model") / "tiny"))
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list, str]:
-    """Exit code, records and what stderr says."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return (
-        int(ended.value.code or 0),
-        [json.loads(a) for a in captured.out.splitlines()],
-        captured.err,
-    )
-
-
 def test_commands_take_the_choice(
-    tiny: Bundle,
-    folder: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Bundle, folder: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     photo = tmp_path / "photo.png"
     Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(20, 20, 3)).save(photo)
     index = tmp_path / "index"
-    assert answer(capsys, "index", photo, "--into", index, "-m", folder, "--json")[0] == 0
+    assert run("index", photo, "--into", index, "-m", folder).code == 0
     (vector,) = unwarned(tiny, [LONG], long_text="mean")
     with pytest.warns(LongTextWarning):
         (cut,) = tiny.embed_texts([LONG])
     (image,) = tiny.embed_images([photo])
-    for arguments, told in [
-        (("embed", "-t", LONG), lambda record: record["vector"]),
-        (("similarity", photo, "-t", LONG), lambda record: record["texts"][0]["cosine"]),
-        (("search", index, LONG), lambda record: record["cosine"]),
+    for arguments, value_of, expected in [
+        (("embed", "-t", LONG), lambda record: record["vector"], (vector, cut)),
+        (
+            ("similarity", photo, "-t", LONG),
+            lambda record: record["texts"][0]["cosine"],
+            (vector @ image, cut @ image),
+        ),
+        (("search", index, LONG), lambda record: record["cosine"], (vector @ image, cut @ image)),
     ]:
         command = [*arguments, "-m", folder, "--json"]
-        code, (record,), said = answer(capsys, *command)
-        assert code == 0
-        assert said.startswith("warning: the text exceeds 16 tokens; it loses"), said
-        assert said.endswith(": --long-text mean keeps all\n")
-        code, (whole,), said = answer(capsys, *command, "--long-text", "mean")
-        assert (code, said) == (0, "")
-        expected = [vector, cut] if arguments[0] == "embed" else [vector @ image, cut @ image]
-        np.testing.assert_allclose(told(whole), expected[0], atol=1e-6)
-        np.testing.assert_allclose(told(record), expected[1], atol=1e-6)
-    code, _, said = answer(capsys, "classify", photo, "-l", LONG[:99], "-m", folder, "--json")
-    assert (code, said[:8], said[-7:]) == (0, "warning:", " of 42\n")  # it has no such option
-    code, _, said = answer(capsys, "embed", "-t", LONG, "-m", folder, "--long-text", "first")
-    assert code == 2
-    assert "there are 'truncate' and 'mean'" in said
+        truncated = run(*command)
+        assert truncated.code == 0
+        assert truncated.err.startswith("warning: the text exceeds 16 tokens; it loses")
+        assert truncated.err.endswith(": --long-text mean keeps all\n")
+        whole = run(*command, "--long-text", "mean")
+        assert (whole.code, whole.err) == (0, "")
+        for done, value in zip((whole, truncated), expected, strict=True):
+            (record,) = done.records
+            np.testing.assert_allclose(value_of(record), value, atol=1e-6)
+    without_option = run("classify", photo, "-l", LONG[:99], "-m", folder, "--json")
+    assert without_option.code == 0
+    assert without_option.err.startswith("warning:")
+    assert without_option.err.endswith(" of 42\n")
+    refused = run("embed", "-t", LONG, "-m", folder, "--long-text", "first")
+    assert refused.code == 2
+    assert "there are 'truncate' and 'mean'" in refused.err

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from indexed import unit
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index import approximate, lance, quantized
 from patchword.index import matrix as matrix_room
-from patchword.index.exact import bound, candidates, product
+from patchword.index.exact import candidates, error_bound, half_products
 from patchword.index.matrix import Matrix
 from patchword.index.nearest import Nearest
 from patchword.index.table import Store
@@ -23,11 +24,9 @@ from patchword.index.table import Store
 ROWS, DIM = 600, 64
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-def near_ties(draw: np.random.Generator, query: np.ndarray, rows: int = ROWS) -> np.ndarray:
+def nearly_equal_scores(
+    draw: np.random.Generator, query: np.ndarray, rows: int = ROWS
+) -> np.ndarray:
     """Unit vectors whose products with a query differ by less than float16 can tell, most by 1e-6,
     half of them in a few large numbers and many small ones."""
     dim = len(query)
@@ -55,7 +54,7 @@ def query() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def vectors(query: np.ndarray) -> np.ndarray:
-    return near_ties(np.random.default_rng(2), query)
+    return nearly_equal_scores(np.random.default_rng(2), query)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, vectors: np.ndarray) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the store, of which searches make a file."""
-    monkeypatch.setattr(matrix_room, "IN_MEMORY", 0)
+    monkeypatch.setattr(matrix_room, "MAX_IN_MEMORY", 0)
     shutil.copytree(made, tmp_path / "store")
     return tmp_path / "store"
 
@@ -79,18 +78,18 @@ def expected(vectors: np.ndarray, query: np.ndarray, k: int) -> list[str]:
     return [f"/{row:04d}" for row in order[:k]]
 
 
-def found(store: Store | Path, query: np.ndarray, k: int = 20, **options: object) -> list[str]:
+def find_paths(store: Store | Path, query: np.ndarray, k: int = 20, **options: object) -> list[str]:
     store = Store(str(store)) if isinstance(store, Path) else store
     (hits,) = Nearest(store).find(query[None], k, **options)  # type: ignore[arg-type]
     return [hit.path for hit in hits]
 
 
-def files(folder: Path) -> list[str]:
+def matrix_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix == ".f16")
 
 
 @pytest.mark.parametrize("dim", [1, 7, 64, 512, 1152])
-def test_no_product_is_further_off_than_the_bound(dim: int) -> None:
+def test_products_are_within_the_error_bound(dim: int) -> None:
     draw = np.random.default_rng(dim)
     # of all sizes, also below float16's normal numbers, and nearly parallel to the query
     rows = draw.standard_normal((400, dim)) * 10.0 ** draw.uniform(-6, 0, (400, dim))
@@ -99,13 +98,14 @@ def test_no_product_is_further_off_than_the_bound(dim: int) -> None:
     query = unit(rows[200])
     half = stored.astype(np.float16)
     error = float(np.linalg.norm(stored - half.astype(np.float32), axis=1).max())
-    off = np.abs(product(half, query).numpy().astype(np.float64) - stored.astype(float) @ query)
-    assert off.max() <= bound(error, query)
+    products = half_products(half, query).numpy().astype(np.float64)
+    off = np.abs(products - stored.astype(np.float64) @ query)
+    assert off.max() <= error_bound(error, query)
     # the bound is no wild guess: a sum in float16 would break it
-    assert bound(error, query) < 2e-3
+    assert error_bound(error, query) < 2e-3
 
 
-def test_candidates_hold_all_the_best_and_little_else(query: np.ndarray) -> None:
+def test_candidates_include_the_nearest_and_few_others(query: np.ndarray) -> None:
     draw = np.random.default_rng(5)
     stored = unit(draw.standard_normal((20000, DIM))).astype(np.float32)
     half = stored.astype(np.float16)
@@ -128,17 +128,14 @@ def test_near_ties_come_in_the_order_of_float64(
     folder: Path, vectors: np.ndarray, query: np.ndarray, k: int
 ) -> None:
     right = expected(vectors, query, k)
-    first = product(vectors.astype(np.float16), query)
-    assert (
-        torch.argsort(first, descending=True)[:300].tolist()
-        != sorted(range(ROWS), key=lambda row: -float(vectors[row].astype(np.float64) @ query))[
-            :300
-        ]
-    )
-    assert found(folder, query, k) == right
-    assert found(folder, query, k, offset=7) == expected(vectors, query, k + 7)[7:]
+    first = half_products(vectors.astype(np.float16), query)
+    exact = vectors.astype(np.float64) @ query
+    by_half, by_exact = torch.argsort(first, descending=True), np.argsort(-exact)
+    assert by_half[:300].tolist() != by_exact[:300].tolist()
+    assert find_paths(folder, query, k) == right
+    assert find_paths(folder, query, k, offset=7) == expected(vectors, query, k + 7)[7:]
     odd = [path for path in expected(vectors, query, ROWS) if path.endswith("1")]
-    assert found(folder, query, k, where="path LIKE '%1'") == odd[:k]
+    assert find_paths(folder, query, k, where="path LIKE '%1'") == odd[:k]
 
 
 def test_processes_share_one_file_that_follows_the_table(
@@ -148,40 +145,43 @@ def test_processes_share_one_file_that_follows_the_table(
     store = Store(str(folder))
     search = Nearest(store)
     assert [hit.path for hit in search.find(query[None], 20)[0]] == right
-    (name,) = files(folder)
+    (name,) = matrix_files(folder)
     before = (folder / name).stat().st_mtime_ns
-    assert found(folder, query) == right  # another reader maps it as it is
+    assert find_paths(folder, query) == right  # another reader maps it as it is
     assert (folder / name).stat().st_mtime_ns == before
     store.put([File("/new", 0, 0)], query[None].astype(np.float32))
     store.delete([right[0]])
     assert [hit.path for hit in search.find(query[None], 20)[0]] == ["/new", *right[1:]]
-    (newer,) = files(folder)
+    (newer,) = matrix_files(folder)
     assert newer != name
     from lancedb.index import BTree
 
     # of the next versions only what is new is read; where nothing is, the file stays as it is
     reads: list[int] = []
-    read = matrix_room._block
+    read = matrix_room._read_block
 
     def counted(table: object, start: int, dim: int) -> object:
         reads.append(start)
         return read(table, start, dim)
 
     monkeypatch.setattr(matrix_room, "BLOCK", 100)
-    monkeypatch.setattr(matrix_room, "_block", counted)
+    monkeypatch.setattr(matrix_room, "_read_block", counted)
     again = -query[None].astype(np.float32)
     store.put([File("/newer", 0, 0), File("/0150", 1, 1)], np.repeat(again, 2, 0))
-    assert found(folder, -query, 2) == ["/0150", "/newer"]
-    assert found(folder, query, 19) == ["/new", *(row for row in right[1:] if row != "/0150")][:19]
+    assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
+    assert (
+        find_paths(folder, query, 19)
+        == ["/new", *(row for row in right[1:] if row != "/0150")][:19]
+    )
     assert reads == [500]  # both are at the end
-    whole, (old,) = (folder / files(folder)[0]).stat().st_ino, files(folder)
+    whole, (old,) = (folder / matrix_files(folder)[0]).stat().st_ino, matrix_files(folder)
     store.do(lambda table: table.create_index("path", config=BTree()))
-    assert found(folder, -query, 2) == ["/0150", "/newer"]
-    assert files(folder) != [old]
-    assert (folder / files(folder)[0]).stat().st_ino == whole
+    assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
+    assert matrix_files(folder) != [old]
+    assert (folder / matrix_files(folder)[0]).stat().st_ino == whole
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(1, "no links")))
     store.do(lambda table: table.create_index("size", config=BTree()))
-    assert found(folder, -query, 2) == ["/0150", "/newer"]
+    assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
     assert reads == [500]
 
 
@@ -197,8 +197,8 @@ def test_a_damaged_file_is_made_anew(
     if not bytes_alone:
         monkeypatch.setattr(quantized, "_library", lambda: None)
     right = expected(vectors, query, 20)
-    assert found(folder, query) == right
-    (name,) = files(folder)
+    assert find_paths(folder, query) == right
+    (name,) = matrix_files(folder)
     whole = (folder / name).read_bytes()
     half = 4096, 4096 + (ROWS - 3) * DIM * 2
     draw = np.random.default_rng(0)
@@ -207,17 +207,17 @@ def test_a_damaged_file_is_made_anew(
         broken = bytearray(whole)
         broken[place] ^= 1 << int(draw.integers(8))
         (folder / name).write_bytes(broken)
-        assert found(folder, query) == right
+        assert find_paths(folder, query) == right
         if not (bytes_alone and half[0] <= place < half[1]):
             assert (folder / name).read_bytes() == whole
         Nearest(Store(str(folder))).on_rows(lambda table, matrix, rows: matrix.read(None))
         assert (folder / name).read_bytes() == whole
     for part in (b"", whole[:5000], whole + b"more"):
         (folder / name).write_bytes(part)
-        assert found(folder, query) == right
+        assert find_paths(folder, query) == right
     earlier = whole.replace(b'"form": 2, ', b"", 1)  # as before there were codes
     (folder / name).write_bytes(earlier)
-    assert found(folder, query) == right
+    assert find_paths(folder, query) == right
     assert (folder / name).read_bytes() == whole
 
 
@@ -227,7 +227,7 @@ def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
 ) -> None:
     search = Nearest(Store(str(folder)))
     search.on_rows(lambda table, matrix, rows: None)
-    (name,) = files(folder)
+    (name,) = matrix_files(folder)
     whole = (folder / name).read_bytes()
     if deleted:  # it stays with who has mapped it
         (folder / name).unlink()
@@ -240,26 +240,26 @@ def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
     assert deleted or (folder / name).read_bytes() == whole
 
 
-def test_a_file_of_an_earlier_index_in_the_folder_is_not_taken(
+def test_a_file_of_an_earlier_index_is_not_used(
     folder: Path, vectors: np.ndarray, query: np.ndarray
 ) -> None:
-    found(folder, query)
-    (name,) = files(folder)
+    find_paths(folder, query)
+    (name,) = matrix_files(folder)
     shutil.rmtree(folder / "images.lance")
     (folder / "version.json").unlink()
     store = stored(folder, -vectors)  # the same number of versions and rows
-    assert found(store, -query) == expected(vectors, query, 20)
-    assert files(folder) == [name]
+    assert find_paths(store, -query) == expected(vectors, query, 20)
+    assert matrix_files(folder) == [name]
 
 
-def test_what_killed_processes_left_goes(folder: Path, query: np.ndarray) -> None:
+def test_files_of_killed_processes_are_deleted(folder: Path, query: np.ndarray) -> None:
     for name, age in {".part-1.f16": 3600, ".part-2.f16": 0, "vectors-1.f16": 0}.items():
         (folder / name).write_bytes(b"x")
         os.utime(folder / name, (time.time() - age,) * 2)
     (folder / "vectors-99999.f16").write_bytes(b"x")  # of a process that is ahead
-    found(folder, query)
-    assert len(files(folder)) == 3
-    assert {".part-2.f16", "vectors-99999.f16"} < set(files(folder))
+    find_paths(folder, query)
+    assert len(matrix_files(folder)) == 3
+    assert {".part-2.f16", "vectors-99999.f16"} < set(matrix_files(folder))
 
 
 def test_where_no_file_can_be_written_vectors_are_held_in_memory(
@@ -270,18 +270,18 @@ def test_where_no_file_can_be_written_vectors_are_held_in_memory(
 
     monkeypatch.setattr(matrix_room, "replacing", full)
     with pytest.warns(UserWarning, match=r"cannot be written.*No space left on device"):
-        assert found(folder, query) == expected(vectors, query, 20)
-    assert files(folder) == []
+        assert find_paths(folder, query) == expected(vectors, query, 20)
+    assert matrix_files(folder) == []
 
 
-def test_rows_that_are_not_what_was_written_are_refused(folder: Path, query: np.ndarray) -> None:
+def test_damaged_rows_are_errors(folder: Path, query: np.ndarray) -> None:
     store = Store(str(folder))
     store.do(lambda table: table.update(where="path = '/0300'", values={"vector_sum": 7}))
     with pytest.raises(IndexStoreError, match="the entry of '/0300' is not what was written"):
-        found(store, query)
+        find_paths(store, query)
 
 
-def test_a_package_that_is_put_off_runs_when_something_of_it_is_asked_for(
+def test_a_deferred_package_runs_at_its_first_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "slow_client").mkdir()
@@ -334,7 +334,7 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
     }
     query = np.eye(1, DIM)[0]
     for where, expected in wanted.items():
-        assert sorted(found(store, query, 99, where=where)) == [
+        assert sorted(find_paths(store, query, 99, where=where)) == [
             f"/{row:04d}" for row in rows if expected(row)
         ], where
     refused = {
@@ -354,7 +354,7 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
     }
     for where, message in refused.items():
         with pytest.raises(IndexStoreError, match=message):
-            found(store, query, where=where)
+            find_paths(store, query, where=where)
 
 
 def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     before = search.find(query[None], 5)
     assert search.explain().way == "exact"
     assert not search.due()
-    monkeypatch.setattr(approximate, "FROM", 1)
+    monkeypatch.setattr(approximate, "MIN_BYTES", 1)
     with pytest.raises(IndexStoreError, match=r"has 4093 vectors; .* needs 4096 or more"):
         search.build()
     extra = unit(draw.standard_normal((3, DIM))).astype(np.float32)
@@ -394,20 +394,20 @@ def test_approximate_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert search.explain(**options).way == "exact"  # type: ignore[arg-type]
     # parts that are not read are missed: the candidates come from the approximate index
     monkeypatch.setattr(approximate, "SHARE_READ", 0)
-    monkeypatch.setattr(approximate, "FEWEST_READ", 1)
-    found = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
+    monkeypatch.setattr(approximate, "MIN_PARTITIONS_READ", 1)
+    find_paths = [search.find(q[None], 10, exact=False)[0] for q in data[:30].astype(np.float64)]
     right = [search.find(q[None], 10)[0] for q in data[:30].astype(np.float64)]
-    assert found != right
+    assert find_paths != right
     # of an index that was emptied nothing is found
     store.do(lambda table: table.delete("size >= 0"))
     assert search.find(query[None], 4, exact=False) == [[]]
 
 
-def test_vectors_that_no_approximate_search_takes_stay_exact(
+def test_vectors_of_unsupported_length_are_searched_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(approximate, "FROM", 1)
-    monkeypatch.setattr(approximate, "FEWEST", 1)
+    monkeypatch.setattr(approximate, "MIN_BYTES", 1)
+    monkeypatch.setattr(approximate, "MIN_ROWS", 1)
     data = unit(np.random.default_rng(0).standard_normal((20, 12))).astype(np.float32)
     search = Nearest(stored(tmp_path / "store", data))
     assert not search.due()

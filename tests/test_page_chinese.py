@@ -18,11 +18,11 @@ from patchword.errors import PatchwordError
 from patchword.finite import reason
 from patchword.images import kinds
 from patchword.index.cluster_names import phrases
-from patchword.index.common_labels import THINGS
+from patchword.index.common_labels import COMMON_LABELS
 from patchword.inspect import acquisition
 from patchword.inspect.acquisition import Good, Look, Named
 from patchword.inspect.calibration import Calibration, Judge, Rule
-from patchword.scope.remarks import Told, stored
+from patchword.scope.report import ScopeReport, warn_of_stored
 from patchword.serve.models import why_not
 from patchword.serve.page import translations
 from patchword.serve.request_warnings import heard
@@ -243,16 +243,16 @@ def test_warnings_have_chinese_forms() -> None:
     inspector = patchword.inspector(model, [], "mutual")
     with warnings.catch_warnings(), heard() as caught:
         warnings.simplefilter("always")
-        told = Told()
-        told.words("demo", model.scope, ["a zeppelin over a volcano, and a scrtch"])
-        told.words("demo", model.scope, ["a red dress", "a ring and a hat"])
+        report = ScopeReport()
+        report.check_words("demo", model.scope, ["a zeppelin over a volcano, and a scrtch"])
+        report.check_words("demo", model.scope, ["a red dress", "a ring and a hat"])
         for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"):
-            told.image("demo", model.scope, name, True)
-            told.tell()
-        told.image("demo", model.scope, "f.jpg", True, "good photos")
-        told.image("demo", model.scope, "g.jpg", False)
-        told.tell()
-        stored("demo", model.scope, {"c.jpg": True, "d.jpg": True})
+            report.add_image("demo", model.scope, name, True)
+            report.tell()
+        report.add_image("demo", model.scope, "f.jpg", True, "good photos")
+        report.add_image("demo", model.scope, "g.jpg", False)
+        report.tell()
+        warn_of_stored("demo", model.scope, {"c.jpg": True, "d.jpg": True})
         with noted() as sights:
             sights.note(Sight.whole("e.jpg", np.zeros((9, 9, 3), np.uint8)))
         for photos in ([photo], [photo] * 4):
@@ -295,7 +295,7 @@ def test_names_of_clusters_have_chinese_forms() -> None:
     scope = patchword.load("demo").scope
     assert scope is not None
     levels = (level for each in phrases(scope) for level in each.names)
-    for name in {*THINGS, *(name for level in levels for name in level)}:
+    for name in {*COMMON_LABELS, *(name for level in levels for name in level)}:
         for called in (name, f"{name}, like a.jpg"):
             told = chinese(called, "names")
             assert told, name

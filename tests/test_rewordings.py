@@ -15,7 +15,7 @@ import patchword
 from patchword import CheckpointError, ScopeWarning
 from patchword.checkpoints import scope_files
 from patchword.scenes import scene
-from patchword.scope import Scope, possible
+from patchword.scope import Scope, is_possible
 
 ASSETS = Path(patchword.__file__).parent / "assets"
 WAFER = str(ASSETS / "samples" / "wafers" / "scratch-1.jpg")
@@ -56,19 +56,19 @@ def test_a_rule_never_takes_a_question_for_another_one(scope: Scope) -> None:
     understood = 0
     for name in ("questions.txt", "questions_others.txt"):
         for known, wording, opposite in listed(name):
-            taken = (wording, False) if scope.known(wording) else scope.understood(wording)
+            taken = (wording, False) if scope.is_known(wording) else scope.understood(wording)
             if known == "-":
                 assert taken is None, wording
-            elif taken is not None and not scope.known(wording):
+            elif taken is not None and not scope.is_known(wording):
                 assert taken == (known, opposite), wording
                 understood += 1
     assert understood >= 200
 
 
 def test_what_only_looks_like_a_known_form(scope: Scope) -> None:
-    assert scope.known("Is there an orange ring?")
+    assert scope.is_known("Is there an orange ring?")
     for question in ("is there a red shape?", "what colour is the shape?", "where is the shape?"):
-        assert not scope.known(question)
+        assert not scope.is_known(question)
 
 
 def test_answers(model: patchword.Model) -> None:
@@ -147,10 +147,10 @@ def test_what_is_not_understood_is_warned_of(model: patchword.Model) -> None:
     ],
 )
 def test_what_can_be_an_answer(scope: Scope, question: str, fitting: str, other: str) -> None:
-    assert possible(question, fitting, scope.slots)
-    assert not possible(question, other, scope.slots)
-    assert not possible("who is this?", fitting, scope.slots)
-    assert possible("what is this?", other, scope.slots)
+    assert is_possible(question, fitting, scope.slots)
+    assert not is_possible(question, other, scope.slots)
+    assert not is_possible("who is this?", fitting, scope.slots)
+    assert is_possible("what is this?", other, scope.slots)
 
 
 def test_what_can_be_no_answer_is_not_given(model: patchword.Model) -> None:
@@ -163,7 +163,7 @@ def test_what_can_be_no_answer_is_not_given(model: patchword.Model) -> None:
     assert public.ask(CAT, "is there a dog?").text == found[1].text
     for number in range(60):
         for question, answer in scene(5, number).questions:
-            assert possible(question, answer, model.scope.slots), (question, answer)
+            assert is_possible(question, answer, model.scope.slots), (question, answer)
 
 
 def test_command(run: Run) -> None:
@@ -187,4 +187,4 @@ def test_rules_are_kept_and_damaged_ones_refused(scope: Scope, tmp_path: Path) -
         patchword.load(tmp_path / "model")
     bare = replace(scope, rewordings=(), substitutions=())
     assert bare.understood("is there a defect?") is None
-    assert re.search("wafer", scope.nearest("is the wafer ok?"))
+    assert re.search("wafer", scope.nearest_question("is the wafer ok?"))

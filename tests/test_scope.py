@@ -25,7 +25,6 @@ import patchword
 from patchword import ImageError, ScopeWarning
 from patchword.bundle import embed_checked
 from patchword.checkpoints import scope_files
-from patchword.cli import main
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.config import PreprocessConfig
 from patchword.data import open_sources
@@ -56,7 +55,7 @@ def outside_of(model: patchword.Model, images: list[Any]) -> list[bool]:
     return [check.outside for _ in embed_checked(model, check, images)]
 
 
-def told(recorded: pytest.WarningsRecorder) -> list[str]:
+def scope_warnings(recorded: pytest.WarningsRecorder) -> list[str]:
     return [str(one.message) for one in recorded if one.category is ScopeWarning]
 
 
@@ -164,14 +163,14 @@ def test_rounded_vectors_are_judged_alike(
 
 def test_words_and_questions() -> None:
     scope = scope_of(patchword.load("demo-blip"))
-    assert scope.unknown(["a Wafer with a scratch", "a dog, 帽子"]) == ["dog", "帽子"]
+    assert scope.unknown_words(["a Wafer with a scratch", "a dog, 帽子"]) == ["dog", "帽子"]
     assert scope.form("Is there an orange ring?") == scope.form("is there a blue heart?")
     assert scope.form("is there a red ring?") in scope.questions
     assert scope.form("what defect?") not in scope.questions
-    assert scope.nearest("what defect does it have?") == "what defect does the wafer have?"
+    assert scope.nearest_question("what defect does it have?") == "what defect does the wafer have?"
 
 
-def test_what_is_known_is_answered_without_a_word(
+def test_known_inputs_give_no_warnings(
     model: patchword.Model, recwarn: pytest.WarningsRecorder
 ) -> None:
     model.classify(sorted(SAMPLES.glob("wafers/*.jpg")), ["wafer with a scratch", "perfect wafer"])
@@ -179,46 +178,46 @@ def test_what_is_known_is_answered_without_a_word(
         model.ask(WAFER, ["is there a scratch?", "what defect does the wafer have?"])
         model.match(WAFER, "a wafer with a stain")
         model.caption(WAFER, "a photo of")
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
 
 
-def test_what_is_not_known_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+def test_unknown_inputs_are_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo-blip")
     model.classify([PHOTO, WAFER, ASTRONAUT], ["a dog", "a wafer"])
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo-blip does not know dog. It knows wafers, coloured shapes")
     assert second.startswith("2 of 3 images look unlike what demo-blip was trained on: ")
     recwarn.clear()
     model.ask(PHOTO, "what is wafer?")
     model.caption([PHOTO])
     model.match(PHOTO, "a wafer")
-    starts = [message.split(":")[0] for message in told(recwarn)]
+    starts = [message.split(":")[0] for message in scope_warnings(recwarn)]
     unlike = "the image looks unlike what demo-blip was trained on"
     assert starts[1:] == [unlike] * 3
     assert starts[0].startswith("demo-blip was not trained on questions like 'what is wafer?'")
 
 
-def test_what_is_not_known_is_told_before_an_error(recwarn: pytest.WarningsRecorder) -> None:
+def test_warnings_come_before_an_error(recwarn: pytest.WarningsRecorder) -> None:
     """Not when the error is let go of, by then amid other work."""
     demo = patchword.load("demo")
     for ask in (demo.embed_images, lambda images: demo.classify(images, ["a wafer", "a hat"])):
         recwarn.clear()
         with pytest.raises(ImageError, match=r"missing\.png"):
             ask([PHOTO, "missing.png", PHOTO])
-        assert [message.partition(":")[0] for message in told(recwarn)] == [
+        assert [message.partition(":")[0] for message in scope_warnings(recwarn)] == [
             "the image looks unlike what demo was trained on"
         ]
 
 
-def test_an_index_of_other_photos_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_indexing_unlike_photos_warns(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Whoever takes the results need not ask for one more than there are."""
     patchword.open_index(tmp_path / "index").add([PHOTO, WAFER], patchword.load("demo-blip"))
-    assert [message.split(":")[0] for message in told(recwarn)] == [
+    assert [message.split(":")[0] for message in scope_warnings(recwarn)] == [
         "1 of 2 images looks unlike what demo-blip was trained on"
     ]
 
 
-def test_what_an_index_lists_is_told(tmp_path: Path, run: Run) -> None:
+def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
     """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
     once, and of the image that is looked for too."""
     (tmp_path / "photos").mkdir()
@@ -302,7 +301,7 @@ def test_what_is_rejected_as_unlike_says_so(run: Run, tmp_path: Path) -> None:
     assert "none of these (unlike what demo knows)" in alone
 
 
-def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
+def test_save_keeps_the_scope_and_another_image_size_drops_it(tmp_path: Path) -> None:
     model = patchword.load("demo")
     vectors = model.embed_images([WAFER])
     again = patchword.load(model.save(tmp_path / "again"))
@@ -314,7 +313,7 @@ def test_kept_by_save_and_gone_where_vectors_differ(tmp_path: Path) -> None:
     assert scope_of(model.to("bfloat16")).words == scope_of(model).words
 
 
-def test_damaged(tmp_path: Path) -> None:
+def test_damaged_scope_files_are_errors(tmp_path: Path) -> None:
     folder = patchword.load("demo").save(tmp_path / "model")
     good = json.loads((folder / scope_files.TEXT_FILE).read_text())
     for broken in ({}, [], good | {"limits": {"moon": 1}}, good | {"limits": {"scenes": "x"}}):
@@ -327,7 +326,7 @@ def test_damaged(tmp_path: Path) -> None:
         patchword.load(folder)
 
 
-def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) -> None:
+def test_together_warns_once(recwarn: pytest.WarningsRecorder) -> None:
     """As a command does that draws a map of each photo, then classifies and describes it."""
     model = patchword.load("demo")
     with together() as found:
@@ -337,7 +336,7 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
         assert found.outside(PHOTO)
         assert not found.outside(WAFER)
         assert not found.outside("another")
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo does not know dog. It knows")
     assert second.startswith(
         f"1 of 2 images looks unlike what demo was trained on: {PHOTO}. It knows"
@@ -347,30 +346,30 @@ def test_many_jobs_say_once_what_each_found(recwarn: pytest.WarningsRecorder) ->
     assert found.remarks() == [sentence, "demo does not know dog"]
 
 
-def test_a_word_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+def test_an_unknown_word_is_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
     """In what is told together, whichever texts it stands in."""
     model = patchword.load("demo")
     with together():
         for texts in (["a dog", "a wafer"], ["a dog"], ["a dog beside a cat"]):
             model.embed_texts(texts)
-    first, second = told(recwarn)
+    first, second = scope_warnings(recwarn)
     assert first.startswith("demo does not know dog. ")
     assert second.startswith("demo does not know ")
     assert "cat" in second
     assert "dog" not in second
 
 
-def test_words_of_two_domains_are_told(
+def test_words_of_two_domains_are_warned_of(
     model: patchword.Model, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Each is known, but no text of the training had both."""
     known = ["a red ring", "a photo of a hat", "a pair of shoes on the floor", "an image of a hat"]
     model.embed_texts([*known, "a close view of a wafer with a large stain", "long-sleeve shirt"])
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
     with together():
         model.classify(WAFER, ["red dress", "blue dress"])
         model.embed_texts(["red shoes", "shoes with a scratch", "a large hat"])
-    colours, others = (message.partition(". It knows")[0] for message in told(recwarn))
+    colours, others = (message.partition(". It knows")[0] for message in scope_warnings(recwarn))
     assert colours == (
         f"{model.name} never learned colours of clothing: 'red', 'blue' mean nothing to it in "
         "'red dress', 'blue dress'"
@@ -381,7 +380,7 @@ def test_words_of_two_domains_are_told(
     )
 
 
-def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_unknown_places_of_clothes_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
     model = patchword.load("demo")
     warnings.simplefilter("always")  # in this test, the same again
     for find in (model.heatmap, model.locate, model.segment):
@@ -389,15 +388,15 @@ def test_that_places_of_clothes_are_unknown_is_told(recwarn: pytest.WarningsReco
             with together():
                 find(WAFER, texts)
                 find(WAFER, texts[:1])
-            assert len(told(recwarn)) == count
-        assert told(recwarn)[0].startswith(
+            assert len(scope_warnings(recwarn)) == count
+        assert scope_warnings(recwarn)[0].startswith(
             "demo hardly knows where clothing is in a photo, for it never learned that: what it "
             "shows of 'a hat' says little. It knows"
         )
         recwarn.clear()
 
 
-def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_of_unlike_photos_say_so(tmp_path: Path, run: Run) -> None:
     """As other answers do: in the record, on stderr and, under its title, in the picture."""
     sizes = []
     for image, *command in (
@@ -406,12 +405,10 @@ def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFix
         (PHOTO, "attention", PHOTO, "--head", "0"),
         (WAFER, "attention", WAFER, "--head", "0"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main([*command, "--json", "--save", str(tmp_path / "map.png")])
-        assert ended.value.code == 0
-        said = capsys.readouterr()
-        assert json.loads(said.out).get("outside", False) is (image == PHOTO)
-        assert ("looks unlike what demo" in " ".join(said.err.split())) is (image == PHOTO)
+        done = run(*command, "--json", "--save", tmp_path / "map.png")
+        assert done.code == 0
+        assert done.records[0].get("outside", False) is (image == PHOTO)
+        assert ("looks unlike what demo" in " ".join(done.err.split())) is (image == PHOTO)
         with Image.open(tmp_path / "map.png") as picture:
             rows = np.asarray(picture.convert("L"))[22:80, 22:240].min(axis=1) < 128
         sizes.append(int((np.diff(rows.astype(int)) == 1).sum()))
@@ -419,7 +416,7 @@ def test_maps_of_foreign_photos_say_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert sizes[2] > sizes[3]
 
 
-def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_inspecting_unlike_photos_warns(recwarn: pytest.WarningsRecorder) -> None:
     """Good photos when they are learned from, others when they are inspected; each once, though
     good ones are scored after learning from others, and of a batch with each of the others."""
     model = patchword.load("demo")
@@ -427,13 +424,13 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
     found = patchword.inspector(model, [*wafers, PHOTO]).inspect([WAFER, PHOTO, ASTRONAUT])
     assert [each.outside for each in found] == [False, True, True]
     assert ["outside" in each.record() for each in found] == [False, True, True]
-    good, images = [message.partition(". It knows")[0] for message in told(recwarn)]
+    good, images = [message.partition(". It knows")[0] for message in scope_warnings(recwarn)]
     assert good == f"1 of 4 good photos looks unlike what demo was trained on: {PHOTO}"
     assert images == (f"2 of 3 images look unlike what demo was trained on: {PHOTO}, {ASTRONAUT}")
     recwarn.clear()
     with together():
         patchword.inspector(model, [*wafers, PHOTO], "mutual").inspect([WAFER, ASTRONAUT])
-    (both,) = [message.partition(". It knows")[0] for message in told(recwarn)]
+    (both,) = [message.partition(". It knows")[0] for message in scope_warnings(recwarn)]
     assert both == (
         f"1 of 2 images looks unlike what demo was trained on: {ASTRONAUT}; so does 1 of 4 good "
         "photos"
@@ -441,29 +438,27 @@ def test_defects_of_foreign_photos_are_told(recwarn: pytest.WarningsRecorder) ->
     recwarn.clear()
     opened = [patchword.images.open(path) for path in (*wafers, PHOTO)]
     patchword.inspector(model, opened).inspect(opened[:1])
-    assert told(recwarn)[0].startswith("1 of 4 good photos looks unlike what demo was trained on: ")
-    assert told(recwarn)[1:] == []
+    assert scope_warnings(recwarn)[0].startswith(
+        "1 of 4 good photos looks unlike what demo was trained on: "
+    )
+    assert scope_warnings(recwarn)[1:] == []
     recwarn.clear()
     patchword.inspector(model, wafers).inspect(WAFER)
     patchword.inspector(replace(model, scope=None), [PHOTO], threshold=1.0).inspect(ASTRONAUT)
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
 
 
-def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["classify", PHOTO, "-l", "帽子,hat", "--json"])
-    assert ended.value.code == 0
-    said = capsys.readouterr()
-    record = json.loads(said.out)
-    assert record["image"] == PHOTO
-    assert record["outside"] is True
-    lines = " ".join(said.err.split())
+def test_on_the_command_line(run: Run) -> None:
+    done = run("classify", PHOTO, "-l", "帽子,hat", "--json")
+    (record,) = done.records
+    assert (done.code, record["image"], record["outside"]) == (0, PHOTO, True)
+    lines = " ".join(done.err.split())
     assert lines.count("warning: demo does not know 帽子.") == 1
     assert lines.count("warning: the image looks unlike what demo was trained on") == 1
 
 
 def test_pages_say_what_the_terminal_says(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a photo outside of the model's training, and of it alone."""
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
@@ -476,11 +471,9 @@ def test_pages_say_what_the_terminal_says(
         ["classify", PHOTO, WAFER, "-l", "hat,wafer", "--save", "page.html"],
         ["demo", "--photos", "photos", "-l", "hat,wafer", "-m", "demo-blip"],
     ):
-        with pytest.raises(SystemExit) as ended:
-            main(command)
-        assert ended.value.code == 0
-        said = " ".join(capsys.readouterr().err.split())
-        assert said.count("1 of 2 images looks unlike what demo") == 1
+        done = run(*command)
+        assert done.code == 0
+        assert " ".join(done.err.split()).count("1 of 2 images looks unlike what demo") == 1
         is_demo = command[0] == "demo"
         page = Path("photos-report/index.html" if is_demo else "page.html").read_text()
         notes = re.findall(r">([^<>]*unlike the model&#39;s training[^<>]*)<", page)
@@ -489,12 +482,10 @@ def test_pages_say_what_the_terminal_says(
         assert (
             "Beware: 1 of 2 images looks unlike what demo-blip was trained on" in page
         ) == is_demo
-    with pytest.raises(SystemExit):
-        main(["capfilt", "photos", "filtered", "--json"])
-    done = capsys.readouterr()
+    done = run("capfilt", "photos", "filtered", "--json")
     assert " ".join(done.err.split()).count("1 of 2 images looks unlike what demo-blip") == 1
-    records = [json.loads(line) for line in done.out.splitlines()]
-    assert [Path(each["image"]).name for each in records if "outside" in each] == ["chelsea.png"]
+    outside = [Path(each["image"]).name for each in done.records if "outside" in each]
+    assert outside == ["chelsea.png"]
 
 
 def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None:
@@ -506,12 +497,14 @@ def test_a_folder_without_classes_is_told_what_is_wanted(tmp_path: Path) -> None
         open_sources([config], PreprocessConfig((32, 32)), {"labels"})
 
 
-def test_a_misspelt_word_is_told_with_the_known_one(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_misspelt_word_comes_with_a_suggestion(recwarn: pytest.WarningsRecorder) -> None:
     scope = scope_of(patchword.load("demo"))
-    assert scope.named(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
-    assert scope.named(["shrit"]) == "shrit (do you mean shirt?)"  # two letters that changed places
+    assert scope.list_words(["scrach", "cat"]) == "scrach (do you mean scratch?), cat"
+    assert scope.list_words(["shrit"]) == "shrit (do you mean shirt?)"  # swapped letters
     patchword.load("demo").embed_texts(["a gren heart"])
-    assert told(recwarn)[0].startswith("demo does not know gren (do you mean green?). It knows")
+    assert scope_warnings(recwarn)[0].startswith(
+        "demo does not know gren (do you mean green?). It knows"
+    )
 
 
 def test_a_word_too_long_to_be_misspelt_is_compared_with_none(
@@ -524,31 +517,33 @@ def test_a_word_too_long_to_be_misspelt_is_compared_with_none(
     model = patchword.load("demo")
     scope = scope_of(model)
     most = max(map(len, scope.words)) * 3 // 2  # difflib's 2 M / T is 0.8 at most here
-    scope.named(["x" * (most + 1)])
+    scope.list_words(["x" * (most + 1)])
     assert not compared
-    scope.named(["x" * most])
+    scope.list_words(["x" * most])
     assert compared
     model.embed_texts(["y" * 10_000])
-    assert told(recwarn)[0].startswith(f"demo does not know {'y' * 60}.... It knows")
+    assert scope_warnings(recwarn)[0].startswith(f"demo does not know {'y' * 60}.... It knows")
 
 
 def test_no_sample_is_unlike_the_training(model: patchword.Model) -> None:
     assert not any(outside_of(model, patchword.find_images(SAMPLES)))
 
 
-def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_question_about_another_kind_of_photo_is_warned_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     """Clothing was asked what it is, and wafers and shapes everything else."""
     model = patchword.load("demo-blip")
     assert model.ask(WAFER, "what colour is it?").understood == "what colour is the wafer?"
-    assert told(recwarn) == []
+    assert scope_warnings(recwarn) == []
     model.ask(WAFER, "what is shown?")
-    (said,) = told(recwarn)
+    (said,) = scope_warnings(recwarn)
     assert said.startswith(
         f"demo-blip learned to answer 'what is this?' of clothing, and {WAFER} looks otherwise. It"
     )
     recwarn.clear()
     model.ask(WAFER, "what is shown?", tiles=True)
-    assert told(recwarn) == [said]
+    assert scope_warnings(recwarn) == [said]
     recwarn.clear()
     scope = replace(scope_of(model), boundary=None, inner=None)
     clothing = next(each for each in scope.domains if each.name == "clothing")
@@ -556,7 +551,7 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     check.questions(["what colour is it?"])
     check.vectors((clothing.mean + 0.2 * clothing.basis[0])[None])
     assert list(check.each([("shirt.jpg", 1)])) == [("shirt.jpg", 1)]
-    (said,) = told(recwarn)
+    (said,) = scope_warnings(recwarn)
     assert "'what colour is the wafer?' of wafers and coloured shapes, and shirt.jpg looks" in said
     form = scope.form("what colour is the wafer?")
     asked_of = {**scope.asked_of, form: "clothing"}
@@ -566,11 +561,11 @@ def test_a_question_of_another_kind_of_photo_is_told(recwarn: pytest.WarningsRec
     assert (put.text, put.understood) == ("does not know", "")
 
 
-def test_a_page_can_carry_what_is_said_of_places(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_page_can_show_remarks_about_places(recwarn: pytest.WarningsRecorder) -> None:
     scope = patchword.load("demo").scope
     assert scope is not None
     with together() as found:
-        found.places("demo", scope, ["a hat"])
+        found.check_places("demo", scope, ["a hat"])
     (remark,) = found.remarks()
-    assert told(recwarn)[0].startswith(remark)
+    assert scope_warnings(recwarn)[0].startswith(remark)
     assert "hardly knows where clothing is in a photo" in remark

@@ -88,7 +88,7 @@ def test_a_model_without_classes_needs_labels(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "slow", "nothing"),
     [
-        ("/v1/duplicates", "groups", {"groups": []}),
+        ("/v1/duplicates", "find_groups", {"groups": []}),
         ("/v1/explore", "explore.clusters", {"clusters": []}),
     ],
 )

@@ -30,7 +30,7 @@ ASTRONAUT = Path(skimage.data_dir) / "astronaut.png"
 
 
 @contextmanager
-def as_command() -> Iterator[scope.Told]:
+def as_command() -> Iterator[scope.ScopeReport]:
     """What `patchword serve` runs in: as every command it tells once, at its end."""
     with scope.together(brief=True) as told, visible_area.together():
         yield told

@@ -14,7 +14,7 @@ import transformers
 import numpy as np
 import pytest
 from references import edit_json
-from test_tokenizers import STRINGS
+from test_tokenizers import STRINGS, assert_same
 from tiny_tokenizers import bert_files, bert_vocabulary, gemma, t5
 
 from patchword.config import TextConfig
@@ -39,11 +39,6 @@ DECODED = [
     "unknown ☃ [SEP] [PAD] dogs",
     "",
 ]
-
-
-def assert_same(found, expected):
-    assert found.shape == expected.shape
-    assert [t for t, a, b in zip(STRINGS, found, expected, strict=True) if (a != b).any()] == []
 
 
 def reference_ids(tokenizer, texts=STRINGS, padding="longest", context=16):

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchword.errors import ImageWarning, UnseenWarning, listed, one_line, warn
-from patchword.scope import file_name, same
-from patchword.scope.summary import Once
+from patchword.scope import canonical_name, file_name
+from patchword.scope.summary import CurrentCollector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +143,7 @@ class Sights:
     def note(self, sight: Sight) -> None:
         """A photo that was shown to a network."""
         name = sight.name or f"image {len(self._of) + 1}"
-        self._of[same(name)] = replace(sight, name=name)
+        self._of[canonical_name(name)] = replace(sight, name=name)
 
     @property
     def pixels(self) -> int:
@@ -152,7 +152,7 @@ class Sights:
 
     def record(self, name: str) -> dict[str, float | str]:
         """Of a photo "cropped", "scale" and "one_colour" where they are told."""
-        sight = self._of.get(same(name))
+        sight = self._of.get(canonical_name(name))
         if sight is None:
             return {}
         found: dict[str, float | str] = {"cropped": sight.cropped} if sight.in_part else {}
@@ -171,7 +171,7 @@ class Sights:
             warn(_plain(plain, len(sights), self.remedies), ImageWarning)
 
 
-_once: Once[Sights] = Once("sights")
+_once: CurrentCollector[Sights] = CurrentCollector("sights")
 
 
 def together() -> AbstractContextManager[Sights]:

@@ -157,28 +157,29 @@ def test_nothing_is_made_of_nothing(raylets, photos: Path, model: str, tmp_path:
 def test_says_what_is_wrong(photos: Path, model: str, alone: Index, tmp_path: Path) -> None:
     loaded = patchword.load(model)
     adding = Adding(alone._store, alone._failures, loaded, lambda: None)
-    job = cluster.job_of(adding, patchword.load, alone._store.described())
+    job = cluster.make_job(adding, patchword.load, alone._store.required_metadata())
     file = File(str(tmp_path / "not on this machine.jpg"), 1, 1)
     block = cluster._block([file], Listing([file]))
 
-    def wrong(job: cluster.Job) -> str | None:
-        [rows] = cluster.Actor(job)(block)["result"].to_pylist()
-        return cluster._wrong(pickle.loads(rows))
+    def problem(job: cluster.Job) -> str:
+        [result] = cluster.Actor(job)(block)["result"].to_pylist()
+        return cluster._problem(pickle.loads(result))
 
-    assert wrong(job) is None  # it is not here either: an error of that image alone
+    assert problem(job) == ""  # it is not here either: an error of that image alone
     Path(file.path).touch()
     actor = cluster.Actor(job)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster.inside, "gone", lambda path: True)
-        [rows] = actor(block)["result"].to_pylist()
-    assert "a worker of the cluster does not see this file" in cluster._wrong(pickle.loads(rows))
+        patch.setattr(cluster.members, "gone", lambda path: True)
+        [result] = actor(block)["result"].to_pylist()
+    unseen = cluster._problem(pickle.loads(result))
+    assert "a worker of the cluster does not see this file" in unseen
     for change, said in (
         ({"mark": "another"}, "not the index that this worker sees there"),
         ({"index": str(tmp_path / "x.index")}, "not the index that this worker sees there"),
         ({"fingerprint": "another"}, "is another model here"),
         ({"model": "/nowhere/at all"}, "/nowhere/at all"),
     ):
-        assert said in wrong(replace(job, **change))
+        assert said in problem(replace(job, **change))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray.is_initialized", lambda: False)
         with pytest.raises(IndexStoreError, match="no cluster of Ray there"):
@@ -196,6 +197,6 @@ def test_a_cluster_that_wants_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", init)
     with (
         pytest.raises(IndexStoreError, match="wants its token: set RAY_AUTH_MODE=token"),
-        cluster.connected("auto"),
+        cluster.ray_connection("auto"),
     ):
         pass

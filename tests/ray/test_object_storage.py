@@ -16,7 +16,7 @@ from patchword.bundle import Bundle
 from patchword.cli import app
 from patchword.errors import IndexStoreError
 from patchword.index import matrix, open_index
-from patchword.index.location import place_of
+from patchword.index.location import location_of
 from patchword.index.schema import id_of
 
 
@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
 def test_answers_as_an_index_in_a_folder(
     bucket: str, photos: Path, tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix, "IN_MEMORY", 0)  # a mapped file of vectors, in the cache
+    monkeypatch.setattr(matrix, "MAX_IN_MEMORY", 0)  # a mapped file of vectors, in the cache
     here, there = open_index(tmp_path / "x.index"), open_index(f"{bucket}/deep/x.index/")
     assert there.path == f"{bucket}/deep/x.index"
     assert len(there) == 0
@@ -49,7 +49,7 @@ def test_answers_as_an_index_in_a_folder(
     assert [str(e) for e in there.errors()] == [str(e) for e in here.errors()]
     for query in ({"query": "a cat"}, {"image": CAT}, {"query": "a cat", "where": "price > 1"}):
         assert there.search(k=5, model=model, **query) == here.search(k=5, model=model, **query)
-    assert len(list(Path(place_of(there.path).folder()).glob("vectors-*.f16"))) == 1
+    assert len(list(Path(location_of(there.path).folder()).glob("vectors-*.f16"))) == 1
     (photos / "plain.png").rename(photos / "moved.png")
     assert there.add(photos, model).moved == 1
     assert there.remove(photos / "moved.png") == 1

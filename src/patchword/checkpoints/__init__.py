@@ -235,7 +235,7 @@ def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
         return hub.snapshot(Path(given).expanduser())
     pipeline = layouts.companion_path(opened.folder, layouts.WORDS_OF)
     places = [opened.adapter and opened.adapter.parent, opened.folder, pipeline]
-    return next((p for p in places if p and p.is_dir() and tokenizer_files.present(p)), None)
+    return next((p for p in places if p and p.is_dir() and tokenizer_files.has_tokenizer(p)), None)
 
 
 def _pixels(opened: Source) -> Path | None:

@@ -80,12 +80,12 @@ def dedupe(
     check_page(save)
     store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
     from patchword.index.duplicates import ids_of
-    from patchword.index.searching import tell_of
+    from patchword.index.searching import warn_of_rows
 
     store.check(bundle)
     with progress("dedupe") as advance:
         groups = store.duplicates(threshold, keep=keep, where=condition, progress=advance)
-    tell_of(store, bundle, ids_of(groups))
+    warn_of_rows(store, bundle, ids_of(groups))
     _print(groups, as_json)
     if save and groups:
         shown = [_page_group(number, group) for number, group in enumerate(groups[:MAX_GROUPS], 1)]

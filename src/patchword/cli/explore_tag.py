@@ -20,7 +20,7 @@ from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, Templa
 from patchword.cli.output import emit, finish, notes, progress, screen, show_warnings
 from patchword.cli.texts import no_texts, read_list
 from patchword.errors import counted, one_line
-from patchword.scope import stored
+from patchword.scope import warn_of_stored
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def tag(
 
     with progress("tag") as advance:
         tagged = store.tag(choose, where=condition, store=not dry, progress=advance)
-    stored(bundle.name, bundle.scope, dict(zip(tagged, outside, strict=True)))
+    warn_of_stored(bundle.name, bundle.scope, dict(zip(tagged, outside, strict=True)))
     if as_json:
         for path, tags in tagged.items():
             emit({"image": path, "tags": tags})

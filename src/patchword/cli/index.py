@@ -299,10 +299,10 @@ def _tried(report: AddReport) -> list[ImageError]:
 
 def _put(store: Index, vectors: Path, paths_file: Path, bundle: Model) -> int:
     """Store vectors that were made elsewhere. Returns how many there are."""
-    from patchword.index.imports import array
+    from patchword.index.imports import open_array
     from patchword.text.lines import list_lines
 
-    rows = array(vectors)
+    rows = open_array(vectors)
     names = list_lines(paths_file)
     existing = store.put(names, rows, bundle)
     if existing < len(names):

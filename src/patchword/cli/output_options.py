@@ -10,7 +10,7 @@ import typer
 
 from patchword.cli.added_options import option, with_options
 from patchword.cli.output import CsvWriter, csv_writer, quiet, refuse
-from patchword.scope.remarks import BRIEF
+from patchword.scope.report import BRIEF
 from patchword.visible_area import Remedies, current
 
 # fmt: off

@@ -17,7 +17,7 @@ from patchword.evaluate.metrics import Indices, Scores
 from patchword.evaluate.probe import NEIGHBOURS, linear_probe, nearest
 from patchword.images import ImageLike
 from patchword.tasks.label_cache import label_features
-from patchword.text.templates import named
+from patchword.text.templates import resolve_templates
 
 TASKS = ("zero-shot", "classifier", "probe", "knn", "retrieval")
 RECALLS = (1, 5, 10)
@@ -188,7 +188,7 @@ class Evaluation:
         """Classes by the cosine of images (N, D) with the unit mean of each class's sentences
         (Radford et al. 2021, section 3.1.4)."""
         words = self._words(names)
-        sentences = named(self.options.templates)
+        sentences = resolve_templates(self.options.templates)
         self.model.reader()
         scores = vectors @ label_features(self.model, words, sentences).T
         details = {"templates": len(sentences), "labels": list(words)}

@@ -1,15 +1,16 @@
-"""Approximate search: LanceDB's IVF_RQ finds candidates, whose scores are then computed as in exact
-search. Rows that came after it was built are all compared.
+"""Approximate search: LanceDB's IVF_RQ index finds candidates, whose scores are then computed as in
+exact search. Rows that were added after the index was built are all compared.
 
-The vectors are sorted into parts by k-means, and held as one bit a number (RaBitQ: Gao and Long
-2024); a search reads the parts nearest to the query. What it misses lies in parts that it does not
-read, and is far more with texts, which lie apart from all images, than with images.
+The vectors are sorted into partitions by k-means, and stored with one bit a number (RaBitQ: Gao and
+Long 2024). A search reads the partitions whose centres are nearest to the query, and misses what is
+in the others. It misses more for texts, whose vectors lie apart from those of all images, than for
+images.
 
-The distance of a query q to the centre c of a part is |q - c|^2 = |q|^2 + |c|^2 - 2 c q. For a
-text, c q is nearly the same for all parts, so that |c|^2 would decide, and scattered parts, whose
-centres are short, would be read first. The query t q has the same nearest unit vectors, and |c|^2
-weighs less the larger t is. It keeps some weight: scattered vectors are also further from c on the
-side of q.
+The distance of a query q to the centre c of a partition is |q - c|^2 = |q|^2 + |c|^2 - 2 c q. For a
+text, c q is nearly the same for all partitions. Then |c|^2 would decide, and partitions of
+scattered vectors, whose centres are short, would be read first. So the query t q is searched: it
+has the same nearest unit vectors, and the larger t is, the less |c|^2 weighs. But it must keep some
+weight: scattered vectors are also further from c on the side of q.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from patchword.index.query import units
 from patchword.index.schema import Vectors
 from patchword.index.table import RECALL, Table
 
-FROM = 2 << 30  # bytes of a float16 matrix; exact search reads as many in about 0.1 s
-FEWEST = 4096  # rows that parts can be made of
-STEP = 8  # IVF_RQ takes vectors of a multiple of so many numbers
-# t. Of the 10 nearest of 1,000,000 to texts and images, so many are found with 1: 0.940 and 0.998;
-# 1.5: 0.983 and 0.998; 2: 0.988 and 0.995; 3: 0.989 and 0.992.
-STRETCH = 2
-# The parts that a search reads: so many, and of more than 1,024 a share.
-FEWEST_READ, SHARE_READ = 192, 3 / 16
+MIN_BYTES = 2 << 30  # of a float16 matrix; exact search reads 2 GB in about 0.1 s
+MIN_ROWS = 4096  # that partitions can be made of
+DIM_MULTIPLE = 8  # IVF_RQ takes vectors whose length is a multiple of this
+# The t above. Of the 10 nearest of 1,000,000, a search by text and one by image find with t = 1:
+# 0.940 and 0.998; 1.5: 0.983 and 0.998; 2: 0.988 and 0.995; 3: 0.989 and 0.992.
+QUERY_LENGTH = 2
+# The partitions that a search reads: at least this many, and at least this share.
+MIN_PARTITIONS_READ, SHARE_READ = 192, 3 / 16
 CANDIDATES = 700  # of a search for 10
-MOST = 1000  # neighbours that are searched so; for more, all vectors are compared
-SAMPLES, ROUNDS = 64, 10  # of k-means: vectors for each part, iterations
-UNREAD = 0.05  # of the rows: with more that came later, the parts are made up to date
-QUERIES = 100  # of each kind, by which the recall is measured
+MAX_K = 1000  # for more neighbours than this, all vectors are compared
+SAMPLES_PER_PARTITION, ITERATIONS = 64, 10  # of k-means
+MAX_UNINDEXED = 0.05  # share of the rows; when more were added later, the index should be updated
+QUERIES = 100  # of each kind, to measure the recall with
 K = 10
 
 _COLUMN, _NAME = "vector", "vector_idx"
 
 
 class Recall(NamedTuple):
-    """The share of the true 10 nearest that were found, measured with `queries` of each kind when
-    the table had `rows`: with images, and with texts; `texts` says which."""
+    """The share of the true 10 nearest that an approximate search finds, measured with `queries`
+    images and as many texts when the table had `rows`. texts: "the model's", or "made up"."""
 
     rows: int
     queries: int
@@ -58,99 +59,118 @@ class Recall(NamedTuple):
     texts: str
 
 
-def parts(rows: int) -> int:
-    """Into how many parts so many vectors are sorted: the power of two next to the square root."""
+def partition_count(rows: int) -> int:
+    """Into how many partitions vectors are sorted: the power of two next to the square root of
+    their number."""
     return int(2 ** round(math.log2(math.sqrt(max(rows, 1)))))
 
 
-def built(table: Table) -> bool:
+def has_index(table: Table) -> bool:
     """Whether the version that the table is at has an approximate index."""
     return any(index.name == _NAME for index in table.list_indices())
 
 
-def later(table: Table) -> int:
-    """The rows that came after it was built."""
+def unindexed_rows(table: Table) -> int:
+    """How many rows were added after the approximate index was built."""
     return int(table.index_stats(_NAME).num_unindexed_rows)
 
 
 def build(table: Table) -> None:
-    """Sort the vectors into parts; what searches read meanwhile stays as it is."""
+    """Build the approximate index, or build it anew. Searches meanwhile read the old one."""
     from lancedb.index import IvfRq
 
     config = IvfRq(
-        num_partitions=parts(table.count_rows()), sample_rate=SAMPLES, max_iterations=ROUNDS
+        num_partitions=partition_count(table.count_rows()),
+        sample_rate=SAMPLES_PER_PARTITION,
+        max_iterations=ITERATIONS,
     )
     table.create_index(_COLUMN, config=config, name=_NAME)
 
 
-def near(table: Table, rows: int, query: NDArray[np.float64], k: int) -> NDArray[np.uint64]:
-    """The row ids of entries, of so many `rows`, that are likely to be among the k nearest to a
-    unit vector (D,), in no order."""
-    search = table.search((STRETCH * query).astype(np.float32), vector_column_name=_COLUMN)
+def candidate_ids(
+    table: Table, rows: int, query: NDArray[np.float64], k: int
+) -> NDArray[np.uint64]:
+    """The row ids of entries that are likely to be among the k nearest to a unit vector (D,), in no
+    order. rows: of the table."""
+    search = table.search((QUERY_LENGTH * query).astype(np.float32), vector_column_name=_COLUMN)
     count = CANDIDATES * max(1, math.ceil(k / K / 4))
-    reads = max(FEWEST_READ, math.ceil(SHARE_READ * parts(rows)))
-    found = search.nprobes(reads).limit(count).with_row_id(True).select(["_distance"])
+    partitions = max(MIN_PARTITIONS_READ, math.ceil(SHARE_READ * partition_count(rows)))
+    results = search.nprobes(partitions).limit(count).with_row_id(True).select(["_distance"])
     ids = np.empty(0, np.uint64)
-    for batch in found.to_batches():  # `to_arrow` asks for the schema and for one batch more
+    for batch in results.to_batches():  # `to_arrow` would also read the schema and one more batch
         ids = np.concatenate([ids, batch.column("_rowid").to_numpy()])
         if len(ids) >= count:
             break
     return ids
 
 
-def measured(table: Table, matrix: Matrix, texts: Vectors | None, folder: str, mark: str) -> Recall:
-    """Measure the recall and note it in the folder. texts (Q, D): unit vectors of queries; None:
-    made up, as far from all images as those of a CLIP are."""
-    draw = np.random.default_rng(0)
-    chosen = np.sort(draw.choice(len(matrix.ids), min(QUERIES, len(matrix.ids)), replace=False))
-    images = units(matrix.read(chosen).astype(np.float64))
-    words = text_like(images, draw) if texts is None else units(texts[:QUERIES].astype(np.float64))
-    found = Recall(
+def measure_recall(
+    table: Table, matrix: Matrix, texts: Vectors | None, folder: str, mark: str
+) -> Recall:
+    """Measure the recall, and write it to a file in the folder. texts (Q, D): unit vectors of text
+    queries; None: random ones, as far from all images as the texts of a CLIP are. mark: of the
+    table."""
+    rng = np.random.default_rng(0)
+    sample = np.sort(rng.choice(len(matrix.ids), min(QUERIES, len(matrix.ids)), replace=False))
+    image_queries = units(matrix.read(sample).astype(np.float64))
+    if texts is None:
+        text_queries = text_like(image_queries, rng)
+    else:
+        text_queries = units(texts[:QUERIES].astype(np.float64))
+    recall = Recall(
         len(matrix.ids),
-        len(images),
-        _recall(table, matrix, images, chosen),
-        _recall(table, matrix, words, None),
+        len(image_queries),
+        _recall(table, matrix, image_queries, sample),
+        _recall(table, matrix, text_queries, None),
         "made up" if texts is None else "the model's",
     )
-    write(os.path.join(folder, RECALL), json.dumps({"mark": mark, **found._asdict()}))
-    return found
+    write(os.path.join(folder, RECALL), json.dumps({"mark": mark, **recall._asdict()}))
+    return recall
 
 
-def noted(folder: str, mark: str) -> Recall | None:
-    """The recall that was measured last; None where none was."""
+def stored_recall(folder: str, mark: str) -> Recall | None:
+    """The recall that was measured last for the table of this mark; None if there is none."""
     try:
         with open(os.path.join(folder, RECALL), encoding="utf-8") as file:
-            note: dict[str, Any] = json.load(file)
-        return Recall(*(note[name] for name in Recall._fields)) if note["mark"] == mark else None
-    except (OSError, ValueError, KeyError, TypeError):  # a note that is lost costs no answer
+            stored: dict[str, Any] = json.load(file)
+        if stored["mark"] != mark:
+            return None
+        return Recall(*(stored[name] for name in Recall._fields))
+    except (OSError, ValueError, KeyError, TypeError):  # searches work without it
         return None
 
 
-def text_like(images: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
-    """Unit vectors (N, D) that lie to images (N, D) as a CLIP's texts do: all in a direction of
-    their own, with little of what tells images apart; cosines with the nearest are about 0.35."""
+def text_like(images: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Random unit vectors (N, D) that lie to images (N, D) as the texts of a CLIP do: all share a
+    direction that no image has, and differ in little of what tells images apart. Cosines with the
+    nearest images are about 0.35."""
     mean = images.mean(axis=0)
-    own = units(draw.standard_normal((1, images.shape[1])))
-    content = units(images[draw.permutation(len(images))] - mean)
-    return units(0.9 * own + 0.1 * mean + 0.42 * content)
+    text_direction = units(rng.standard_normal((1, images.shape[1])))
+    content = units(images[rng.permutation(len(images))] - mean)
+    return units(0.9 * text_direction + 0.1 * mean + 0.42 * content)
 
 
 def _recall(
-    table: Table, matrix: Matrix, queries: NDArray[np.float64], own: NDArray[np.intp] | None
+    table: Table, matrix: Matrix, queries: NDArray[np.float64], own_rows: NDArray[np.intp] | None
 ) -> float:
-    """own: the rows of the queries themselves, which are no answers."""
-    hits, wanted = 0, 0
+    """The share of the true K nearest that the approximate search finds. own_rows: the rows of the
+    queries themselves, which do not count."""
+    found, wanted = 0, 0
     for number, query in enumerate(queries):
-        asked = K if own is None else K + 1
-        every = candidates(matrix, query, asked)
-        got = matrix.places(near(table, len(matrix.ids), query, asked))
-        if own is not None:
-            every, got = every[every != own[number]], got[got != own[number]]
-        best = _top(matrix, query, every)
-        hits += len(np.intersect1d(best, _top(matrix, query, got)))
-        wanted += len(best)
-    return hits / max(wanted, 1)
+        count = K if own_rows is None else K + 1
+        exact = candidates(matrix, query, count)
+        approximate = matrix.rows_of(candidate_ids(table, len(matrix.ids), query, count))
+        if own_rows is not None:
+            exact = exact[exact != own_rows[number]]
+            approximate = approximate[approximate != own_rows[number]]
+        true_best = _best_rows(matrix, query, exact)
+        found += len(np.intersect1d(true_best, _best_rows(matrix, query, approximate)))
+        wanted += len(true_best)
+    return found / max(wanted, 1)
 
 
-def _top(matrix: Matrix, query: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.intp]:
+def _best_rows(
+    matrix: Matrix, query: NDArray[np.float64], rows: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """The K of these rows that are nearest to a query."""
     return rows[np.argsort(-(matrix.read(rows).astype(np.float64) @ query), kind="stable")[:K]]

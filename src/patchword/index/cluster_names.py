@@ -1,4 +1,4 @@
-"""Sentences like those of a small model's training, and the names that each gives to a cluster."""
+"""Names of clusters for a small model: sentences like those of its training, and what they name."""
 
 from __future__ import annotations
 
@@ -9,58 +9,62 @@ from numpy.typing import NDArray
 
 from patchword.scope import Scope
 
-MARGIN = 0.03  # by how much less than the best sentence's cosine that of another that fits may be
-SURE = 0.85  # the least share of a colour or shape: of scenes with several, one is misread sooner
+MARGIN = 0.03  # a sentence fits an image if its cosine is at most this much below the best one's
+# The share of a cluster's members that the name of a colour or a shape must fit. It is higher than
+# for other names: in scenes of several shapes these are mistaken more often.
+SURE = 0.85
 WAFERS = ("with a scratch", "with a stain", "with particles", "with an edge chip")
 CLOTHES = (
-    *("coat", "dress", "hat", "longsleeve", "pants", "shirt", "shoes", "shorts", "skirt"),
-    *("sweater", "tee"),
-)
+    "coat", "dress", "hat", "longsleeve", "pants", "shirt", "shoes", "shorts", "skirt", "sweater",
+    "tee",
+)  # fmt: skip
 
 
 class Phrase(NamedTuple):
-    """A sentence, and the names of what it is about, from narrow to broad."""
+    """A sentence, and the names of what it describes at three levels, from narrow to broad."""
 
     sentence: str
     names: tuple[tuple[str, ...], ...]
 
 
 def phrases(scope: Scope) -> list[Phrase]:
-    """The sentences whose words a model all knows: of each shape and each wafer in each colour,
-    and of clothes. One word alone, which is no sentence of its training, says little to it."""
+    """The sentences of which a model knows every word: about each shape and each wafer in each
+    colour, and about clothes. They are sentences because a single word, which no text of its
+    training was, means little to such a model."""
     colours = [word for word, kind in scope.slots.items() if kind == "{colour}"]
     shapes = [word for word, kind in scope.slots.items() if kind == "{shape}"]
-    found = [
+    all_phrases = [
         Phrase(f"a {colour} {shape}", ((f"{colour} {shape}",), (colour, shape), ("shape",)))
         for colour in colours
         for shape in shapes
     ]
     for colour in colours:
-        found += [
-            Phrase(f"a {colour} wafer {what}", ((f"wafer {what}",), (), ("wafer",)))
-            for what in WAFERS
+        all_phrases += [
+            Phrase(f"a {colour} wafer {defect}", ((f"wafer {defect}",), (), ("wafer",)))
+            for defect in WAFERS
         ]
-        found.append(Phrase(f"a clean {colour} wafer", (("clean wafer",), (), ("wafer",))))
-    found += [Phrase(f"a photo of a {each}", ((each,), (), ("clothing",))) for each in CLOTHES]
-    return [each for each in found if not scope.unknown([each.sentence])]
+        all_phrases.append(Phrase(f"a clean {colour} wafer", (("clean wafer",), (), ("wafer",))))
+    for item in CLOTHES:
+        all_phrases.append(Phrase(f"a photo of a {item}", ((item,), (), ("clothing",))))
+    return [phrase for phrase in all_phrases if not scope.unknown_words([phrase.sentence])]
 
 
-def name(cosines: NDArray[np.float64], said: list[Phrase], mostly: float) -> str:
-    """The narrowest name that fits at least the share `mostly` of a cluster's members (`SURE` of
-    colours and shapes by themselves), of those the one that fits most; "" for none.
+def name(cosines: NDArray[np.float64], phrases: list[Phrase], min_share: float) -> str:
+    """The narrowest name that fits at least `min_share` of a cluster's members (`SURE` for a colour
+    or shape alone), and of several the one that fits most members; "" for none.
 
     cosines: (N, P), of each member with each sentence."""
     fits = cosines >= cosines.max(axis=1, keepdims=True) - MARGIN
-    for level, least in enumerate((mostly, SURE, mostly)):
-        about: dict[str, list[int]] = {}
-        for number, each in enumerate(said):
-            for word in each.names[level]:
-                about.setdefault(word, []).append(number)
-        found = [
+    for level, required in enumerate((min_share, SURE, min_share)):
+        columns_of: dict[str, list[int]] = {}  # the sentences of each name
+        for column, phrase in enumerate(phrases):
+            for word in phrase.names[level]:
+                columns_of.setdefault(word, []).append(column)
+        candidates = [
             (fits[:, columns].any(axis=1).mean(), cosines[:, columns].max(axis=1).mean(), word)
-            for word, columns in about.items()
+            for word, columns in columns_of.items()
         ]
-        share, _, best = max(found, default=(0.0, 0.0, ""))
-        if share >= least:
+        share, _, best = max(candidates, default=(0.0, 0.0, ""))
+        if share >= required:
             return best
     return ""

@@ -1,6 +1,6 @@
-"""What photos often show, in words: names for clusters, and queries to measure searches with."""
+"""Words for what photos often show: names of clusters, and queries to measure searches with."""
 
-THINGS = tuple(
+COMMON_LABELS = tuple(
     """
 person, man, woman, child, baby, family, crowd, face, hand, couple, wedding, party, dancer,
 musician, athlete, worker, soldier, doctor, chef, dog, cat, horse, cow, sheep, goat, pig,

@@ -10,40 +10,40 @@ from typing import NamedTuple
 from patchword.errors import IndexStoreError
 from patchword.options import nearest
 
-KINDS = ("text", "number", "boolean", "time", "list")  # of columns that conditions may be on
+KINDS = ("text", "number", "boolean", "time", "list")  # of columns that conditions may use
 
 _TOKENS = re.compile(
     r"(?P<text>'(?:[^']|'')*')|(?P<quoted>`[^`]+`)|(?P<number>-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]))"
     r"|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|[=<>(),])|(?P<other>\S)"
 )
-_WORDS = {"and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"}
-_WORDS |= {"date", "timestamp", "array_has"}
-_WHOLE = re.compile(r"-?\d+")
-# What follows no column, so that a word before it is none: date '2026-01-01', in (1, 2)
-_AHEAD = re.compile(r"\s*['(]")
-_COMPARE = {"=", "!=", "<>", "<", ">", "<=", ">=", "like", "ilike"}
-_MOST_TOKENS = 256  # some thousand overflow the stack of LanceDB's parser
+_KEYWORDS = {"and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"}
+_KEYWORDS |= {"date", "timestamp", "array_has"}
+_INTEGER = re.compile(r"-?\d+")
+# A keyword before one of these is no column of that name: date '2026-01-01', in (1, 2)
+_QUOTE_OR_PARENTHESIS = re.compile(r"\s*['(]")
+_COMPARISONS = {"=", "!=", "<>", "<", ">", "<=", ">=", "like", "ilike"}
+_MAX_TOKENS = 256  # a few thousand overflow the stack of LanceDB's parser
 
 
 class _Token(NamedTuple):
     kind: str  # text, column, number, word, sign
-    text: str  # as LanceDB reads it
+    text: str  # in LanceDB's language
 
 
-def check(where: str, columns: Mapping[str, str]) -> str:
-    """A condition as LanceDB reads it, if it is a plain one on columns, {name: kind}.
+def to_sql(where: str, columns: Mapping[str, str]) -> str:
+    """A condition on columns, {name: kind}, in LanceDB's language. Raises IndexStoreError for a
+    condition that is not allowed.
 
-    LanceDB would run any function on any column, ignore what follows a semicolon, and crash on
-    parameters and on very long conditions; and a condition may come from somebody else. Raises
-    IndexStoreError.
+    Conditions come from users, and LanceDB would run any function on any column, ignore what
+    follows a semicolon, and crash on parameters and on very long conditions.
     """
-    found = list(islice(_TOKENS.finditer(where), _MOST_TOKENS + 1))
-    if len(found) > _MOST_TOKENS:
-        raise refused(where, f"more than {_MOST_TOKENS} words and signs", columns)
-    for match in found:
+    matches = list(islice(_TOKENS.finditer(where), _MAX_TOKENS + 1))
+    if len(matches) > _MAX_TOKENS:
+        raise refused(where, f"more than {_MAX_TOKENS} words and signs", columns)
+    for match in matches:
         if match.lastgroup == "other" and match.group() in "'`":
             raise refused(where, f"a quote {match.group()} is not closed", columns)
-    tokens = [_token(match, where, columns) for match in found]
+    tokens = [_token(match, where, columns) for match in matches]
     depth = 0
     for token in tokens:
         depth += (token.text == "(") - (token.text == ")")
@@ -52,28 +52,32 @@ def check(where: str, columns: Mapping[str, str]) -> str:
     if not any(token.kind == "column" for token in tokens):
         raise refused(where, "names no column", columns)
     _check_types(tokens, where, columns)
-    # LanceDB refuses to compare a column of whole numbers with one that has a fraction.
-    fractions = any(token.kind == "number" and not _WHOLE.fullmatch(token.text) for token in tokens)
-    return " ".join(
-        f"CAST({token.text} AS DOUBLE)"
-        if fractions and token.kind == "column" and columns[token.text.strip("`")] == "number"
-        else token.text
-        for token in tokens
-    )
+    # LanceDB refuses to compare a column of integers with a number that has a fraction.
+    numbers = [token.text for token in tokens if token.kind == "number"]
+    if not all(_INTEGER.fullmatch(number) for number in numbers):
+        tokens = [_as_double(token, columns) for token in tokens]
+    return " ".join(token.text for token in tokens)
+
+
+def _as_double(token: _Token, columns: Mapping[str, str]) -> _Token:
+    """A column of numbers, converted to floating point; any other token as it is."""
+    if token.kind == "column" and columns[token.text.strip("`")] == "number":
+        return _Token("column", f"CAST({token.text} AS DOUBLE)")
+    return token
 
 
 def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Token:
     kind, text = str(match.lastgroup), match.group()
     if kind in ("text", "number", "sign"):
         return _Token(kind, text)
-    plain = text not in columns or _AHEAD.match(where, match.end())
-    if kind == "word" and text.lower() in _WORDS and plain:
+    no_column = text not in columns or _QUOTE_OR_PARENTHESIS.match(where, match.end())
+    if kind == "word" and text.lower() in _KEYWORDS and no_column:
         return _Token("word", text)
     if kind == "other":
         raise refused(where, f"{text} is not allowed", columns)
     name = text.strip("`")
-    name = next((each for each in columns if each.lower() == name.lower()), name)
-    name = text.strip("`") if text.strip("`") in columns else name
+    if name not in columns:  # upper and lower case do not matter
+        name = next((column for column in columns if column.lower() == name.lower()), name)
     if name not in columns:
         raise refused(where, f"no column {name}{nearest(name, columns)}", columns)
     if columns[name] not in KINDS:
@@ -82,19 +86,20 @@ def _token(match: re.Match[str], where: str, columns: Mapping[str, str]) -> _Tok
 
 
 def _check_types(tokens: list[_Token], where: str, columns: Mapping[str, str]) -> None:
-    """LanceDB compares a text with a number as texts, and finds nothing: a text with '3'. What it
-    refuses, such as a time with a text that is no date '...', it does not explain."""
+    """Raise where a column is compared with a value of another type. LanceDB would compare a number
+    with '3' as texts and find nothing, and refuse a time compared with a text without saying
+    why."""
     for left, sign, right in zip(tokens[:-2], tokens[1:-1], tokens[2:], strict=True):
-        if left.kind != "column" or sign.text.lower() not in _COMPARE:
+        if left.kind != "column" or sign.text.lower() not in _COMPARISONS:
             continue
         kind = columns[left.text.strip("`")]
-        given = {"text": "text", "number": "number"}.get(right.kind)
-        if given and given != kind:
+        literal_kind = {"text": "text", "number": "number"}.get(right.kind)
+        if literal_kind and literal_kind != kind:
             raise refused(where, f"{left.text} is a {kind}, and {right.text} is none", columns)
 
 
 def refused(where: str, reason: str, columns: Mapping[str, str]) -> IndexStoreError:
-    """The error for a condition, which says why, and what is allowed."""
+    """The error for a condition: it says why, and what is allowed."""
     shown = where if len(where) <= 80 else where[:77] + "..."
     listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items() if kind in KINDS)
     return IndexStoreError(

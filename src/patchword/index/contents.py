@@ -1,4 +1,4 @@
-"""What is in an index: its rows by number, its columns, the model that made it."""
+"""What is in an index: its rows by id, its columns, the model that made it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from patchword.index.schema import id_of
 from patchword.index.table import Store
 from patchword.options import checked, nearest
 
-LARGE = {"thumbnail", "vector"}  # columns that `rows` gives only when they are named
-ROWS = 1000  # ids in one condition
+LARGE_COLUMNS = {"thumbnail", "vector"}  # columns that `rows` gives only when they are named
+IDS_IN_CONDITION = 1000  # ids in one condition
 
 
-class Stored:
+class IndexReader:
     """An index that is read."""
 
     def __init__(
@@ -34,14 +34,14 @@ class Stored:
         self._failures = Failures(self.path)
         self._load, self._load_for_texts = load, load_for_texts or load
         self._model: Bundle | None = None
-        self._reader: Bundle | None = None  # of texts alone, until there is a model
+        self._text_model: Bundle | None = None  # embeds texts only; used while `_model` is None
 
-    def __reduce__(self) -> tuple[type[Stored], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[IndexReader], tuple[Any, ...]]:
         """Copies and pickles open the same index, and know no model yet."""
         return type(self), (self.path, self._load, self._load_for_texts)
 
     def __len__(self) -> int:
-        return self._store.count() if self._store.open() else 0
+        return self._store.count() if self._store.exists() else 0
 
     def __repr__(self) -> str:
         return f"Index({self.path!r})"
@@ -52,28 +52,28 @@ class Stored:
     @property
     def model_name(self) -> str:
         """The name of the model that made the vectors."""
-        return str(self._store.described()["model"])
+        return str(self._store.required_metadata()["model"])
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of that model."""
-        return str(self._store.described()["fingerprint"])
+        return str(self._store.required_metadata()["fingerprint"])
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that the model was loaded with, where they change vectors."""
-        return dict(self._store.described().get("options", {}))
+        return dict(self._store.required_metadata().get("options", {}))
 
     @property
     def dim(self) -> int:
         """D, the length of a vector."""
-        return int(self._store.described()["dim"])
+        return int(self._store.required_metadata()["dim"])
 
     @property
     def version(self) -> tuple[str, int]:
-        """What changes with every commit: the mark of its table, and the number of the newest."""
+        """A value that changes with every commit: the table's mark, and its version number."""
         number = self._store.do(lambda table: int(table.version), reads=True)
-        return str(self._store.about.get("mark", "")), number
+        return str(self._store.metadata.get("mark", "")), number
 
     @property
     def columns(self) -> dict[str, str]:
@@ -87,31 +87,34 @@ class Stored:
         """The rows of these ids, in their order, each with the values of its columns by name; by
         default of all but thumbnail and vector. Raises IndexStoreError for an id or a column that
         is not there, and for an id that two rows have: an id is a hash of a path."""
-        wanted, known = list(ids), self.columns
-        names = [n for n in known if n not in LARGE] if columns is None else list(columns)
+        id_list, existing = list(ids), self.columns
+        if columns is None:
+            names = [name for name in existing if name not in LARGE_COLUMNS]
+        else:
+            names = list(columns)
         for name in names:
-            if name not in known:
+            if name not in existing:
                 raise IndexStoreError(
-                    f"{self.path}: no column {name}{nearest(name, known)}; it has "
-                    f"{', '.join(known)}"
+                    f"{self.path}: no column {name}{nearest(name, existing)}; it has "
+                    f"{', '.join(existing)}"
                 )
-        read = list(dict.fromkeys(["id", "path", *names]))
-        found: dict[int, dict[str, Any]] = {}
-        paths: dict[int, str] = {}
-        for start in range(0, len(wanted), ROWS):
-            some = ", ".join(str(int(each)) for each in wanted[start : start + ROWS])
-            for row in self._store.select(f"id IN ({some})", read).to_pylist():
+        read_names = list(dict.fromkeys(["id", "path", *names]))
+        rows: dict[int, dict[str, Any]] = {}
+        for start in range(0, len(id_list), IDS_IN_CONDITION):
+            batch = ", ".join(str(int(id_)) for id_ in id_list[start : start + IDS_IN_CONDITION])
+            for row in self._store.select(f"id IN ({batch})", read_names).to_pylist():
                 if id_of(row["path"]) != row["id"]:
                     raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
-                if (other := paths.setdefault(row["id"], row["path"])) != row["path"]:
+                other = rows.setdefault(row["id"], row)
+                if other["path"] != row["path"]:
                     raise IndexStoreError(
-                        f"{self.path}: {other!r} and {row['path']!r} have the same id, "
+                        f"{self.path}: {other['path']!r} and {row['path']!r} have the same id, "
                         f"{row['id']}: rename one of them, and index it again with --prune"
                     )
-                found[row["id"]] = {name: row[name] for name in names}
-        if lost := [each for each in wanted if each not in found]:
-            raise IndexStoreError(f"{self.path}: no row of id {lost[0]}")
-        return [found[each] for each in wanted]
+        for id_ in id_list:
+            if id_ not in rows:
+                raise IndexStoreError(f"{self.path}: no row of id {id_}")
+        return [{name: rows[id_][name] for name in names} for id_ in id_list]
 
     @checked
     def row(self, number: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
@@ -127,24 +130,24 @@ class Stored:
     @checked
     def paths(self) -> list[str]:
         """The paths of all entries, sorted."""
-        return sorted(self._store.known())
+        return sorted(self._store.files())
 
     @checked
     def empty(self, column: str) -> list[str]:
         """The paths of the rows whose value of a column is empty, sorted."""
         if column not in self.columns:
             raise IndexStoreError(f"{self.path}: no column {column}")
-        return sorted(self._store.select(f"{column} IS NULL", ["path"])["path"].to_pylist())
+        return sorted(self._store.select(f"`{column}` IS NULL", ["path"])["path"].to_pylist())
 
     @checked
     def gone(self) -> list[str]:
         """The paths of the entries whose files are gone, sorted."""
-        return sorted(path for path in self._store.known() if members.gone(path))
+        return sorted(path for path in self._store.files() if members.gone(path))
 
     @checked
     def errors(self) -> list[ImageError]:
         """The files that could not be read when they were added, and why, by path. They are tried
         again when they have changed, or with `retry`."""
-        self._store.described()
-        known = self._failures.known().values()
-        return [ImageError(each.path, each.reason) for each in sorted(known)]
+        self._store.required_metadata()
+        failures = sorted(self._failures.known().values())
+        return [ImageError(failure.path, failure.reason) for failure in failures]

@@ -1,11 +1,11 @@
-"""Whether two pictures are copies of one photo: resized, compressed anew, made a little brighter,
-or cropped a little. Models play no part in it.
+"""Whether two pictures are copies of one photo: resized, compressed again, made a little brighter,
+or cropped a little. No model is used.
 
-Small pictures of both are laid on one another, by their grey values: the second is stretched and
-moved until it fits the first (Lucas and Kanade 1981, with gain and offset, coarse to fine). Of what
-they share, each window must have the structure that it has in the other (the contrast and
-structure of SSIM, Wang et al. 2004), and the colours. Most pairs that are none are told apart by
-their mean colours, or where the pictures are coarse, and go no further.
+The pictures are reduced to 64 x 64 pixels. The second is aligned with the first, by grey values: it
+is scaled and shifted until it fits (Lucas and Kanade 1981, with gain and offset, coarse to fine).
+Where both then have pixels, every window must have the same structure (the contrast and structure
+of SSIM, Wang et al. 2004) and the same colour in both. Most pairs that are no copies are rejected
+early, by their mean colours or at a coarse level.
 """
 
 from __future__ import annotations
@@ -22,166 +22,174 @@ from PIL import Image
 from torch import Tensor
 
 SIZE = 64  # pixels of the small pictures' sides
-ROUGH = 8  # of the greys that pairs are first compared by
-RELATED = 0.75  # least correlation of those
-SHARED = 0.7  # least share of each picture that the other shows too
-WORST = 0.2  # least structure of any window
-COLOUR = 0.15  # most that mean colours may differ, of 1
-# Contrast, as a share of the picture's, below which a window has no structure; its bounds, of 1.
-FLAT, LEAST_FLAT, MOST_FLAT = 0.25, 0.004, 0.03
+ROUGH = 8  # pixels of the sides of the grey pictures that pairs are first compared by
+MIN_CORRELATION = 0.75  # of these grey pictures
+MIN_SHARED = 0.7  # share of each picture that the other one shows too
+MIN_STRUCTURE = 0.2  # of every window
+MAX_COLOUR_DIFFERENCE = 0.15  # of mean colours, from 0 to 1
+# A window with less contrast than this share of the picture's has no structure. The bounds of that
+# contrast, of values from 0 to 1.
+FLAT, MIN_FLAT, MAX_FLAT = 0.25, 0.004, 0.03
 BATCH = 512  # pairs compared at a time
 
 
 class Level(NamedTuple):
     """One step from coarse to fine.
 
-    side       of the pictures, pixels
-    rounds     of laying one on the other
-    window     pixels of the windows' sides
-    apart      pixels between windows
-    structure  least mean of the windows' structure; None: any
-    colour     most that a window's mean colour may differ, of 1
+    side           of the pictures, in pixels
+    iterations     of the alignment
+    window         side of the windows, in pixels
+    stride         distance of neighbouring windows, in pixels
+    min_structure  mean over the windows; None: not checked
+    max_colour     difference of a window's mean colours, from 0 to 1
     """
 
     side: int
-    rounds: int
+    iterations: int
     window: int
-    apart: int
-    structure: float | None
-    colour: float
+    stride: int
+    min_structure: float | None
+    max_colour: float
 
 
-# What a pair must be to go on to the next level. Of 843 pairs that the last one takes the worst had
-# at the first a colour of 0.21, at the second a structure of 0.83 and a colour of 0.13.
+# A pair must pass each level to go on to the next. Of 843 pairs that pass the last level, the worst
+# colour difference was 0.21 at the first and 0.13 at the second, and the worst structure at the
+# second was 0.83.
 LEVELS = (
     Level(16, 6, 3, 1, None, 0.25),
     Level(32, 6, 5, 1, 0.7, 0.2),
-    Level(SIZE, 2, 9, 2, 0.8, COLOUR),
+    Level(SIZE, 2, 9, 2, 0.8, MAX_COLOUR_DIFFERENCE),
 )
 
 Small = NDArray[np.uint8]  # (64, 64, 3)
 
 
-def small(picture: Image.Image) -> Small:
-    """What copies are known by."""
+def small_picture(picture: Image.Image) -> Small:
+    """A picture reduced to the size that copies are compared in."""
     square = picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(square)
 
 
-def rough(picture: Small) -> NDArray[np.float32]:
-    """What tells most pictures apart that are no copies, see `related`: a unit vector (65,) of
-    greys, whose last number is for pictures of one colour, which all look alike here; and the mean
-    colour (3,)."""
+def rough_features(picture: Small) -> NDArray[np.float32]:
+    """Features (68,) for a quick comparison, see `are_related`: a unit vector (65,) of grey values,
+    and the mean colour (3,). The last number of the unit vector is for pictures of one colour: it
+    makes them alike."""
     step = SIZE // ROUGH
     cells = (picture / 255).reshape(ROUGH, step, ROUGH, step, 3).mean(axis=(1, 3))
     grey = cells.mean(axis=2).ravel()
-    apart = np.append(grey - grey.mean(), LEAST_FLAT)
-    unit = apart / np.linalg.norm(apart)
+    centred = np.append(grey - grey.mean(), MIN_FLAT)
+    unit = centred / np.linalg.norm(centred)
     return np.concatenate([unit, cells.mean(axis=(0, 1))]).astype(np.float32)
 
 
-def related(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which pairs (P,) may be copies, by `rough` of each (P, 68)."""
-    one, other = left.astype(np.float32), right.astype(np.float32)
-    greys = np.einsum("nd,nd->n", one[:, :-3], other[:, :-3])
-    colour = np.linalg.norm(one[:, -3:] - other[:, -3:], axis=1) / 3**0.5
-    found: NDArray[np.bool_] = (greys >= RELATED) & (colour <= COLOUR)
-    return found
+def are_related(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which pairs (P,) may be copies, by the `rough_features` (P, 68) of both."""
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    correlation = np.einsum("nd,nd->n", left[:, :-3], right[:, :-3])
+    difference = np.linalg.norm(left[:, -3:] - right[:, -3:], axis=1) / 3**0.5
+    related: NDArray[np.bool_]
+    related = (correlation >= MIN_CORRELATION) & (difference <= MAX_COLOUR_DIFFERENCE)
+    return related
 
 
 @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
-def copies(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def are_copies(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pairs (P,) of small pictures (P, 64, 64, 3) are copies of one photo."""
-    parts = [
-        _copies(torch.from_numpy(left[i : i + BATCH]), torch.from_numpy(right[i : i + BATCH]))
+    results = [
+        _are_copies(torch.from_numpy(left[i : i + BATCH]), torch.from_numpy(right[i : i + BATCH]))
         for i in range(0, len(left), BATCH)
     ]
-    return torch.cat(parts).numpy() if parts else np.zeros(0, bool)
+    return torch.cat(results).numpy() if results else np.zeros(0, bool)
 
 
-def _copies(left: Tensor, right: Tensor) -> Tensor:
-    left, right = (each.permute(0, 3, 1, 2).float() / 255 for each in (left, right))
-    found = _alike(left, right)
-    # What lies on the other must fit the other way round too: shirts of two sizes do not.
-    found = found[_alike(right[found], left[found])]
-    same = left.new_zeros(len(left), dtype=torch.bool)
-    same[found] = True
-    return same
+def _are_copies(left: Tensor, right: Tensor) -> Tensor:
+    left, right = (pictures.permute(0, 3, 1, 2).float() / 255 for pictures in (left, right))
+    matches = _matching(left, right)
+    # Copies match in both directions; shirts of two sizes do not.
+    matches = matches[_matching(right[matches], left[matches])]
+    copies = left.new_zeros(len(left), dtype=torch.bool)
+    copies[matches] = True
+    return copies
 
 
-def _alike(left: Tensor, right: Tensor) -> Tensor:
-    """Which pairs (P,) of pictures (P, 3, 64, 64), 0 to 1, are alike where the second is laid on
-    the first."""
-    places = torch.arange(len(left), device=left.device)  # of the pairs that may still be
-    place = left.new_tensor([1.0, 1, 0, 0]).repeat(len(left), 1)
+def _matching(left: Tensor, right: Tensor) -> Tensor:
+    """The indices of those pairs of pictures (P, 3, 64, 64), values 0 to 1, of which the second
+    matches the first when it is aligned with it."""
+    indices = torch.arange(len(left), device=left.device)  # of the pairs that still may match
+    transform = left.new_tensor([1.0, 1, 0, 0]).repeat(len(left), 1)
     for level in LEVELS:
-        if not len(places):
+        if not len(indices):
             break
         cell = SIZE // level.side
-        a, b = (_means(each, cell, cell) if cell > 1 else each for each in (left, right))
-        place = _laid(a, b, place, level.rounds)
-        good = _fits(a, b, place, level)
-        places, place, left, right = places[good], place[good], left[good], right[good]
-    return places
+        a, b = left, right
+        if cell > 1:
+            a, b = _window_means(left, cell, cell), _window_means(right, cell, cell)
+        transform = _aligned(a, b, transform, level.iterations)
+        fits = _fits(a, b, transform, level)
+        indices, transform, left, right = indices[fits], transform[fits], left[fits], right[fits]
+    return indices
 
 
-def _fits(left: Tensor, right: Tensor, place: Tensor, level: Level) -> Tensor:
-    """Which pairs (P,) of pictures (P, 3, S, S) fit as a level asks, the second laid at a place."""
-    moved, inside = _moved(right, place)
-    means = partial(_means, window=level.window, apart=level.apart)
+def _fits(left: Tensor, right: Tensor, transform: Tensor, level: Level) -> Tensor:
+    """Which pairs (P,) of pictures (P, 3, S, S) pass a level, the second one transformed."""
+    warped, inside = _warped(right, transform)
+    means = partial(_window_means, window=level.window, stride=level.stride)
     counted = (means(inside) > 0.99).flatten(1)
-    apart = means(left) - means(moved)
-    colour = (apart * apart).mean(dim=1).sqrt().flatten(1)
-    good = (colour * counted).amax(dim=1) <= level.colour
-    if level.structure is None:
-        return good
-    a, b = left.mean(dim=1, keepdim=True), moved.mean(dim=1, keepdim=True)
+    difference = means(left) - means(warped)
+    colour_difference = (difference * difference).mean(dim=1).sqrt().flatten(1)
+    fits = (colour_difference * counted).amax(dim=1) <= level.max_colour
+    if level.min_structure is None:
+        return fits
+    a, b = left.mean(dim=1, keepdim=True), warped.mean(dim=1, keepdim=True)
     mean_a, mean_b = means(a), means(b)
-    spread_a, spread_b = means(a * a) - mean_a**2, means(b * b) - mean_b**2
-    common = means(a * b) - mean_a * mean_b
-    whole = torch.minimum(a.flatten(1).std(dim=1), b.flatten(1).std(dim=1))
-    flat = (FLAT * whole).clamp(LEAST_FLAT, MOST_FLAT)[:, None, None, None] ** 2
-    structure = ((2 * common + flat) / (spread_a + spread_b + flat)).flatten(1)
+    variance_a, variance_b = means(a * a) - mean_a**2, means(b * b) - mean_b**2
+    covariance = means(a * b) - mean_a * mean_b
+    contrast = torch.minimum(a.flatten(1).std(dim=1), b.flatten(1).std(dim=1))
+    flat = (FLAT * contrast).clamp(MIN_FLAT, MAX_FLAT)[:, None, None, None] ** 2
+    structure = ((2 * covariance + flat) / (variance_a + variance_b + flat)).flatten(1)
     mean = (structure * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
-    good &= mean >= level.structure
+    fits &= mean >= level.min_structure
     if level is LEVELS[-1]:
-        shared = torch.minimum(inside.mean(dim=(1, 2, 3)), (place[:, 0] * place[:, 1]).clamp(max=1))
-        good &= shared >= SHARED
-        good &= structure.where(counted, structure.new_ones(())).amin(dim=1) >= WORST
-    return good
+        shown_of_left = inside.mean(dim=(1, 2, 3))
+        shown_of_right = (transform[:, 0] * transform[:, 1]).clamp(max=1)
+        fits &= torch.minimum(shown_of_left, shown_of_right) >= MIN_SHARED
+        fits &= structure.where(counted, structure.new_ones(())).amin(dim=1) >= MIN_STRUCTURE
+    return fits
 
 
-def _laid(left: Tensor, right: Tensor, place: Tensor, rounds: int) -> Tensor:
-    """Where the second of pictures (P, 3, S, S) lies on the first, by their greys: (P, 4), the
-    scales of x and y and the moves, of coordinates from -1 to 1. place: to begin with."""
-    a, b = (each.mean(dim=1, keepdim=True) for each in (left, right))
+def _aligned(left: Tensor, right: Tensor, transform: Tensor, iterations: int) -> Tensor:
+    """The transforms (P, 4) that align the second of pictures (P, 3, S, S) with the first, by grey
+    values: the scales of x and y, and the shifts, in coordinates from -1 to 1. transform: the
+    start."""
+    a, b = (pictures.mean(dim=1, keepdim=True) for pictures in (left, right))
     padded = F.pad(b, (1, 1, 1, 1), mode="replicate")
     side = a.shape[-1]
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * (side / 4)
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * (side / 4)
     stack = torch.cat([b, across, down], dim=1)
-    for _ in range(rounds):
-        place = _stepped(a, stack, place)
-    return place
+    for _ in range(iterations):
+        transform = _gauss_newton_step(a, stack, transform)
+    return transform
 
 
-def _stepped(a: Tensor, stack: Tensor, place: Tensor) -> Tensor:
-    """One step of Gauss and Newton. a: (P, 1, S, S); stack: the other picture, and how it changes
-    along x and along y (P, 3, S, S)."""
-    moved, inside = _moved(stack, place)
+def _gauss_newton_step(a: Tensor, stack: Tensor, transform: Tensor) -> Tensor:
+    """One Gauss-Newton step. a: (P, 1, S, S); stack: the other picture and its derivatives in x and
+    y, (P, 3, S, S)."""
+    warped, inside = _warped(stack, transform)
     y, x = _axes(a.shape[-1])
-    value, across, down = (moved * inside).unbind(dim=1)
-    light = torch.stack([value, inside[:, 0]], dim=1).flatten(2)  # (P, 2, S * S)
+    value, across, down = (warped * inside).unbind(dim=1)
+    brightness = torch.stack([value, inside[:, 0]], dim=1).flatten(2)  # (P, 2, S * S)
     wanted = (a * inside).flatten(2)
-    gain = _solved(light, wanted)
+    gain_offset = _least_squares(brightness, wanted)
     slope = torch.stack([across * x, down * y, across, down], dim=1).flatten(2)
-    slope = slope * gain[:, :1].clamp(min=0.05)
-    step = _solved(torch.cat([slope, light], dim=1), wanted - gain.transpose(1, 2) @ light)
-    place = place + step[:, :4, 0].clamp(-0.1, 0.1)
-    return torch.cat([place[:, :2].clamp(0.6, 1.6), place[:, 2:].clamp(-0.5, 0.5)], dim=1)
+    slope = slope * gain_offset[:, :1].clamp(min=0.05)
+    residual = wanted - gain_offset.transpose(1, 2) @ brightness
+    step = _least_squares(torch.cat([slope, brightness], dim=1), residual)
+    transform = transform + step[:, :4, 0].clamp(-0.1, 0.1)
+    return torch.cat([transform[:, :2].clamp(0.6, 1.6), transform[:, 2:].clamp(-0.5, 0.5)], dim=1)
 
 
-def _solved(columns: Tensor, wanted: Tensor) -> Tensor:
+def _least_squares(columns: Tensor, wanted: Tensor) -> Tensor:
     """Damped least squares: columns (P, K, N), wanted (P, 1, N) -> (P, K, 1)."""
     square = columns @ columns.transpose(1, 2)
     damping = 1e-4 * square.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-3
@@ -190,32 +198,33 @@ def _solved(columns: Tensor, wanted: Tensor) -> Tensor:
     return solve(square + damping[:, None, None] * eye, columns @ wanted.transpose(1, 2))
 
 
-def _moved(pictures: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (P, C, S, S) at a place, and 1 where they have pixels (P, 1, S, S)."""
+def _warped(pictures: Tensor, transform: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (P, C, S, S) transformed, and 1 where they have pixels (P, 1, S, S)."""
     y, x = _axes(pictures.shape[-1])
-    u = x * place[:, 0, None, None] + place[:, 2, None, None]
-    v = y * place[:, 1, None, None] + place[:, 3, None, None]
-    moved = F.grid_sample(
+    u = x * transform[:, 0, None, None] + transform[:, 2, None, None]
+    v = y * transform[:, 1, None, None] + transform[:, 3, None, None]
+    warped = F.grid_sample(
         pictures, torch.stack([u, v], dim=-1), padding_mode="border", align_corners=False
     )
-    return moved, ((u.abs() <= 1) & (v.abs() <= 1)).float()[:, None]
+    return warped, ((u.abs() <= 1) & (v.abs() <= 1)).float()[:, None]
 
 
 def _axes(side: int) -> tuple[Tensor, Tensor]:
-    middle = (torch.arange(side, dtype=torch.float32, device="cpu") + 0.5) / side * 2 - 1
-    return middle[:, None].expand(side, side), middle[None, :].expand(side, side)
+    """The y and x coordinates (S, S) of pixel centres, from -1 to 1."""
+    centres = (torch.arange(side, dtype=torch.float32, device="cpu") + 0.5) / side * 2 - 1
+    return centres[:, None].expand(side, side), centres[None, :].expand(side, side)
 
 
-def _means(pictures: Tensor, window: int, apart: int) -> Tensor:
+def _window_means(pictures: Tensor, window: int, stride: int) -> Tensor:
     """Means of the windows of pictures (P, C, S, S), as two products: faster than pooling."""
-    along = _windows(pictures.shape[-1], window, apart)
-    return along @ (pictures @ along.T)
+    windows = _windows(pictures.shape[-1], window, stride)
+    return windows @ (pictures @ windows.T)
 
 
 @lru_cache
-def _windows(side: int, window: int, apart: int) -> Tensor:
-    """(W, side): what each of the W windows along a side takes of its pixels."""
-    out = torch.zeros((side - window) // apart + 1, side, dtype=torch.float32, device="cpu")
-    for number, row in enumerate(out):
-        row[number * apart : number * apart + window] = 1 / window
-    return out
+def _windows(side: int, window: int, stride: int) -> Tensor:
+    """(W, side): the weights of pixels in each of the W windows along a side."""
+    weights = torch.zeros((side - window) // stride + 1, side, dtype=torch.float32, device="cpu")
+    for number, row in enumerate(weights):
+        row[number * stride : number * stride + window] = 1 / window
+    return weights

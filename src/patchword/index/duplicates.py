@@ -1,8 +1,8 @@
-"""Near-duplicates among the entries of an index: groups around one that is kept.
+"""Near-duplicates among the entries of an index: groups of one entry to keep and its duplicates.
 
-Copies of one photo are those whose vectors are near and whose small pictures are the same; where a
-caller gives a threshold, vectors alone decide. Each entry of a group is near to the one that is
-kept: groups do not grow from neighbour to neighbour.
+Copies of one photo are entries whose vectors are near and whose thumbnails show the same picture.
+If a caller gives a threshold, the vectors alone decide. Every entry of a group is near to the one
+to keep: groups do not grow from neighbour to neighbour.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError, SampledWarning, warn
 from patchword.index.adding import Progress
-from patchword.index.approximate import parts
+from patchword.index.approximate import partition_count
 from patchword.index.clusters import BLOCK, centres, nearest_centres
-from patchword.index.integrity import intact
+from patchword.index.integrity import checked_vectors
 from patchword.index.matrix import Half, Matrix
-from patchword.index.nearest import PIECE
+from patchword.index.nearest import BATCH
 from patchword.index.schema import SUMS, id_of
 from patchword.index.table import Table
-from patchword.index.thumbnail_copies import Looks
+from patchword.index.thumbnail_copies import Thumbnails
 
 KEEP = ("largest", "oldest", "first")
-EVERY = 100_000  # entries up to which every pair is compared
-CELLS = 6  # that are searched for the duplicates of an entry in a larger index
-MOST = 20_000_000  # pairs
-PORTION = 1 << 12  # pairs that are judged at once
-NEAR = 0.93  # cosine from which on entries may be copies of one photo
+MAX_ALL_PAIRS = 100_000  # entries up to which every pair is compared
+CELLS = 6  # of k-means, that are searched for the duplicates of an entry in a larger index
+MAX_PAIRS = 20_000_000
+PAIR_BATCH = 1 << 12  # pairs that are checked at a time
+MIN_COSINE = 0.93  # of entries that may be copies of one photo
 
-_COLUMNS = ("path", "modified", "size", "width", "height", "vector", *SUMS)
+_COLUMNS = ("path", "modified", "size", "width", "height")
 
-Pairs = NDArray[np.int64]  # (P, 2), places among the rows that are compared
-# Places: the one to keep, and others of its group, each behind its negative cosine.
-Found = tuple[int, list[tuple[float, int]]]
+# "Places" are positions among the rows that are compared.
+Pairs = NDArray[np.int64]  # (P, 2), places
+# The place of the entry to keep, and (negative cosine, place) of each other entry of its group.
+PlaceGroup = tuple[int, list[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,16 @@ class Group:
     others: list[Copy]
 
 
-def ids_of(found: Sequence[Group]) -> list[int]:
+def ids_of(groups: Sequence[Group]) -> list[int]:
     """The ids of all entries of groups."""
-    return [each.id for group in found for each in (group.keep, *group.others)]
+    return [copy.id for group in groups for copy in (group.keep, *group.others)]
 
 
-class _OverError(Exception):
-    """The time is over."""
+class _TimeIsUpError(Exception):
+    """The time limit is reached."""
 
 
-def groups(
+def find_groups(
     table: Table,
     matrix: Matrix,
     rows: NDArray[np.intp] | None,
@@ -82,256 +83,251 @@ def groups(
     progress: Progress | None = None,
     seconds: float | None = None,
 ) -> list[Group]:
-    """The groups of entries whose cosine with one that is kept is `threshold` or more, the largest
-    first; None: that are copies of one photo with it. rows: those of the matrix to compare; None:
-    all. progress, seconds: see `Index.duplicates`."""
+    """Groups of near-duplicates, the largest first. rows: those of the matrix to compare; None:
+    all. threshold: the least cosine with the entry to keep; None: the others are copies of the same
+    photo. keep, progress, seconds: see `Index.duplicates`."""
     half = matrix.read(rows)
     ids = matrix.ids if rows is None else matrix.ids[rows]
-    step = _Steps(progress or _silent, len(half), seconds)
-    looks = Looks(table, ids, step.go_on) if threshold is None else None
-    threshold = NEAR if threshold is None else threshold
-    judge = Judge(table, ids, threshold, looks)
-    least = threshold - 2 * matrix.error
-    found: dict[int, list[tuple[float, int]]] = {}
-    work = in_turn if len(half) <= EVERY else in_cells
+    step = _Steps(progress, len(half), seconds)
+    thumbnails = Thumbnails(table, ids, step.check_time) if threshold is None else None
+    threshold = MIN_COSINE if threshold is None else threshold
+    checker = PairChecker(table, ids, threshold, thumbnails)
+    min_product = threshold - 2 * matrix.error
+    others_by_kept: dict[int, list[tuple[float, int]]] = {}
+    search = groups_of_all_pairs if len(half) <= MAX_ALL_PAIRS else groups_in_cells
     try:
-        for first, others in work(half, least, keep, judge, step):
-            found.setdefault(first, []).extend(others)
-    except _OverError:
+        for kept, others in search(half, min_product, keep, checker, step):
+            others_by_kept.setdefault(kept, []).extend(others)
+    except _TimeIsUpError:
         warn(
             f"{step.done} of {len(half)} images were compared with all others in {seconds:.0f} "
             "seconds; copies among the rest are not found: `patchword dedupe` takes its time",
             SampledWarning,
         )
-    if looks:
-        looks.tell()
-    known = judge.entries
-    out = [
-        Group(_copy(known[first], 1.0), [_copy(known[i], -less) for less, i in sorted(others)])
-        for first, others in found.items()
-    ]
-    return sorted(out, key=lambda group: (-len(group.others), group.keep.path))
+    if thumbnails:
+        thumbnails.warn_of_unreadable()
+    groups = []
+    for kept, others in others_by_kept.items():
+        copies = [_copy(checker.entries[i], -negative) for negative, i in sorted(others)]
+        groups.append(Group(_copy(checker.entries[kept], 1.0), copies))
+    return sorted(groups, key=lambda group: (-len(group.others), group.keep.path))
 
 
 class _Steps:
-    """How far a comparison of entries has come. Raises what `progress` does, and _OverError when
-    its time is over."""
+    """Reports how far a comparison has come. Raises _TimeIsUpError after so many seconds."""
 
-    def __init__(self, progress: Progress, total: int, seconds: float | None) -> None:
+    def __init__(self, progress: Progress | None, total: int, seconds: float | None) -> None:
         self.progress, self.total, self.done = progress, total, 0
-        self.until = None if seconds is None else time.monotonic() + seconds
+        self.end = None if seconds is None else time.monotonic() + seconds
 
     def __call__(self, done: int) -> None:
-        """So many entries were compared with all others."""
+        """Called when `done` entries were compared with all others."""
         self.done = done
-        self.go_on()
+        self.check_time()
 
-    def go_on(self) -> None:
+    def check_time(self) -> None:
         """Called between pieces of work."""
-        self.progress(self.done, self.total)
-        over = self.until is not None and time.monotonic() > self.until
-        if over and self.done < self.total:
-            raise _OverError
+        if self.progress:
+            self.progress(self.done, self.total)
+        time_is_up = self.end is not None and time.monotonic() > self.end
+        if time_is_up and self.done < self.total:
+            raise _TimeIsUpError
 
 
-class Judge:
-    """Which pairs of places among `ids` (N,) belong together.
+class PairChecker:
+    """Checks which pairs of places among `ids` (N,) are near-duplicates.
 
-    entries  by place, what is stored of those that do
+    entries  by place: the stored columns of those that are
     """
 
     def __init__(
-        self, table: Table, ids: NDArray[np.uint64], threshold: float, looks: Looks | None
+        self, table: Table, ids: NDArray[np.uint64], threshold: float, thumbnails: Thumbnails | None
     ) -> None:
-        self.table, self.ids, self.threshold, self.looks = table, ids, threshold, looks
+        self.table, self.ids, self.threshold = table, ids, threshold
+        self.thumbnails = thumbnails
         self.entries: dict[int, dict[str, Any]] = {}
 
-    def maybe(self, pairs: Pairs) -> Pairs:
-        """Those that may, quickly."""
-        return pairs[self.looks.related(pairs)] if self.looks else pairs
+    def candidates(self, pairs: Pairs) -> Pairs:
+        """The pairs that may be near-duplicates: a quick check."""
+        return pairs[self.thumbnails.related(pairs)] if self.thumbnails else pairs
 
-    def together(self, pairs: Pairs) -> tuple[Pairs, NDArray[np.float64]]:
-        """Those that do, and their cosines (P,)."""
-        if self.looks:
-            pairs = pairs[self.looks.copies(pairs)]
+    def duplicates(self, pairs: Pairs) -> tuple[Pairs, NDArray[np.float64]]:
+        """The pairs that are near-duplicates, and their cosines (P,)."""
+        if self.thumbnails:
+            pairs = pairs[self.thumbnails.copies(pairs)]
         if not len(pairs):
             return pairs, np.empty(0)
-        involved, flat = np.unique(pairs, return_inverse=True)
-        entries, vectors = _read(self.table, self.ids[involved])
-        self.entries |= zip(involved.tolist(), entries, strict=True)
-        scores = _cosines(vectors, flat.reshape(-1, 2))
-        good = scores >= self.threshold
-        return pairs[good], scores[good]
+        places, flat = np.unique(pairs, return_inverse=True)
+        vectors: list[NDArray[np.float32]] = []
+        self._read(places, vectors)
+        scores = _cosines(np.concatenate(vectors), flat.reshape(-1, 2))
+        near = scores >= self.threshold
+        return pairs[near], scores[near]
 
-    def order(self, keep: str, places: Sequence[int]) -> NDArray[np.int64]:
-        """Places, those to keep first."""
-        new = np.array([each for each in places if each not in self.entries], np.int64)
-        if len(new):
-            self.entries |= zip(new.tolist(), _told(self.table, self.ids[new]), strict=True)
-        return np.array(sorted(places, key=lambda i: _order(self.entries[i], keep)), np.int64)
+    def in_order(self, keep: str, places: Sequence[int]) -> NDArray[np.int64]:
+        """Places, sorted: of two duplicates the first is kept."""
+        new = [place for place in places if place not in self.entries]
+        self._read(np.array(new, np.int64))
+        return np.array(sorted(places, key=lambda i: _sort_key(self.entries[i], keep)), np.int64)
+
+    def _read(
+        self, places: NDArray[np.int64], vectors: list[NDArray[np.float32]] | None = None
+    ) -> None:
+        """Read the entries of places into `entries`, and append their checked vectors (N, D), in
+        the order of the places, to `vectors`."""
+        columns = list(_COLUMNS) if vectors is None else [*_COLUMNS, "vector", *SUMS]
+        for start in range(0, len(places), BATCH):
+            batch = places[start : start + BATCH]
+            ids = self.ids[batch].tolist()
+            rows = self.table.take_row_ids(ids).select(columns).with_row_id().to_arrow()
+            row_of = {id_: row for row, id_ in enumerate(rows.column("_rowid").to_pylist())}
+            rows = rows.take([row_of[id_] for id_ in ids])
+            entries = rows.select(list(_COLUMNS)).to_pylist()
+            self.entries |= zip(batch.tolist(), entries, strict=True)
+            if vectors is not None:
+                vectors.append(checked_vectors(rows, rows.schema.field("vector").type.list_size))
 
 
-def in_turn(half: Half, least: float, keep: str, judge: Judge, step: _Steps) -> Iterator[Found]:
-    """The groups of all rows: each, in the order to keep, that is in no group yet takes those after
-    it that belong to it and are in none. None before it is left that does."""
-    order = judge.order(keep, range(len(half)))
+def groups_of_all_pairs(
+    half: Half, min_product: float, keep: str, checker: PairChecker, step: _Steps
+) -> Iterator[PlaceGroup]:
+    """The groups of all rows (N, D). In the order to keep, each entry that is in no group yet takes
+    its duplicates that come later and are in none. No entry before it is a duplicate of it that is
+    still free."""
+    order = checker.in_order(keep, range(len(half)))
     rows = torch.from_numpy(half[order]).float()
     free = np.ones(len(rows), bool)
     size = max(1, min(2048, 2**25 // max(len(rows), 1)))
     for start in range(0, len(rows), size):
-        mine = start + np.flatnonzero(free[start : start + size])
-        near = (rows[mine] @ rows[start:].T >= least).numpy()
-        near &= free[start:] & (np.arange(start, len(rows)) > mine[:, None])
-        for some in _portions(near.sum(axis=1)):
-            left, right = near[some].nonzero()
-            every = np.stack([mine[some][left], start + right], axis=1)
-            for first in range(0, len(every), PORTION):
-                pairs = every[first : first + PORTION]
+        block = start + np.flatnonzero(free[start : start + size])
+        near = (rows[block] @ rows[start:].T >= min_product).numpy()
+        near &= free[start:] & (np.arange(start, len(rows)) > block[:, None])
+        for part in _portions(near.sum(axis=1)):
+            left, right = near[part].nonzero()
+            all_pairs = np.stack([block[part][left], start + right], axis=1)
+            for first in range(0, len(all_pairs), PAIR_BATCH):
+                pairs = all_pairs[first : first + PAIR_BATCH]
                 pairs = pairs[free[pairs].all(axis=1)]
-                found, scores = judge.together(judge.maybe(order[pairs]))
-                yield from _gather(found, scores, order, free)
-            step(int(mine[some][-1]) + 1)
+                duplicates, scores = checker.duplicates(checker.candidates(order[pairs]))
+                yield from _take_groups(duplicates, scores, order, free)
+            step(int(block[part][-1]) + 1)
         step(min(start + size, len(rows)))
 
 
 def _portions(counts: NDArray[np.int64]) -> Iterator[slice]:
-    """Consecutive rows that have together not many more pairs than `PORTION`: of more, most would
-    be compared in vain where the first row takes all."""
-    ends, before = np.cumsum(counts), 0
-    while before < len(counts):
-        done = ends[before - 1] if before else 0
-        end = max(int(np.searchsorted(ends, done + PORTION, "right")), before + 1)
-        yield slice(before, end)
-        before = end
+    """Slices of consecutive rows that together have not many more than `PAIR_BATCH` pairs. Of more,
+    most would be compared in vain where the first row takes all the others."""
+    ends, start = np.cumsum(counts), 0
+    while start < len(counts):
+        done = ends[start - 1] if start else 0
+        end = max(int(np.searchsorted(ends, done + PAIR_BATCH, "right")), start + 1)
+        yield slice(start, end)
+        start = end
 
 
-def in_cells(half: Half, least: float, keep: str, judge: Judge, step: _Steps) -> Iterator[Found]:
-    """The same of many rows, of the pairs in neighbouring cells of k-means, which are nearly
-    all."""
-    near, scores = judge.together(pairs(half, least, judge.maybe, step))
-    order = judge.order(keep, np.unique(near).tolist())
-    yield from _gather(near, scores, order, np.ones(len(order), bool))
+def groups_in_cells(
+    half: Half, min_product: float, keep: str, checker: PairChecker, step: _Steps
+) -> Iterator[PlaceGroup]:
+    """`groups_of_all_pairs` for many rows: only pairs in neighbouring cells of k-means, which are
+    nearly all, are compared."""
+    pairs, scores = checker.duplicates(near_pairs(half, min_product, checker.candidates, step))
+    order = checker.in_order(keep, np.unique(pairs).tolist())
+    yield from _take_groups(pairs, scores, order, np.ones(len(order), bool))
 
 
-def _silent(done: int, total: int) -> None:
-    """Progress that nobody follows."""
-
-
-def pairs(
-    half: Half,
-    least: float,
-    wanted: Callable[[Pairs], Pairs] = lambda pairs: pairs,
-    step: Callable[[int], None] = lambda done: None,
+def near_pairs(
+    half: Half, min_product: float, select: Callable[[Pairs], Pairs], step: Callable[[int], None]
 ) -> Pairs:
-    """Those `wanted` of the pairs of rows (N, D) in neighbouring cells of k-means whose product is
-    `least` or more. step: is called with how many rows were compared."""
-    found: list[Pairs] = []
+    """The pairs of rows (N, D) in neighbouring cells of k-means whose product is at least
+    `min_product`, and that `select` selects. step: is called with how many rows were compared."""
+    selected: list[Pairs] = []
     total = 0
-    for some, done in _in_cells(half, least):
-        some = wanted(some)
-        found.append(some)
-        total += len(some)
-        if total > MOST:
+    for pairs, done in _near_pairs_by_cell(half, min_product):
+        selected.append(select(pairs))
+        total += len(selected[-1])
+        if total > MAX_PAIRS:
             raise IndexStoreError(
-                f"more than {MOST} pairs are as near as {least:.3f}: give a higher threshold"
+                f"more than {MAX_PAIRS} pairs are as near as {min_product:.3f}: "
+                "give a higher threshold"
             )
         step(done)
-    return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
+    return np.unique(np.concatenate(selected), axis=0) if selected else np.empty((0, 2), np.int64)
 
 
-def _in_cells(half: Half, least: float) -> Iterator[tuple[Pairs, int]]:
-    found = centres(half, parts(len(half)))
-    cells, _ = nearest_centres(half, found, CELLS)
-    own = np.argsort(cells[:, 0], kind="stable")
-    visits = np.argsort(cells.ravel(), kind="stable")
-    number = np.arange(len(found) + 1)
-    of_own = np.searchsorted(cells[own, 0], number)
-    of_visits = np.searchsorted(cells.ravel()[visits], number)
-    for cell in range(len(found)):
-        members = own[of_own[cell] : of_own[cell + 1]]
-        visitors = visits[of_visits[cell] : of_visits[cell + 1]] // cells.shape[1]
-        there = torch.from_numpy(half[members]).float()
-        for start in range(0, len(visitors), BLOCK):
-            some = visitors[start : start + BLOCK]
-            products = torch.from_numpy(half[some]).float() @ there.T
-            left, right = (products >= least).nonzero().numpy().T
-            both = np.stack([some[left], members[right]], axis=1)
-            yield np.sort(both[both[:, 0] != both[:, 1]], axis=1), int(of_own[cell + 1])
+def _near_pairs_by_cell(half: Half, min_product: float) -> Iterator[tuple[Pairs, int]]:
+    """For each cell: the near pairs of a row of this cell with a row that has the cell among its
+    `CELLS` nearest; and how many rows were compared so far."""
+    middles = centres(half, partition_count(len(half)))
+    cells, _ = nearest_centres(half, middles, CELLS)
+    by_own_cell = np.argsort(cells[:, 0], kind="stable")
+    by_any_cell = np.argsort(cells.ravel(), kind="stable")
+    numbers = np.arange(len(middles) + 1)
+    own_starts = np.searchsorted(cells[by_own_cell, 0], numbers)
+    any_starts = np.searchsorted(cells.ravel()[by_any_cell], numbers)
+    for cell in range(len(middles)):
+        members = by_own_cell[own_starts[cell] : own_starts[cell + 1]]
+        neighbours = by_any_cell[any_starts[cell] : any_starts[cell + 1]] // cells.shape[1]
+        member_rows = torch.from_numpy(half[members]).float()
+        for start in range(0, len(neighbours), BLOCK):
+            block = neighbours[start : start + BLOCK]
+            products = torch.from_numpy(half[block]).float() @ member_rows.T
+            left, right = (products >= min_product).nonzero().numpy().T
+            pairs = np.stack([block[left], members[right]], axis=1)
+            yield np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), int(own_starts[cell + 1])
 
 
-def _read(
-    table: Table, ids: NDArray[np.uint64]
-) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
-    """The columns of entries, in the order of their ids, and their vectors (N, D)."""
-    entries: list[dict[str, Any]] = []
-    vectors = []
-    for start in range(0, len(ids), PIECE):
-        some = ids[start : start + PIECE]
-        rows = table.take_row_ids(some.tolist()).select(list(_COLUMNS)).with_row_id().to_arrow()
-        place = {int(each): i for i, each in enumerate(rows.column("_rowid").to_pylist())}
-        rows = rows.take([place[int(each)] for each in some])
-        vectors.append(intact(rows, rows.schema.field("vector").type.list_size))
-        entries += rows.drop_columns(["vector", *SUMS, "_rowid"]).to_pylist()
-    return entries, np.concatenate(vectors)
+def _cosines(vectors: NDArray[np.float32], pairs: Pairs) -> NDArray[np.float64]:
+    """The cosines (P,) of pairs of unit vectors (N, D), in float64."""
+    cosines = []
+    for start in range(0, len(pairs), BATCH):
+        left, right = vectors[pairs[start : start + BATCH].T].astype(np.float64)
+        cosines.append(np.einsum("nd,nd->n", left, right))
+    return np.concatenate(cosines)
 
 
-def _cosines(vectors: NDArray[np.float32], near: Pairs) -> NDArray[np.float64]:
-    parts_of = (near[start : start + PIECE] for start in range(0, len(near), PIECE))
-    return np.concatenate(
-        [
-            np.einsum("nd,nd->n", vectors[a].astype(np.float64), vectors[b].astype(np.float64))
-            for a, b in (part.T for part in parts_of)
-        ]
-    )
+def _take_groups(
+    pairs: Pairs, scores: NDArray[np.float64], order: NDArray[np.int64], free: NDArray[np.bool_]
+) -> Iterator[PlaceGroup]:
+    """The groups that pairs of duplicates make. In the `order` of places, each place that is free
+    takes those of its duplicates that come later and are free; these are then no longer free.
 
-
-def _told(table: Table, ids: NDArray[np.uint64]) -> list[dict[str, Any]]:
-    """What is stored of entries, but their vectors, in the order of their ids."""
-    names = [name for name in _COLUMNS if name not in ("vector", *SUMS)]
-    entries: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(ids), PIECE):
-        some = ids[start : start + PIECE].tolist()
-        rows = table.take_row_ids(some).select(names).with_row_id().to_arrow().to_pylist()
-        entries |= {row.pop("_rowid"): row for row in rows}
-    return [entries[each] for each in ids.tolist()]
-
-
-def _gather(
-    near: Pairs, scores: NDArray[np.float64], order: NDArray[np.int64], free: NDArray[np.bool_]
-) -> Iterator[Found]:
-    """Groups of places: each of the pairs' places, in `order`, that is `free` takes those after it
-    that are, and these are free no more. free: by rank in `order`."""
-    if not len(near):
+    free: by rank, the position in `order`.
+    """
+    if not len(pairs):
         return
     rank = np.zeros(int(order.max(initial=0)) + 1, np.int64)
     rank[order] = np.arange(len(order))
-    ranks = np.sort(rank[near], axis=1)
+    ranks = np.sort(rank[pairs], axis=1)
     by_first = np.argsort(ranks[:, 0], kind="stable")
     ranks, scores = ranks[by_first], scores[by_first]
     firsts, starts = np.unique(ranks[:, 0], return_index=True)
     for first, start, end in zip(firsts, starts, [*starts[1:], len(ranks)], strict=True):
         others = ranks[start:end, 1]
-        left = free[others]
-        if not (free[first] and left.any()):
+        is_free = free[others]
+        if not (free[first] and is_free.any()):
             continue
         free[others] = False
-        cosines, places = scores[start:end][left], order[others[left]]
+        cosines, places = scores[start:end][is_free], order[others[is_free]]
         yield int(order[first]), list(zip((-cosines).tolist(), places.tolist(), strict=True))
 
 
-def _order(entry: dict[str, Any], keep: str) -> tuple[Any, ...]:
-    """Sorts entries so that the one to keep comes first."""
+def _sort_key(entry: dict[str, Any], keep: str) -> tuple[Any, ...]:
+    """The key that sorts entries so that the one to keep comes first."""
+    if keep == "oldest":
+        return entry["modified"].timestamp(), entry["path"]
+    if keep == "first":
+        return (entry["path"],)
     pixels = (entry["width"] or 0) * (entry["height"] or 0)
-    ways = {
-        "largest": (-pixels, -(entry["size"] or 0), entry["path"]),
-        "oldest": (entry["modified"].timestamp(), entry["path"]),
-        "first": (entry["path"],),
-    }
-    return ways[keep]
+    return -pixels, -(entry["size"] or 0), entry["path"]
 
 
 def _copy(entry: dict[str, Any], score: float) -> Copy:
     return Copy(
-        entry["path"], min(score, 1.0), entry["modified"], entry["size"], entry["width"],
-        entry["height"], id_of(entry["path"]),
-    )  # fmt: skip
+        path=entry["path"],
+        score=min(score, 1.0),
+        modified=entry["modified"],
+        size=entry["size"],
+        width=entry["width"],
+        height=entry["height"],
+        id=id_of(entry["path"]),
+    )

@@ -1,4 +1,4 @@
-"""What is in an index: clusters of its entries, named by words."""
+"""Clusters of the entries of an index, named by words."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.index.cluster_names import Phrase, name, phrases
 from patchword.index.clusters import centres, nearest_centres
-from patchword.index.common_labels import THINGS
+from patchword.index.common_labels import COMMON_LABELS
 from patchword.index.matrix import Half, Matrix
-from patchword.index.nearest import Hit, best
+from patchword.index.nearest import Hit, top_hits
 from patchword.index.query import units
 from patchword.index.table import Table
 from patchword.scope import Check
 
-FEWEST, MOST = 2, 64  # clusters, where their number is not given
-BAND = 0.3  # by how much less, in deviations over all words, a name's cosine may be than the best
-MOSTLY = 0.7  # share of a cluster's members that a name must fit, each by itself
-CLEAR = 0.05  # by how much a name must fit better than the next word that means another thing
-SAMPLE = 1000  # members of a cluster that are asked
-SAME = 0.9  # cosine of two words from which on they mean the same
+MIN_CLUSTERS, MAX_CLUSTERS = 2, 64  # where their number is not given
+BAND = 0.3  # standard deviations over all words, by which a fitting word may be below the best one
+MIN_SHARE = 0.7  # of a cluster's members, that a name must fit
+CLEAR = 0.05  # by how much a name must fit better than the next word of another meaning
+SAMPLE = 1000  # members of a cluster that names are compared with
+SYNONYMS = 0.9  # the least cosine of two words that mean the same
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Entries that are alike.
 
-    name      the word that fits it, and most of its entries, clearly better than others; where none
-              does "unnamed, like cat.jpg"; of photos that the model does not know "unlike what demo
-              knows, like cat.jpg"; "cluster 3" of a model that reads no texts
-    count     entries in it
-    examples  those nearest to its centre, with their cosines with it
+    name      the word that fits the cluster and most of its entries clearly better than others;
+              "unnamed, like cat.jpg" if there is none; "unlike what demo knows, like cat.jpg" for
+              photos that the model does not know; "cluster 3" for a model that reads no texts
+    count     how many entries it has
+    examples  the entries nearest to its centre, with their cosines with the centre
     """
 
     name: str
@@ -46,15 +46,15 @@ class Cluster:
     examples: list[Hit]
 
 
-def how_many(rows: int) -> int:
-    """Clusters for so many entries."""
-    return min(MOST, max(FEWEST, round(math.sqrt(rows / 2))))
+def default_count(rows: int) -> int:
+    """How many clusters to make of so many entries."""
+    return min(MAX_CLUSTERS, max(MIN_CLUSTERS, round(math.sqrt(rows / 2))))
 
 
 @dataclass(frozen=True)
 class Named:
-    """Words that clusters may be named by, or sentences that give names, and their unit vectors
-    (W, D)."""
+    """Words to name clusters by, and their unit vectors (W, D). phrases: sentences that give names
+    instead; the vectors are then those of the sentences."""
 
     words: list[str]
     vectors: NDArray[np.float32]
@@ -62,21 +62,24 @@ class Named:
 
 
 def named(model: Bundle, words: list[str] | None) -> Named | None:
-    """Words to name clusters by: those given, sentences of a model of few words, or what photos
-    show; None of a model that reads no texts. Raises UnsupportedError for words that it cannot
-    read, and for none."""
-    reads = bool(model.config.embed_dim) and model.tokenizer is not None
-    if words is not None and not (reads and words):
-        why = "give one or more" if reads else f"{model.name} reads no texts"
-        raise UnsupportedError(f"words to name clusters by: {why}")
-    if not reads:
+    """Words to name clusters by: the given ones; None: sentences that a model with a scope knows,
+    else what photos often show. Returns None for a model that reads no texts. Raises
+    UnsupportedError for words that the model cannot read, and for an empty list."""
+    reads_texts = bool(model.config.embed_dim) and model.tokenizer is not None
+    if words is not None and not (reads_texts and words):
+        reason = "give one or more" if reads_texts else f"{model.name} reads no texts"
+        raise UnsupportedError(f"words to name clusters by: {reason}")
+    if not reads_texts:
         return None
-    if words:
+    sentences: list[Phrase] = []
+    if words is not None:
         Check(model.scope, model.name).texts(words)
-    said = phrases(model.scope) if words is None and model.scope is not None else []
-    words = words or list(THINGS)
-    texts = [each.sentence for each in said] or [f"a photo of a {word}" for word in words]
-    return Named(words, model.embed_rows(model.reader().rows(texts)), said)
+    else:
+        words = list(COMMON_LABELS)
+        if model.scope is not None:
+            sentences = phrases(model.scope)
+    texts = [phrase.sentence for phrase in sentences] or [f"a photo of a {word}" for word in words]
+    return Named(words, model.embed_rows(model.reader().rows(texts)), sentences)
 
 
 def clusters(
@@ -92,28 +95,30 @@ def clusters(
     half = matrix.read(rows)
     if not len(half):
         return []
-    middle = centres(half, count or how_many(len(half)))
-    cells, cosines = nearest_centres(half, middle)
-    own, near = cells[:, 0], cosines.numpy()[:, 0]
-    counts = np.bincount(own, minlength=len(middle))
-    order = [int(cell) for cell in np.argsort(-counts, kind="stable") if counts[cell]]
-    words = _words(middle[order], [half[own == cell][:SAMPLE] for cell in order], names)
-    out: list[Cluster] = []
-    for number, cell in enumerate(order):
-        inside = np.flatnonzero(own == cell)
-        first = inside[np.argsort(-near[inside], kind="stable")[:examples]]
+    middles = centres(half, count or default_count(len(half)))
+    nearest, cosines = nearest_centres(half, middles)
+    cluster_of, cosine = nearest[:, 0], cosines.numpy()[:, 0]
+    sizes = np.bincount(cluster_of, minlength=len(middles))
+    order = [int(number) for number in np.argsort(-sizes, kind="stable") if sizes[number]]
+    samples = [half[cluster_of == number][:SAMPLE] for number in order]
+    words = _words(middles[order], samples, names)
+    result: list[Cluster] = []
+    for number, word in zip(order, words, strict=True):
+        members = np.flatnonzero(cluster_of == number)
+        first = members[np.argsort(-cosine[members], kind="stable")[:examples]]
         ids = matrix.ids[first if rows is None else rows[first]]
-        centre = middle[cell].numpy().astype(np.float64)
-        hits = best(table, ids, centre, examples, model.scope)
-        title = f"cluster {number + 1}"
+        centre = middles[number].numpy().astype(np.float64)
+        hits = top_hits(table, ids, centre, examples, model.scope)
+        title = f"cluster {len(result) + 1}"
         if names:
-            title = _title(words[number], hits, model.name, {each.name for each in out})
-        out.append(Cluster(title, int(counts[cell]), hits))
-    return out
+            title = _title(word, hits, model.name, {cluster.name for cluster in result})
+        result.append(Cluster(title, int(sizes[number]), hits))
+    return result
 
 
 def _title(word: str, hits: list[Hit], model: str, taken: set[str]) -> str:
-    """What a cluster of these examples is called; word: what it shows, "" if that is not clear."""
+    """The name of a cluster. word: what it shows, "" if that is not clear; hits: its examples;
+    taken: names of other clusters."""
     like = f"like {os.path.basename(hits[0].path)}"
     if sum(hit.outside for hit in hits) > len(hits) / 2:
         return f"unlike what {model} knows, {like}"
@@ -122,35 +127,38 @@ def _title(word: str, hits: list[Hit], model: str, taken: set[str]) -> str:
     return word if word not in taken else f"{word}, {like}"
 
 
-def _words(middle: Tensor, members: Sequence[Half], names: Named | None) -> list[str]:
-    """The word for each centre (C, D) whose vector points most where the centre lies from the mean
-    of all, of those that are themselves about as near as the nearest; "" where another word, that
-    does not mean the same, fits nearly as well, or where it does not fit most of the members
-    (N, D). Of a model of few words, what most of the members show by its sentences."""
+def _words(middles: Tensor, members: Sequence[Half], names: Named | None) -> list[str]:
+    """The word for each of C clusters, "" for none. middles (C, D); members: some of each, (N, D).
+
+    Candidates are the words that are about as near to the centre as the nearest one. The best one
+    points most in the direction in which the centre lies from the mean of all centres. It must fit
+    clearly better than any word of another meaning, and fit most of the members. A model with
+    phrases instead: what its sentences name in most of the members.
+    """
     if names is None:
         return [""] * len(members)
     if names.phrases:
-        cosines = (each.astype(np.float64) @ names.vectors.T for each in members)
-        return [name(each, names.phrases, MOSTLY) for each in cosines]
-    rows = middle.numpy().astype(np.float64)
-    counts = [len(each) for each in members]
-    mean = np.average(rows, axis=0, weights=counts) if len(rows) > 1 else 0.0
+        cosines = (rows.astype(np.float64) @ names.vectors.T for rows in members)
+        return [name(member_cosines, names.phrases, MIN_SHARE) for member_cosines in cosines]
+    centre_rows = middles.numpy().astype(np.float64)
+    sizes = [len(rows) for rows in members]
+    mean = np.average(centre_rows, axis=0, weights=sizes) if len(centre_rows) > 1 else 0.0
     vectors = names.vectors.astype(np.float64)
-    alike = vectors @ vectors.T >= SAME
-    fit = units(rows - mean) @ units(vectors - vectors.mean(axis=0)).T  # (C, W)
-    out: list[str] = []
-    for row, fits, inside in zip(rows, fit, members, strict=True):
-        fits = np.where(_near(row[None] @ vectors.T)[0], fits, -np.inf)
-        first = int(fits.argmax())
-        rest = fits[~alike[first]]
-        fitting = _near(inside.astype(np.float64) @ vectors.T)[:, alike[first]].any(axis=1).mean()
-        clear = not len(rest) or fits[first] - rest.max() >= CLEAR
-        out.append(names.words[first] if clear and fitting >= MOSTLY else "")
-    return out
+    synonyms = vectors @ vectors.T >= SYNONYMS
+    scores = units(centre_rows - mean) @ units(vectors - vectors.mean(axis=0)).T  # (C, W)
+    result: list[str] = []
+    for centre, score, rows in zip(centre_rows, scores, members, strict=True):
+        score = np.where(_near(centre[None] @ vectors.T)[0], score, -np.inf)
+        best = int(score.argmax())
+        others = score[~synonyms[best]]
+        is_clear = not len(others) or score[best] - others.max() >= CLEAR
+        fits = _near(rows.astype(np.float64) @ vectors.T)[:, synonyms[best]].any(axis=1)
+        result.append(names.words[best] if is_clear and fits.mean() >= MIN_SHARE else "")
+    return result
 
 
 def _near(cosines: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which words are about as near as the nearest of each row (N, W)."""
-    least = cosines.max(axis=1) - BAND * cosines.std(axis=1)
-    near: NDArray[np.bool_] = cosines >= least[:, None]
+    """Which words (N, W) are about as near as the nearest one of their row."""
+    threshold = cosines.max(axis=1) - BAND * cosines.std(axis=1)
+    near: NDArray[np.bool_] = cosines >= threshold[:, None]
     return near

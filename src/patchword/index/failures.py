@@ -1,5 +1,5 @@
-"""The files that could not be read, with the reasons: a second table in an index's folder, so that
-they are not tried again each time."""
+"""The files that could not be read, and why: a second table in an index's folder, so that they are
+not tried again each time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, NamedTuple, TypeVar
 from patchword.errors import IndexStoreError
 from patchword.images.files import File
 from patchword.index.lance import (
-    FRAGMENTS,
-    line,
+    MAX_FRAGMENTS,
+    errors_converted,
     merge_files,
     path_conditions,
-    told_as,
-    tried_again,
+    retried,
+    short_message,
 )
-from patchword.index.location import place_of
+from patchword.index.location import location_of
 from patchword.index.table import ERRORS
 
-TRIES = 5  # of a change that the table does not show
+ATTEMPTS = 5  # at a change that the table does not show afterwards
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Failure(NamedTuple):
     reason: str
 
     def is_of(self, file: File) -> bool:
-        """Whether a file is still as it was then."""
+        """Whether a file still has the size and time that it had then."""
         return (self.size, self.mtime) == (file.size, file.mtime)
 
 
@@ -42,84 +42,87 @@ class Failures:
     """The table in the folder of an index. Methods raise IndexStoreError."""
 
     def __init__(self, path: str) -> None:
-        self.place = place_of(path)
-        self.path = self.place.address
+        self.location = location_of(path)
+        self.path = self.location.address
 
     def known(self) -> dict[str, Failure]:
-        """All of them by path."""
+        """All failures by path."""
         rows = self._do(lambda table: table.search().select(list(Failure._fields)).to_arrow())
         if rows is None:
             return {}
         columns = (rows.column(name).to_pylist() for name in Failure._fields)
-        return {each.path: each for each in map(Failure, *columns)}
+        return {failure.path: failure for failure in map(Failure, *columns)}
 
     def change(self, new: Sequence[Failure], mended: Iterable[str]) -> None:
-        """Store some, and drop those of files that can be read now."""
-        gone = list(mended)
-        conditions = list(path_conditions(gone))
+        """Store new failures, and drop those of the paths `mended`, which can be read now."""
+        dropped = list(mended)
+        conditions = list(path_conditions(dropped))
 
         def change(table: Any) -> None:
             if new:
                 columns: dict[str, Any] = {
-                    name: [getattr(each, name) for each in new] for name in Failure._fields
+                    name: [getattr(failure, name) for failure in new] for name in Failure._fields
                 }
                 columns["tried"] = [datetime.now(UTC)] * len(new)
                 merge = table.merge_insert("path").when_matched_update_all()
                 merge.when_not_matched_insert_all().execute(_arrow(columns))
             for condition in conditions:
                 table.delete(condition)
-            merge_files(table, FRAGMENTS)
+            merge_files(table, MAX_FRAGMENTS)
 
-        for _ in range(TRIES):
-            self._do(change, make=bool(new))
-            if self._changed([each.path for each in new], gone):
+        for _ in range(ATTEMPTS):
+            self._do(change, create=bool(new))
+            if self._shows_change([failure.path for failure in new], dropped):
                 return
 
-    def _changed(self, new: list[str], gone: list[str]) -> bool:
-        """Whether the table has some paths and not others. Where several processes merge its files
-        at once, LanceDB now and then opens it as it was a moment before, and what is deleted then
-        stays: seen in 3 of 90 runs of three writers that merged after each change."""
+    def _shows_change(self, new: list[str], dropped: list[str]) -> bool:
+        """Whether the table has all paths `new`, and none of `dropped`. Where several processes
+        merge its files at once, LanceDB now and then opens it as it was a moment before, and what
+        is deleted then stays: seen in 3 of 90 runs of three writers that merged after each
+        change."""
 
         def read(table: Any) -> set[str]:
-            found: set[str] = set()
-            for condition in path_conditions([*new, *gone]):
+            paths: set[str] = set()
+            for condition in path_conditions([*new, *dropped]):
                 rows = table.search().where(condition).select(["path"]).to_arrow()
-                found.update(rows.column("path").to_pylist())
-            return found
+                paths.update(rows.column("path").to_pylist())
+            return paths
 
-        found = self._do(read) or set()
-        return found.issuperset(new) and found.isdisjoint(gone)
+        stored = self._do(read) or set()
+        return stored.issuperset(new) and stored.isdisjoint(dropped)
 
-    def _do(self, action: Callable[[Any], T], make: bool = False) -> T | None:
+    def _do(self, action: Callable[[Any], T], create: bool = False) -> T | None:
         """action(the table), tried again where another process merges its files meanwhile, see
-        `table.Store.do`; None where there is no table. make: then it is made."""
+        `table.Store.do`. Where there is no table, it is created if `create`, else the result is
+        None."""
 
-        def once() -> T | None:
-            table = self._table(make)
+        def open_and_act() -> T | None:
+            table = self._table(create)
             return None if table is None else action(table)
 
-        with told_as(self._unreadable):
-            return tried_again(once)
+        with errors_converted(self._convert):
+            return retried(open_and_act)
 
-    def _table(self, make: bool) -> Any:
-        if not make and not self.place.may_hold(ERRORS):
+    def _table(self, create: bool) -> Any:
+        if not create and not self.location.may_have_table(ERRORS):
             return None
-        folder = self.place.connect()
+        connection = self.location.connect()
         try:
-            if make:
-                return folder.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
-            return folder.open_table(ERRORS)
+            if create:
+                return connection.create_table(ERRORS, schema=_arrow({}).schema, exist_ok=True)
+            return connection.open_table(ERRORS)
         except ValueError as error:
             if "was not found" in str(error):  # half made by a process that was killed
                 return None
             raise
 
-    def _unreadable(self, error: BaseException) -> IndexStoreError:
-        if why := self.place.cause(error):
-            return IndexStoreError(f"{self.path}: {why}")
+    def _convert(self, error: BaseException) -> IndexStoreError:
+        """The error to raise instead of one of LanceDB."""
+        if reason := self.location.explain(error):
+            return IndexStoreError(f"{self.path}: {reason}")
         return IndexStoreError(
-            f"{self.path}: the table of files that could not be read is damaged: {line(error)}; "
-            "patchword index --repair makes a new one"
+            f"{self.path}: the table of files that could not be read is damaged: "
+            f"{short_message(error)}; patchword index --repair makes a new one"
         )
 
 

@@ -3,8 +3,8 @@
 Files are embedded batch by batch, and every batch is one atomic commit: a process killed at any
 moment loses at most the batch it was working on, and adding again continues where it stopped.
 
-Paths are stored absolute with symbolic links resolved: an index may be moved and opened from
-anywhere while the pictures stay. Pictures that were moved are known by their content.
+Paths are stored absolute with symbolic links resolved: the index may be moved while the pictures
+stay. Pictures that were moved are recognised by their content.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from patchword.errors import UnsupportedError
 from patchword.images.files import Path
 from patchword.index import explore, tags
 from patchword.index.adding import Progress
-from patchword.index.duplicates import KEEP, Group, groups
+from patchword.index.duplicates import KEEP, Group, find_groups
 from patchword.index.explore import Cluster, Named
-from patchword.index.searching import Searching, tell
+from patchword.index.searching import IndexSearcher, warn_of_hits
 from patchword.options import at_least, checked, in_range, nearest, text_list
 
 
@@ -32,13 +32,13 @@ def open_index(
 ) -> Index:
     """The index in the folder `path`, which need not exist before something is added.
 
-    load: opens a model by the name and the options that the index remembers, for searches that are
-    given none; load_for_texts: one that embeds texts alone, by default the same.
+    load: loads a model by the name and the options that the index stores, for searches without
+    `model`. load_for_texts: loads one that only embeds texts, by default the same.
     """
     return Index(path, load, load_for_texts)
 
 
-class Index(Searching):
+class Index(IndexSearcher):
     """Vectors of picture files, made by one model.
 
     Several processes may add and search at once; every search sees the newest commit. Each method
@@ -56,16 +56,17 @@ class Index(Searching):
         progress: Progress | None = None,
         seconds: float | None = None,
     ) -> list[Group]:
-        """Groups of near-duplicates, the largest first: one to keep, and those that are copies of
-        the same photo: resized, compressed anew, or cropped by a few percent.
+        """Groups of near-duplicates, the largest first: one to keep, and its copies: the same
+        photo resized, compressed again, or cropped by a few percent.
 
-        threshold  None: the stored thumbnails are compared, whatever the model; a number: those
-                   whose cosine with the one to keep is so much or more, copies or not
-        keep       of a group the "largest" (pixels, then bytes), the "oldest", or the "first" by
-                   path
-        where      a condition, see `search`: only what meets it is compared
+        threshold  None: the stored thumbnails are compared, whatever the model; a number: a group
+                   has all entries whose cosine with the one to keep is at least this, copies or not
+        keep       which entry of a group to keep: the "largest" (pixels, then bytes), the "oldest",
+                   or the "first" by path
+        where      a condition, see `search`: only entries that meet it are compared
         progress   is called with (done, total) of the entries
-        seconds    stop after so many, with what was found and a SampledWarning; None: no limit
+        seconds    a time limit: the groups found until then are returned, with a SampledWarning;
+                   None: no limit
 
         Every entry that may be kept is compared with all others; above 100,000 entries, with those
         in neighbouring parts of the index, which misses few. Nothing is deleted. Raises
@@ -80,7 +81,7 @@ class Index(Searching):
         if threshold is not None and not 0 < threshold <= 1:
             raise UnsupportedError(f"threshold is {threshold}; it must be above 0, and at most 1")
         return self._nearest.on_rows(
-            lambda table, matrix, rows: groups(
+            lambda table, matrix, rows: find_groups(
                 table, matrix, rows, threshold, keep, progress, seconds
             ),
             where,
@@ -96,13 +97,13 @@ class Index(Searching):
         where: str | None = None,
         model: Bundle | None = None,
     ) -> list[Cluster]:
-        """Clusters of entries that are alike, the largest first, each named by the word that fits
-        it clearly better than the others; where there is none, after a file of it.
+        """Clusters of similar entries, the largest first, each named by the word that fits it
+        clearly better than the others; where there is none, after one of its files.
 
-        clusters  how many at most; None: as many as half the entries have a root, 2 to 64
-        words     to name them by; None: what photos often show, or what a model says it knows;
-                  Named: what `patchword.index.explore.named` made of them
-        examples  entries of each, nearest to its centre
+        clusters  how many at most; None: the square root of half the entries, from 2 to 64
+        words     candidates for the names; None: what photos often show, or what a model says it
+                  knows; Named: what `patchword.index.explore.named` returned
+        examples  how many entries of each cluster are returned, those nearest to its centre
         where, model  see `search`
 
         Raises IndexStoreError.
@@ -112,17 +113,17 @@ class Index(Searching):
         at_least("examples", examples)
         searcher = self._searcher(model, texts_alone=True)
         if isinstance(words, Named):
-            named: Named | None = words
+            names: Named | None = words
         else:
-            named = explore.named(searcher, None if words is None else text_list(words))
-        found: list[Cluster] = self._nearest.on_rows(
+            names = explore.named(searcher, None if words is None else text_list(words))
+        result: list[Cluster] = self._nearest.on_rows(
             lambda table, matrix, rows: explore.clusters(
-                table, matrix, rows, clusters, examples, named, searcher
+                table, matrix, rows, clusters, examples, names, searcher
             ),
             where,
         )
-        tell(searcher, (hit for each in found for hit in each.examples))
-        return found
+        warn_of_hits(searcher, (hit for cluster in result for hit in cluster.examples))
+        return result
 
     @checked
     def tag(
@@ -133,17 +134,18 @@ class Index(Searching):
         store: bool = True,
         progress: Progress | None = None,
     ) -> dict[str, list[str]]:
-        """The tags of each entry by path, chosen from its unit vector (D,), and stored in the
-        column `tags` in the place of what was there, unless `store` is False.
+        """Choose tags for each entry from its unit vector (D,). Returns them by path, and stores
+        them in the column `tags`, replacing earlier ones, unless `store` is False.
 
         choose    for example from the scores of `tasks.classify.scorer`
-        where     see `search`: only what meets it is tagged
+        where     see `search`: only entries that meet it are tagged
         progress  is called with (done, total)
         """
-        found: dict[str, list[str]] = self._nearest.on_rows(
-            lambda table, matrix, rows: tags.chosen(table, matrix, rows, choose, progress), where
+        chosen: dict[str, list[str]] = self._nearest.on_rows(
+            lambda table, matrix, rows: tags.choose_all(table, matrix, rows, choose, progress),
+            where,
         )
-        if store and found:
-            self._store.update(tags.column(found))
+        if store and chosen:
+            self._store.update(tags.to_table(chosen))
             self._store.compact()
-        return found
+        return chosen

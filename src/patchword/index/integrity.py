@@ -9,33 +9,33 @@ from numpy.typing import NDArray
 
 from patchword.index.schema import SUMS, Vectors, checksums
 
-_UNIT = 1e-3  # how far from 1 the length of a vector may be
+_TOLERANCE = 1e-3  # how far from 1 the length of a vector may be
 
 
-def intact(rows: Any, dim: int) -> Vectors:
-    """The vectors (N, D) of a pyarrow batch or table with the columns path, modified, vector and
-    `SUMS`. Raises ValueError for a row that is not what was written."""
-    bad = damaged(rows, dim)
-    if bad.any():
-        path = rows.column("path")[int(bad.argmax())].as_py()
+def checked_vectors(rows: Any, dim: int) -> Vectors:
+    """The vectors (N, D) of a pyarrow.Table with the columns path, modified, vector and `SUMS`.
+    Raises ValueError for a row that is not what was written."""
+    damaged = damaged_rows(rows, dim)
+    if damaged.any():
+        path = rows.column("path")[int(damaged.argmax())].as_py()
         raise ValueError(f"the entry of {path!r} is not what was written")
     return _vectors(rows, dim)
 
 
-def damaged(rows: Any, dim: int) -> NDArray[np.bool_]:
+def damaged_rows(rows: Any, dim: int) -> NDArray[np.bool_]:
     """Which rows (N,) are not what was written."""
-    paths, times, *stored = (rows.column(name) for name in ("path", "modified", *SUMS))
-    found = _vectors(rows, dim)
-    sums = checksums(paths.to_pylist(), times.cast("int64").to_numpy(), found)
+    vectors = _vectors(rows, dim)
+    times = rows.column("modified").cast("int64").to_numpy()
+    sums = checksums(rows.column("path").to_pylist(), times, vectors)
     with np.errstate(over="ignore", invalid="ignore"):
-        bad: NDArray[np.bool_] = ~(np.abs(np.linalg.norm(found, axis=1) - 1) < _UNIT)
-    for name, column in zip(SUMS, stored, strict=True):
-        bad |= sums[name] != column.to_numpy()
-    return bad
+        lengths = np.linalg.norm(vectors, axis=1)
+        # "not less than": a length that is NaN is damage too
+        damaged: NDArray[np.bool_] = ~(np.abs(lengths - 1) < _TOLERANCE)
+    for name in SUMS:
+        damaged |= sums[name] != rows.column(name).to_numpy()
+    return damaged
 
 
 def _vectors(rows: Any, dim: int) -> Vectors:
-    vectors = rows.column("vector")
-    flat = vectors.combine_chunks() if hasattr(vectors, "combine_chunks") else vectors
-    found: Vectors = flat.flatten().to_numpy().reshape(-1, dim)
-    return found
+    vectors: Vectors = rows.column("vector").combine_chunks().flatten().to_numpy().reshape(-1, dim)
+    return vectors

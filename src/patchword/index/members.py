@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from types import NoneType
@@ -21,13 +23,13 @@ from patchword.images.photo import Photo
 from patchword.images.reading import Content
 from patchword.index import object_storage
 
-PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # columns of images, in this order
-KEPT_OPEN = 8  # tables that were sent to a process
+PLACES = (*IMAGES, "image_url", "img_url", "url", "uri")  # names of columns of images, best first
+KEPT_OPEN = 8  # tables, and tars, that stay open in a process
 
 Read = Callable[[], bytes]
 
 _IN_TAR = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz))/(.+)", re.IGNORECASE | re.DOTALL)
-_IN_TABLE = re.compile(r"(.+\.parquet)#(\d+)", re.IGNORECASE | re.DOTALL)
+_IN_TABLE = re.compile(r"(.+\.parquet)#([1-9]\d*)", re.IGNORECASE | re.DOTALL)
 
 
 def is_table(path: str) -> bool:
@@ -36,11 +38,12 @@ def is_table(path: str) -> bool:
 
 
 def split(path: str) -> tuple[str, str] | None:
-    """The tar and its member, or the table and its row, that a path stands for; else None."""
+    """("photos.tar", "cat.jpg") or ("shop.parquet", "17") for a path of an image inside another
+    file; None for any other path."""
     for pattern in (_IN_TAR, _IN_TABLE):
-        found = pattern.fullmatch(path)
-        if found and not os.path.isdir(found[1]) and not os.path.lexists(path):
-            return found[1], found[2]
+        match = pattern.fullmatch(path)
+        if match and not os.path.isdir(match[1]) and not os.path.lexists(path):
+            return match[1], match[2]
     return None
 
 
@@ -50,8 +53,8 @@ def is_address(path: str) -> bool:
 
 
 def gone(path: str) -> bool:
-    """Whether there is certainly no such file, of what is inside a file no such file around it. An
-    address, on the web or in object storage, is never gone."""
+    """Whether a file certainly does not exist; of an image inside a tar or table, whether that file
+    does not exist. An address, on the web or in object storage, is never gone."""
     if is_address(path):
         return False
     parts = split(path)
@@ -59,31 +62,33 @@ def gone(path: str) -> bool:
 
 
 def content(path: str) -> ImageLike:
-    """What `images.open` takes for a path of an index: the path itself, or the bytes of what is
-    inside another file or in object storage. Raises ImageError where it is not there any more."""
+    """What `images.open` takes for a path of an index: the path itself, or the bytes of an image
+    inside another file or in object storage. Raises ImageError where these cannot be read."""
     if object_storage.is_object(path):
         return object_storage.read(path)
     parts = split(path)
     if parts is None:
         return path
-    place, name = parts
+    container, name = parts
     try:
-        if place.lower().endswith(".parquet"):
-            return TableImages(place).read(int(name) - 1)
-        status = os.stat(place)
-        tar, held, damage = _tar(place, status.st_size, status.st_mtime_ns)
-        member = held.get(name)
+        if container.lower().endswith(".parquet"):
+            return TableImages(container).read(int(name) - 1)
+        status = os.stat(container)
+        tar, members_by_name, damage = _tar(container, status.st_size, status.st_mtime_ns)
+        member = members_by_name.get(name)
         if member and not member.fault:
             return tar.read(member)
-        if member or damage:
-            raise PatchwordError(member.fault if member else damage)
+        if member:
+            raise PatchwordError(member.fault)
+        if damage:
+            raise PatchwordError(damage)
     except (PatchwordError, IndexError, OSError, ValueError) as error:
         raise ImageError(path, f"cannot be read: {error}") from error
     raise ImageError(path, "not in the tar any more")
 
 
 def content_or_path(path: str) -> ImageLike:
-    """The same; of what is not there any more the path, so that opening it raises the error."""
+    """`content`, or the path where that fails: opening it raises the error."""
     try:
         return content(path)
     except ImageError:
@@ -96,15 +101,15 @@ class Inside(Opener):
     def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
         if not isinstance(image, str):
             return super().sized(image, at_least=at_least, exact=exact)
-        given = content(image)
-        if isinstance(given, bytes):
-            given = Content(image, given)
-        return super().sized(given, at_least=at_least, exact=exact)
+        source = content(image)
+        if isinstance(source, bytes):
+            source = Content(image, source)
+        return super().sized(source, at_least=at_least, exact=exact)
 
 
 def members(tar: Tar) -> Iterator[Member]:
-    """The files in a tar, those before any damage. Raises PatchwordError behind the last where
-    there is damage."""
+    """The files in a tar. Raises PatchwordError for a damaged one, after the files before the
+    damage."""
     try:
         yield from tar.members()
     except DamagedError as error:
@@ -112,8 +117,8 @@ def members(tar: Tar) -> Iterator[Member]:
 
 
 class TableImages:
-    """The bytes of images in a column of a parquet file, read a row group at a time. One that is
-    sent to another process opens the file there, once for all its rows."""
+    """The bytes of images in a column of a parquet file, read one row group at a time. A pickled
+    copy opens the file again, once in each process."""
 
     def __init__(self, path: str) -> None:
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -124,33 +129,33 @@ class TableImages:
         if not columns:
             raise PatchwordError(f"{path}: no column of images")
         self._column = columns[0]
-        self._ends: list[int] = []
-        for number in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(number).num_rows
-            self._ends.append(rows + (self._ends[-1] if self._ends else 0))
+        groups = range(self._file.num_row_groups)
+        sizes = [self._file.metadata.row_group(group).num_rows for group in groups]
+        self._ends = list(accumulate(sizes))  # the row after each row group
         self._lock = Lock()
-        self._held: tuple[int, Any] = (-1, None)
+        self._cached: tuple[int, Any] = (-1, None)  # a row group, and its cells
 
     def __reduce__(self) -> tuple[Callable[[str], TableImages], tuple[str]]:
         return _table, (self._path,)
 
     def read(self, row: int) -> bytes:
-        """The bytes in a row, from 0; none for an empty cell. Raises ImageError for any other."""
-        group = next((n for n, end in enumerate(self._ends) if row < end), None)
-        if group is None:
+        """The bytes in a row, counted from 0; b"" for an empty cell. Raises IndexError where there
+        is no such row, and ImageError for a cell of another type."""
+        group = bisect_right(self._ends, row)
+        if group == len(self._ends):
             raise IndexError(f"no row {row + 1}")
         with self._lock:
-            if self._held[0] != group:
+            if self._cached[0] != group:
                 table = self._file.read_row_group(group, columns=[self._column])
-                self._held = group, table.column(0)
+                self._cached = group, table.column(0)
             start = self._ends[group - 1] if group else 0
-            value = self._held[1][row - start].as_py()
-        found = value.get("bytes") if isinstance(value, Mapping) else value
-        if not isinstance(found, (bytes, NoneType)):
-            kind = type(found).__name__
-            said = f"its cell of {self._column!r} holds neither an image nor a path, but a {kind}"
-            raise ImageError(f"{self._path}#{row + 1}", said)
-        return found or b""
+            value = self._cached[1][row - start].as_py()
+        content = value.get("bytes") if isinstance(value, Mapping) else value
+        if not isinstance(content, (bytes, NoneType)):
+            kind = type(content).__name__
+            reason = f"its cell of {self._column!r} holds neither an image nor a path, but a {kind}"
+            raise ImageError(f"{self._path}#{row + 1}", reason)
+        return content or b""
 
 
 @lru_cache(KEPT_OPEN)
@@ -160,13 +165,14 @@ def _table(path: str) -> TableImages:
 
 @lru_cache(KEPT_OPEN)
 def _tar(path: str, size: int, mtime: int) -> tuple[Tar, dict[str, Member], str]:
-    """A tar of that size and time, its files by name, of several of one name the last, as `tar`
-    itself has them, and what is damaged in it."""
+    """A tar, its files by name (the last of several with one name counts, as for `tar` itself), and
+    its damage, "" for none. size and mtime: a changed file is listed again."""
     tar = Tar(Path(path))
-    held: dict[str, Member] = {}
+    by_name: dict[str, Member] = {}
+    damage = ""
     try:
         for member in members(tar):
-            held[member.name] = member
+            by_name[member.name] = member
     except PatchwordError as error:
-        return tar, held, str(error)
-    return tar, held, ""
+        damage = str(error)
+    return tar, by_name, damage

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,17 +18,18 @@ from patchword.images.reading import Seen
 
 FORMAT = 3  # 1 had no checksums; 2 no ids, sizes, thumbnails, captions, tags
 SUMS = ("time_sum", "vector_sum")  # columns of checksums
-PRIVATE = {"mtime", *SUMS}  # columns that serve the index alone
+PRIVATE = {"mtime", *SUMS}  # columns for internal use
 ID_BITS = 53  # a number of JSON holds as many in every language
 
-_ODD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: neighbouring places get very different numbers
+# 2^64 / golden ratio, an odd number: its multiples for neighbouring positions are very different.
+_MULTIPLIER = 0x9E3779B97F4A7C15
 
 Vectors = NDArray[np.float32]  # (N, D)
 
 
 def id_of(path: str) -> int:
-    """The id of the row of a path: 53 bits of its hash, so that several writers need not agree on
-    one, and it stays when the file changes."""
+    """The id of the row of a path: 53 bits of the path's hash. Several writers need not agree on
+    it, and it stays the same when the file changes."""
     digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - ID_BITS)
 
@@ -56,8 +59,17 @@ def schema(dim: int) -> Any:
     )
 
 
+def with_metadata(columns: Any, metadata: Mapping[str, Any]) -> Any:
+    """A pyarrow.Schema with the metadata of a new table: its format, dim, and a random mark that
+    tells it from any other table."""
+    dim = columns.field("vector").type.list_size
+    mark = secrets.token_hex(8)
+    text = json.dumps({"format": FORMAT, "dim": dim, "mark": mark, **metadata})
+    return columns.with_metadata({"patchword": text})
+
+
 def file_columns(files: Sequence[File]) -> dict[str, Any]:
-    """The columns of files that change with them, and with nothing else."""
+    """The columns that only depend on the files themselves: path, size, times, hash."""
     import pyarrow as pa
 
     times = pa.array([file.mtime // 1000 for file in files], pa.int64())
@@ -75,21 +87,21 @@ def file_columns(files: Sequence[File]) -> dict[str, Any]:
 def row_columns(
     files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen]
 ) -> dict[str, Any]:
-    """All columns of new rows; vectors (N, D). seen: by path, of those that were opened. What was
-    said of an earlier content, captions and tags, is emptied."""
+    """All columns of new rows; vectors (N, D). seen: the images that were opened, by path. Captions
+    and tags are empty: those of an earlier content of a file do not fit any more."""
     import pyarrow as pa
 
     columns = file_columns(files)
     paths = columns["path"]
     times = columns["modified"].cast(pa.int64()).to_numpy()
-    none = Seen(0, 0, None)
-    sights = [seen.get(path, none) for path in paths]
+    unknown = Seen(0, 0, None)
+    images = [seen.get(path, unknown) for path in paths]
     columns |= {
         "id": [id_of(path) for path in paths],
-        "hash": [sight.digest or each.digest for sight, each in zip(sights, files, strict=True)],
-        "width": [sight.width or None for sight in sights],
-        "height": [sight.height or None for sight in sights],
-        "thumbnail": [sight.thumbnail for sight in sights],
+        "hash": [image.digest or file.digest for image, file in zip(images, files, strict=True)],
+        "width": [image.width or None for image in images],
+        "height": [image.height or None for image in images],
+        "thumbnail": [image.thumbnail for image in images],
         "caption": [None] * len(paths),
         "tags": [None] * len(paths),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
@@ -97,34 +109,35 @@ def row_columns(
     return columns | checksums(paths, times, vectors)
 
 
-def arrow(columns: Mapping[str, Any], dim: int = 1) -> Any:
+def arrow_table(columns: Mapping[str, Any], dim: int = 1) -> Any:
     """A pyarrow.Table of some columns of the schema."""
     import pyarrow as pa
 
-    whole = schema(dim)
-    return pa.table(
-        {name: pa.array(values) if isinstance(values, np.ndarray) else values
-         for name, values in columns.items()},
-        schema=pa.schema([whole.field(name) for name in columns]),
-    )  # fmt: skip
+    arrays = {
+        name: pa.array(values) if isinstance(values, np.ndarray) else values
+        for name, values in columns.items()
+    }
+    all_columns = schema(dim)
+    return pa.table(arrays, schema=pa.schema([all_columns.field(name) for name in columns]))
 
 
 def checksums(
     paths: Sequence[str], modified: NDArray[np.int64], vectors: Vectors | None
 ) -> dict[str, NDArray[np.int64]]:
-    """Numbers (N,) of each row by the name of their column: "time_sum" changes with any bit of its
-    path or time, "vector_sum" with any of its path or vector. A sum of words, each times an odd
-    number of its place, modulo 2^64."""
-    names = np.array([zlib.crc32(path.encode()) for path in paths], np.uint64) * np.uint64(_ODD)
-    out = {"time_sum": names + modified.astype(np.uint64) * np.uint64(3)}
+    """Checksums (N,) of rows by the name of their column: "time_sum" changes with any bit of path
+    or time, "vector_sum" with any bit of path or vector. Each is a sum of 32-bit words, every word
+    times an odd number that depends on its position, modulo 2^64."""
+    multiplier = np.uint64(_MULTIPLIER)
+    path_sums = np.array([zlib.crc32(path.encode()) for path in paths], np.uint64) * multiplier
+    out = {"time_sum": path_sums + modified.astype(np.uint64) * np.uint64(3)}
     if vectors is not None:
         words = np.ascontiguousarray(vectors).view(np.uint32)
-        places = np.arange(words.shape[1], dtype=np.uint64)
-        out["vector_sum"] = names + words @ (places * np.uint64(_ODD) | np.uint64(1))
+        positions = np.arange(words.shape[1], dtype=np.uint64)
+        out["vector_sum"] = path_sums + words @ (positions * multiplier | np.uint64(1))
     return {name: values.astype(np.int64) for name, values in out.items()}
 
 
-def kind(arrow_type: Any) -> str:
+def column_kind(arrow_type: Any) -> str:
     """What a column holds, for people: text, number, boolean, time, list, vector or bytes."""
     import pyarrow as pa
 
@@ -136,60 +149,62 @@ def kind(arrow_type: Any) -> str:
         "vector": (pa.types.is_fixed_size_list,),
         "list": (pa.types.is_list, pa.types.is_large_list),
     }
-    return next(
-        (name for name, each in tests.items() if any(test(arrow_type) for test in each)), "bytes"
-    )
+    for kind, tests_of_kind in tests.items():
+        if any(test(arrow_type) for test in tests_of_kind):
+            return kind
+    return "bytes"
 
 
-def renamed(rows: Any, pairs: Sequence[tuple[File, str]]) -> Any:
-    """Rows of a table, of the second path of each pair, as rows of its file."""
+def visible_columns(table_schema: Any) -> dict[str, str]:
+    """The kind of each column of a table by its name, without the columns for internal use."""
+    fields = [field for field in table_schema if field.name not in PRIVATE]
+    return {field.name: column_kind(field.type) for field in fields}
+
+
+def rows_for_new_paths(rows: Any, pairs: Sequence[tuple[File, str]]) -> Any:
+    """For each pair (file, path): the row that `rows` has for the path, as a row of the file."""
     import pyarrow as pa
 
-    places = {path: row for row, path in enumerate(rows.column("path").to_pylist())}
-    files = [file for file, old in pairs if old in places]
-    rows = rows.take(pa.array([places[old] for _, old in pairs if old in places], pa.int64()))
+    row_of = {path: row for row, path in enumerate(rows.column("path").to_pylist())}
+    pairs = [(file, old) for file, old in pairs if old in row_of]
+    rows = rows.take(pa.array([row_of[old] for _, old in pairs], pa.int64()))
     vectors = rows.column("vector").combine_chunks()
     dim = vectors.type.list_size
     vectors = vectors.flatten().to_numpy().reshape(-1, dim)
-    new = row_columns(files, vectors, {})
-    changed = ("path", "id", "modified", "mtime", *SUMS)
-    columns = {
-        field.name: pa.array(new[field.name], field.type)
-        if field.name in changed
-        else rows.column(field.name)
-        for field in rows.schema
-    }
-    return fitting(pa.table(columns), rows.schema)
+    new = row_columns([file for file, _ in pairs], vectors, {})
+    columns = {name: rows.column(name) for name in rows.schema.names}
+    for name in ("path", "id", "modified", "mtime", *SUMS):
+        columns[name] = pa.array(new[name], rows.schema.field(name).type)
+    return cast_to_schema(pa.table(columns), rows.schema)
 
 
-def overlaid(rows: Any, new: Any) -> Any:
-    """Rows with some columns replaced by those that `new` has for the same paths."""
+def with_replaced_values(rows: Any, new: Any) -> Any:
+    """Rows with the values of some columns replaced by those that `new` has for the same paths."""
     import pyarrow as pa
 
-    places = {path: row for row, path in enumerate(new.column("path").to_pylist())}
-    order = pa.array([places[path] for path in rows.column("path").to_pylist()], pa.int64())
-    found = fitting(new, rows.schema).take(order)
+    row_of = {path: row for row, path in enumerate(new.column("path").to_pylist())}
+    order = pa.array([row_of[path] for path in rows.column("path").to_pylist()], pa.int64())
+    new = cast_to_schema(new, rows.schema).take(order)
     columns = {
-        name: (found if name in found.schema.names else rows).column(name)
-        for name in rows.schema.names
+        name: (new if name in new.schema.names else rows).column(name) for name in rows.schema.names
     }
-    return fitting(pa.table(columns), rows.schema)
+    return cast_to_schema(pa.table(columns), rows.schema)
 
 
-def fitting(rows: Any, known: Any) -> Any:
-    """A pyarrow.Table of the types that a table's schema, `known`, has for its columns. Raises
-    IndexStoreError for values that do not fit."""
+def cast_to_schema(rows: Any, table_schema: Any) -> Any:
+    """A pyarrow.Table with the types that a table has for its columns; other columns keep theirs.
+    Raises IndexStoreError for values that do not fit."""
     import pyarrow as pa
 
     columns = {}
     for name in rows.schema.names:
-        wanted = known.field(name) if name in known.names else rows.schema.field(name)
-        values = rows.column(name)
+        known = table_schema.names
+        wanted = table_schema.field(name).type if name in known else rows.schema.field(name).type
         try:
-            columns[name] = values.cast(wanted.type)
+            columns[name] = rows.column(name).cast(wanted)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise IndexStoreError(
-                f"column {name} of the index holds {kind(wanted.type)}s of type {wanted.type}, and "
+                f"column {name} of the index holds {column_kind(wanted)}s of type {wanted}, and "
                 f"these values do not fit: {error}"
             ) from error
     path = schema(1).field("path")

@@ -1,4 +1,4 @@
-"""How an index is searched."""
+"""The methods of an index that search it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from patchword.errors import IndexStoreError, PatchwordError, in_threads
 from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index.approximate import Recall
-from patchword.index.common_labels import THINGS
+from patchword.index.common_labels import COMMON_LABELS
 from patchword.index.nearest import Explained, Hit, Nearest
 from patchword.index.query import WITHOUT, as_array, combined, texts_of, unit
-from patchword.index.writing import Writing
+from patchword.index.writing import IndexWriter
 from patchword.options import at_least, checked, text_list
-from patchword.scope import stored
+from patchword.scope import warn_of_stored
 
 
-def tell(model: Bundle, hits: Iterable[Hit]) -> None:
-    """Warn of hits that are unlike what the model was trained on."""
-    stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
+def warn_of_hits(model: Bundle, hits: Iterable[Hit]) -> None:
+    """Warn of hits that are unlike the images that the model was trained on."""
+    warn_of_stored(model.name, model.scope, {hit.path: hit.outside for hit in hits})
 
 
-def tell_of(index: Searching, model: Bundle, ids: Sequence[int]) -> None:
-    """The same of rows of an index, by their ids."""
+def warn_of_rows(index: IndexSearcher, model: Bundle, ids: Sequence[int]) -> None:
+    """`warn_of_hits` for rows of an index, given by their ids."""
     if model.scope is not None and ids:
         rows = index.rows(ids, ["path", "vector"])
         outside = model.scope.outside(np.array([row["vector"] for row in rows], np.float32))
         paths = [row["path"] for row in rows]
-        stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
+        warn_of_stored(model.name, model.scope, dict(zip(paths, outside, strict=True)))
 
 
-class Searching(Writing):
+class IndexSearcher(IndexWriter):
     """An index that is searched."""
 
     def __init__(
@@ -70,9 +70,9 @@ class Searching(Writing):
         scores by path, after the first `offset` of them.
 
         without       what is not wanted, in words
-        ..._weight    of the unit vectors of text, image, and what is not wanted (their mean), which
-                      is subtracted: by half, for texts are alike in that they are texts. Each score
-                      is the cosine with their sum
+        ..._weight    weights of the unit vectors of the text, of the image, and of the mean of
+                      `without`, which is subtracted: by half, because all texts share a part of
+                      their vectors. Each score is the cosine with the sum
         where         a condition in SQL on columns of the index (`columns`), such as
                       "path LIKE '%wafer%' AND modified >= date '2026-01-01' AND width > 640"
         exact         compare every vector, also in an index that is so large that an approximate
@@ -89,7 +89,7 @@ class Searching(Writing):
         weights = text_weight, image_weight, without_weight
         others = text_list(without)
         unit = combined(searcher, query, image, others, weights, long_text)
-        return self._found(searcher, unit[None], k, where, offset, exact)[0]
+        return self._search(searcher, unit[None], k, where, offset, exact)[0]
 
     @checked
     def search_many(
@@ -108,16 +108,16 @@ class Searching(Writing):
         at_least("offset", offset, 0)
         searcher = self._searcher(model, texts_alone=True)
         if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu" and queries.ndim:
-            rows = queries
+            vectors = queries
         else:
-            texts: Any = queries  # of an array too
-            rows = searcher.embed_texts(texts_of(texts), long_text=long_text)
-        units = [unit(as_array(row), searcher.dim) for row in rows]
+            texts: Any = queries  # an array of texts too
+            vectors = searcher.embed_texts(texts_of(texts), long_text=long_text)
+        units = [unit(as_array(vector), searcher.dim) for vector in vectors]
         if not units:
             return []
-        return self._found(searcher, np.stack(units), k, where, offset, exact)
+        return self._search(searcher, np.stack(units), k, where, offset, exact)
 
-    def _found(
+    def _search(
         self,
         model: Bundle,
         queries: NDArray[np.float64],
@@ -126,9 +126,9 @@ class Searching(Writing):
         offset: int,
         exact: bool,
     ) -> list[list[Hit]]:
-        found = self._nearest.find(queries, k, where, offset, exact, model.scope)
-        tell(model, (hit for hits in found for hit in hits))
-        return found
+        answers = self._nearest.find(queries, k, where, offset, exact, model.scope)
+        warn_of_hits(model, (hit for hits in answers for hit in hits))
+        return answers
 
     @checked
     def count(self, where: str) -> int:
@@ -144,26 +144,26 @@ class Searching(Writing):
 
     def approximate_due(self) -> bool:
         """Whether the index is so large that `build_approximate` is worth its time, or has grown
-        much since."""
+        much since it was last called."""
         return self._nearest.due()
 
     @checked
     def build_approximate(self, model: Bundle | None = None) -> Recall:
-        """Make searches of a large index approximate, or bring up to date what they read; rows that
-        come later are found too. For 1,000,000 vectors of 512 numbers this takes a minute.
+        """Make searches of a large index approximate, or update what they read. Rows that are added
+        later are found too. For 1,000,000 vectors of 512 numbers this takes a minute.
 
-        Returns the recall as measured with stored images and with texts, of the model where it
-        reads texts, else made up. model: see `search`; None: texts are made up.
+        Returns the recall, measured with stored images and with texts. model: embeds these texts,
+        if it can; None: their vectors are random.
         """
         texts = None
         if model is not None and model.config.embed_dim:
             self.check(model)
-            texts = model.embed_texts([f"a photo of a {name}" for name in THINGS])
+            texts = model.embed_texts([f"a photo of a {name}" for name in COMMON_LABELS])
         return self._nearest.build(texts)
 
     def read_ahead(self) -> None:
-        """Begin to read what searches need, in a thread, while something else is done, such as
-        loading the model. What fails there fails again in a search, which says so."""
+        """Read what searches need in a thread, for example while the model is loaded. Errors are
+        not raised here: they come again in a search."""
 
         def read(nearest: Nearest) -> None:
             with suppress(PatchwordError):
@@ -172,17 +172,19 @@ class Searching(Writing):
         Thread(target=in_threads(read), args=(self._nearest,), daemon=True).start()
 
     def _searcher(self, model: Bundle | None, texts_alone: bool = False) -> Bundle:
-        """The model that embeds queries. texts_alone: they are texts, or vectors."""
-        found = model or self._model or (self._reader if texts_alone else None)
-        found = found or self._opened(self._load_for_texts if texts_alone else self._load)
-        self.check(found)
-        self._reader = found
+        """The model that embeds queries. texts_alone: the queries are texts or vectors, no
+        images."""
+        searcher = model or self._model or (self._text_model if texts_alone else None)
+        if searcher is None:
+            searcher = self._load_model(self._load_for_texts if texts_alone else self._load)
+        self.check(searcher)
+        self._text_model = searcher
         if model or not texts_alone:
-            self._model = found
-        return found
+            self._model = searcher
+        return searcher
 
-    def _opened(self, load: Callable[..., Bundle] | None) -> Bundle:
-        """The model of the index."""
+    def _load_model(self, load: Callable[..., Bundle] | None) -> Bundle:
+        """The model that made the index."""
         name, options = self.model_name, self.options
         if load is None:
             raise IndexStoreError(f"{self.path}: made by {name}; pass model=load({name!r})")

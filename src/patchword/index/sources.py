@@ -25,7 +25,7 @@ from patchword.images.files import (
 )
 from patchword.index import members, object_storage
 from patchword.index.location import is_remote
-from patchword.index.metadata import columns_of, read_table
+from patchword.index.metadata import read_table, to_index_columns
 
 OTHER_ADDRESS = (
     "only https://, http:// and s3:// addresses are read; copy it to a disk, give its path"
@@ -37,60 +37,60 @@ CAPTION = (".txt", ".caption")  # files of a tar beside an image of the same nam
 class Listing:
     """Files and images inside files, each once.
 
-    files  sorted: first those on disk by path, then what is inside others, in its order
-    read   how the bytes of those inside others are read, by path
-    told   columns that tables and tars have for their images: {column: {path: value}}
+    files    first those on disk, sorted by path, then the images inside other files, in their order
+    readers  functions that read the bytes of images inside other files, by path
+    columns  what tables and tars say of their images: {column: {path: value}}
     """
 
     files: list[File] = field(default_factory=list)
-    read: dict[str, members.Read] = field(default_factory=dict)
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    readers: dict[str, members.Read] = field(default_factory=dict)
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def tell(self, path: str, values: Mapping[str, Any]) -> None:
-        """Keep what is said of an image."""
+    def add_values(self, path: str, values: Mapping[str, Any]) -> None:
+        """Set the columns of one image, {column: value}; None is no value."""
         for name, value in values.items():
             if value is not None:
-                self.told.setdefault(name, {})[path] = value
+                self.columns.setdefault(name, {})[path] = value
 
 
 def listing(paths: Iterable[Path], failed: list[ImageError]) -> Listing:
     """All images that are named; what cannot be listed is added to `failed`."""
     plain: list[Path] = []
-    opened: set[str] = set()
-    out = Listing()
+    containers: set[str] = set()  # tars and tables
+    result = Listing()
     for path in paths:
         name = os.fspath(path)
         try:
             if object_storage.is_object(name):
-                for file, read in object_storage.found(name):
-                    out.files.append(file)
-                    out.read[file.path] = read
+                for file, read in object_storage.list_photos(name):
+                    result.files.append(file)
+                    result.readers[file.path] = read
             elif is_tar(name):
-                opened.add(os.path.realpath(name))
-                _tar(os.path.realpath(name), out, failed)
+                containers.add(os.path.realpath(name))
+                _list_tar(os.path.realpath(name), result, failed)
             elif members.is_table(name):
-                opened.add(os.path.realpath(name))
-                plain += _table(os.path.realpath(name), out, failed)
+                containers.add(os.path.realpath(name))
+                plain += _list_table(os.path.realpath(name), result, failed)
             else:
                 plain.append(path)
         except (PatchwordError, OSError) as error:
-            said = str(error)
+            reason = str(error)
             for start in (name, os.path.realpath(name)):
-                said = said.removeprefix(f"{start}: ").removeprefix(f"{start}, ")
-            failed.append(ImageError(shown(name), said))
-    held = {file.path: file for file in out.files}
-    out.files = [*find(plain, failed, opened), *held.values()]
-    return out
+                reason = reason.removeprefix(f"{start}: ").removeprefix(f"{start}, ")
+            failed.append(ImageError(shown(name), reason))
+    inside = {file.path: file for file in result.files}
+    result.files = [*find(plain, failed, containers), *inside.values()]
+    return result
 
 
-def _tar(path: str, out: Listing, failed: list[ImageError]) -> None:
-    """The images in a tar by their suffix, the captions in files of text beside them, and the
-    values in files of JSON beside them, as webdataset has them."""
+def _list_tar(path: str, result: Listing, failed: list[ImageError]) -> None:
+    """The images in a tar, known by their suffix. As in webdataset, a text file of the same name
+    has the caption of an image, and a JSON file of the same name its columns."""
     tar = Tar(FilePath(path))
     time = os.stat(path).st_mtime_ns
     suffixes = picture_suffixes()
-    names: dict[str, list[str]] = {}  # the images by their names without suffix
-    beside: list[Member] = []
+    images_by_stem: dict[str, list[str]] = {}  # by their names without suffix
+    descriptions: list[Member] = []
     damage: PatchwordError | None = None
     try:
         for member in members.members(tar):
@@ -102,32 +102,34 @@ def _tar(path: str, out: Listing, failed: list[ImageError]) -> None:
                 if shown(name) != name:
                     failed.append(ImageError(shown(name), UNPRINTABLE))
                     continue
-                names.setdefault(stem, []).append(name)
-                out.files.append(File(name, member.size, time))
-                out.read[name] = partial(_member, tar, member)
+                images_by_stem.setdefault(stem, []).append(name)
+                result.files.append(File(name, member.size, time))
+                result.readers[name] = partial(_read_member, tar, member)
             elif suffix.lower() in (*CAPTION, ".json"):
-                beside.append(member)
+                descriptions.append(member)
     except PatchwordError as error:
         damage = error
-    for member in beside:
+    for member in descriptions:
         stem, suffix = os.path.splitext(member.name)
-        values = _said(tar.read(member), suffix.lower()) if stem in names else {}
-        for name in names.get(stem, ()):
-            out.tell(name, values)
+        if stem in images_by_stem:
+            values = _parse_description(tar.read(member), suffix.lower())
+            for name in images_by_stem[stem]:
+                result.add_values(name, values)
     if damage:
         raise damage
-    if not names:
+    if not images_by_stem:
         size = os.path.getsize(path)
         failed.append(ImageError(shown(path), "no images in it" if size else "empty: 0 bytes"))
 
 
-def _member(tar: Tar, member: Member) -> bytes:
+def _read_member(tar: Tar, member: Member) -> bytes:
     if member.fault:
         raise ImageError(f"{tar.path}/{member.name}", member.fault)
     return tar.read(member)
 
 
-def _said(content: bytes, suffix: str) -> Mapping[str, Any]:
+def _parse_description(content: bytes, suffix: str) -> Mapping[str, Any]:
+    """The columns that a file beside an image gives it: a caption, or the object of a JSON file."""
     text = content.decode("utf-8", "replace").strip()
     if suffix != ".json":
         return {"caption": text or None}
@@ -138,10 +140,11 @@ def _said(content: bytes, suffix: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
-    """The rows of a table: paths of files are returned, from the folder of the table; what is
-    inside it, on the web or in object storage is added to `out`, as are all other columns."""
-    table = read_table(path, but=members.PLACES)
+def _list_table(path: str, result: Listing, failed: list[ImageError]) -> list[str]:
+    """The images that the rows of a table name or hold. Paths of files are returned, relative ones
+    from the folder of the table; images inside the table, on the web or in object storage are added
+    to `result`, as are all other columns."""
+    table = read_table(path, image_columns=members.PLACES)
     names = usual_columns(table.schema.names, members.PLACES)
     if not names:
         raise PatchwordError(
@@ -150,39 +153,39 @@ def _table(path: str, out: Listing, failed: list[ImageError]) -> list[str]:
         )
     status, folder = os.stat(path), os.path.dirname(path)
     paths: list[str] = []
-    keys: list[str] = []
-    far: list[str] = []
+    keys: list[str] = []  # the path that the index has for the image of each row
+    objects: list[str] = []
     images = None
     for row, cell in enumerate(table.column(names[0]).to_pylist()):
         key = cell
         if not isinstance(cell, str) or not cell:
             key = f"{path}#{row + 1}"
             images = images or members.TableImages(path)
-            out.files.append(File(key, status.st_size, status.st_mtime_ns))
-            out.read[key] = partial(images.read, row)
+            result.files.append(File(key, status.st_size, status.st_mtime_ns))
+            result.readers[key] = partial(images.read, row)
         elif urls.is_url(cell):
-            out.files.append(File(cell, 0, 0))
+            result.files.append(File(cell, 0, 0))
         elif object_storage.is_object(cell):
-            far.append(cell)
+            objects.append(cell)
         elif is_remote(cell):
             failed.append(ImageError(shown(cell), OTHER_ADDRESS))
         else:
             paths.append(os.path.join(folder, cell.replace("\0", "\ufffd")))  # no path has that
             key = os.path.realpath(paths[-1])
         keys.append(key)
-    for found in object_storage.photos(far):
-        if isinstance(found, ImageError):
-            failed.append(found)
+    for photo in object_storage.check_photos(objects):
+        if isinstance(photo, ImageError):
+            failed.append(photo)
         else:
-            out.files.append(found)
-            out.read[found.path] = partial(object_storage.read, found.path)
-    _tell(table, names[0], keys, out)
+            result.files.append(photo)
+            result.readers[photo.path] = partial(object_storage.read, photo.path)
+    _add_columns(table.drop_columns([names[0]]), keys, result)
     return paths
 
 
-def _tell(table: Any, image: str, keys: Sequence[str], out: Listing) -> None:
-    others = columns_of(table.drop_columns([image]))
-    for name in others.schema.names:
-        for key, value in zip(keys, others.column(name).to_pylist(), strict=True):
-            if value is not None:
-                out.told.setdefault(name, {})[key] = value
+def _add_columns(table: Any, keys: Sequence[str], result: Listing) -> None:
+    """Add the columns of a table, whose rows belong to the images `keys`."""
+    columns = to_index_columns(table)
+    for name in columns.schema.names:
+        for key, value in zip(keys, columns.column(name).to_pylist(), strict=True):
+            result.add_values(key, {name: value})

@@ -1,7 +1,6 @@
-"""Keep an index and folders together: look at them again and again.
+"""Keep an index up to date with folders: list them again and again.
 
-Folders are listed rather than listened to: that works on every disk, those of a network too, which
-tell nobody of their changes.
+The folders are polled: notifications of changes do not work on network drives.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ from patchword.images.files import Path
 from patchword.index.adding import AddReport
 from patchword.index.index import Index
 
-PAUSE = 2.0  # seconds between two looks
-SHARE = 20  # a pause is so many times as long as the look before: at most 5% of the time is looking
+PAUSE = 2.0  # seconds at least, between two updates
+# A pause is 20 times as long as the update before it: at most 5% of the time goes into updates.
+PAUSE_FACTOR = 20
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a look at the folders found new: files added and failed, paths of entries removed, and
-    folders nothing of which is there, perhaps because a drive is not mounted: their entries stay.
-    """
+    """What changed in an update. report: files added and failed; removed: paths of dropped entries;
+    missing: folders of which all files are gone, perhaps because a drive is not mounted: their
+    entries stay."""
 
     report: AddReport
     removed: list[str]
@@ -38,40 +38,41 @@ def changes(
     thumbnails: bool = True,
     pause: Callable[[float], object] = time.sleep,
 ) -> Iterator[Change]:
-    """Each change of the folders, after the index was brought up to date with it. Never ends."""
-    missing: list[str] = []
-    failed: set[str] = set()
+    """Update the index again and again, and yield each change. Never ends."""
+    missing_before: list[str] = []
+    failed_before: set[str] = set()
     while True:
         start = time.monotonic()
         report = index.add(paths, model, thumbnails=thumbnails)
-        lost = _deleted(index.gone(), paths) if len(index) else []
-        away = _missing(index, paths, lost) if lost else []
-        below = tuple(os.path.join(folder, "") for folder in away)
-        removed = [path for path in lost if not (below and path.startswith(below))]
+        deleted = _deleted(index.gone(), paths) if len(index) else []
+        missing = _missing(index, paths, deleted) if deleted else []
+        below_missing = tuple(os.path.join(folder, "") for folder in missing)
+        removed = [path for path in deleted if not path.startswith(below_missing)]
         if removed:
             index.remove(removed)
-        now = {str(error) for error in report.failed}
-        if report.added or report.moved or removed or away != missing or now - failed:
-            yield Change(report, removed, away)
-        missing, failed = away, now
-        pause(max(PAUSE, SHARE * (time.monotonic() - start)))
+        failed = {str(error) for error in report.failed}
+        new_failures = failed - failed_before
+        if report.added or report.moved or removed or missing != missing_before or new_failures:
+            yield Change(report, removed, missing)
+        missing_before, failed_before = missing, failed
+        pause(max(PAUSE, PAUSE_FACTOR * (time.monotonic() - start)))
 
 
-def _deleted(lost: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """The entries, of those whose files are gone, that are below `paths`, or in a folder that holds
-    other files. Of the rest nothing is known: perhaps their drive is not mounted."""
-    tops = {os.path.realpath(path) for path in paths}
-    below = tuple(os.path.join(top, "") for top in tops)
-    there = {folder: _holds(folder) for folder in {os.path.dirname(path) for path in lost}}
+def _deleted(gone: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Those of the gone files that are below `paths`, or in a folder that has other files. The
+    others may be on a drive that is not mounted."""
+    watched = {os.path.realpath(path) for path in paths}
+    below_watched = tuple(os.path.join(path, "") for path in watched)
+    has_files = {folder: _has_files(folder) for folder in {os.path.dirname(path) for path in gone}}
     return [
         path
-        for path in lost
-        if path in tops or path.startswith(below) or there[os.path.dirname(path)]
+        for path in gone
+        if path in watched or path.startswith(below_watched) or has_files[os.path.dirname(path)]
     ]
 
 
-def _holds(folder: str) -> bool:
-    """Whether there is anything in a folder; an empty one may be where a drive is mounted."""
+def _has_files(folder: str) -> bool:
+    """Whether there is anything in a folder; an empty one may be the mount point of a drive."""
     try:
         with os.scandir(folder) as entries:
             return any(True for _ in entries)
@@ -79,12 +80,12 @@ def _holds(folder: str) -> bool:
         return False
 
 
-def _missing(index: Index, paths: Sequence[Path], lost: Sequence[str]) -> list[str]:
-    """The folders among `paths` that have entries, all of whose files are gone."""
-    gone, out = set(lost), []
+def _missing(index: Index, paths: Sequence[Path], deleted: Sequence[str]) -> list[str]:
+    """The folders among `paths` that have entries, all of whose files are deleted."""
+    missing = []
     for path in paths:
-        below = os.path.join(os.path.realpath(path), "")
-        inside = [known for known in index.paths() if known.startswith(below)]
-        if inside and gone.issuperset(inside):
-            out.append(below[:-1])
-    return out
+        folder = os.path.realpath(path)
+        entries = {entry for entry in index.paths() if entry.startswith(os.path.join(folder, ""))}
+        if entries and entries.issubset(deleted):
+            missing.append(folder)
+    return missing

@@ -1,4 +1,4 @@
-"""What changes an index: images are added, put, described and removed."""
+"""The methods of an index that change it: images are added, put, described and removed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from patchword.fingerprint import renewed
 from patchword.images.files import File, Path, several
 from patchword.index import imports, members, metadata, putting
 from patchword.index.adding import Adding, AddReport, Batch, Progress
-from patchword.index.contents import Stored
+from patchword.index.contents import IndexReader
 from patchword.index.repair import Repaired, repair
 from patchword.index.sources import Listing, listing
 from patchword.options import checked
 
 
-class Writing(Stored):
+class IndexWriter(IndexReader):
     """An index that is written."""
 
     @checked
@@ -56,42 +56,49 @@ class Writing(Stored):
         Raises IndexStoreError when the index is another model's.
         """
         model = renewed(model)
-        if not reindex and self._store.open():
+        if not reindex and self._store.exists():
             self._check(model)
         failed: list[ImageError] = []
-        found = listing(several(paths), failed)
-        if reindex and not found.files:  # a name that was mistyped costs nothing
+        listed = listing(several(paths), failed)
+        if reindex and not listed.files:  # a mistyped name deletes nothing
             return AddReport(0, 0, failed)
         if reindex:
             self._store.clear()
-        run = Adding(
-            self._store, self._failures, model, lambda: self._create(model), progress, batch,
-            thumbnails, retry, failed,
-        )  # fmt: skip
-        report = run.run(found) if ray is None else self._run_on(ray, run, found)
+        adding = Adding(
+            self._store,
+            self._failures,
+            model,
+            create_table=lambda: self._create(model),
+            progress=progress,
+            batch=batch,
+            thumbnails=thumbnails,
+            retry=retry,
+            failed=failed,
+        )
+        report = adding.run(listed) if ray is None else self._add_on_cluster(ray, adding, listed)
         self._model = model
         return report
 
-    def _run_on(self, address: str, run: Adding, found: Listing) -> AddReport:
-        """Add the files of a listing on a cluster. The table is there from the beginning, so that
-        its workers can see that it is the same; what stays empty goes again."""
+    def _add_on_cluster(self, address: str, adding: Adding, listed: Listing) -> AddReport:
+        """Add the files of a listing on a Ray cluster. The table is created before the workers
+        start: they check that they see the same table. It is deleted if it stays empty."""
         from patchword.index import cluster
 
         if self._load is None:
             raise IndexStoreError("to add on a cluster, open the index by patchword.open_index")
-        load, new = self._load, not self._store.open()
+        load, new = self._load, not self._store.exists()
 
-        def elsewhere(todo: Sequence[File], found: Listing, size: int) -> Iterator[Batch]:
+        def embed_remotely(todo: Sequence[File], listed: Listing, size: int) -> Iterator[Batch]:
             if new:
-                self._create(run.model)
-            job = cluster.job_of(run, load, self._store.about)
-            return cluster.embedded(address, job, todo, found, size, run.progress)
+                self._create(adding.model)
+            job = cluster.make_job(adding, load, self._store.metadata)
+            return cluster.embed(address, job, todo, listed, size, adding.progress)
 
-        run.elsewhere = elsewhere
+        adding.embed_remotely = embed_remotely
         try:
-            return run.run(found)
+            return adding.run(listed)
         finally:
-            if new and self._store.open() and not len(self):
+            if new and self._store.exists() and not len(self):
                 self._store.clear()
 
     @checked
@@ -102,15 +109,15 @@ class Writing(Stored):
         model: Bundle | None = None,
         columns: Any = None,
     ) -> int:
-        """Store vectors (N, D) that were made elsewhere for N paths, or addresses on the web or in
-        object storage; rows of the same paths are replaced. They need not have length 1, nor the
-        files be there.
+        """Store vectors (N, D) that another program made, for N paths, or addresses on the web or
+        in object storage. Rows of the same paths are replaced. The vectors need not have length 1,
+        and the files need not exist.
 
-        model: the one that made them, which may be left out where an index is there; eight of the
-        files that are there are embedded and compared. columns: a pyarrow.Table, or {name: values},
-        of N rows to store too. Returns how many of the files are there. Raises IndexStoreError, and
-        stores nothing, for a path named twice, a vector that is 0 or not finite, values that do not
-        fit a column that is there, and for vectors of another model.
+        model: the one that made the vectors, optional where the index exists; up to eight of the
+        files that exist are embedded and compared. columns: a pyarrow.Table, or {name: values}, of
+        N rows to store too. Returns how many of the files exist. Raises IndexStoreError, and stores
+        nothing, for a path named twice, a vector that is 0 or not finite, values that do not fit
+        the type of a column, and for vectors of another model.
         """
         import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -119,7 +126,7 @@ class Writing(Stored):
         except (TypeError, ValueError, RuntimeError) as error:  # lists in lists; a tensor elsewhere
             raise IndexStoreError(f"vectors are floats (N, D); these are none: {error}") from error
         if columns is not None and not isinstance(columns, pa.Table):
-            columns = metadata.table_of(columns, len(paths))
+            columns = metadata.to_table(columns, len(paths))
         return self._put(paths, numbers, model, columns)
 
     def _put(
@@ -130,8 +137,8 @@ class Writing(Stored):
         columns: Any,
         reindex: bool = False,
     ) -> int:
-        putting.check_form(vectors, paths)
-        exists = not reindex and self._store.open()
+        putting.check_shape(vectors, paths)
+        exists = not reindex and self._store.exists()
         if exists and vectors.shape[1] != self.dim:
             raise IndexStoreError(
                 f"{self.path}: holds vectors of {self.dim} numbers, and these have "
@@ -145,11 +152,11 @@ class Writing(Stored):
                 self._check(model)
             putting.check_model(model, paths, vectors)
             self._model = model
-        files, told = putting.ready(paths, vectors, columns)
+        files, columns = putting.prepare(paths, vectors, columns)
         if reindex:
             self._store.clear()
-        about = {} if model is None else _about(model)
-        return putting.put(self._store, files, vectors, told, about)
+        table_metadata = {} if model is None else _model_metadata(model)
+        return putting.put(self._store, files, vectors, columns, table_metadata)
 
     @checked
     def take_over(self, folder: Path, model: Bundle, *, reindex: bool = False) -> int:
@@ -159,69 +166,69 @@ class Writing(Stored):
         """
         import pyarrow as pa
 
-        parts = imports.parts(folder)
+        parts = imports.read_parts(folder)
         if not parts:
             raise IndexStoreError(f"{folder}: no img_emb_*.npy in it, nor in its folder img_emb")
         paths = [path for part in parts for path in part.paths]
-        vectors = imports.Joined([part.vectors for part in parts])
-        columns = [part.columns for part in parts]
+        vectors = imports.ConcatenatedVectors([part.vectors for part in parts])
+        tables = [part.columns for part in parts]
         try:
-            told = pa.concat_tables(columns, promote_options="permissive")
+            columns = pa.concat_tables(tables, promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise IndexStoreError(f"{folder}: its metadata files do not fit: {error}") from error
-        self._put(paths, vectors, model, told, reindex)
+        self._put(paths, vectors, model, columns, reindex)
         return len(paths)
 
     @checked
     def describe(self, table: Path) -> list[str]:
-        """Store the columns of a table (.csv, .tsv, .parquet) for the images that its column of
-        paths or file names names. Returns a line for each row that names none here, or several:
-        its name, and why. Raises IndexStoreError for a table without such a column."""
+        """Store the columns of a table (.csv, .tsv, .parquet) for the images that one of its
+        columns names by path or file name. Returns a line for each row that matches no image of the
+        index, or several: its name, and why. Raises IndexStoreError for a table without a column of
+        names."""
         name = os.path.realpath(table)
         if not members.is_table(name):
             wanted = "a .csv, .tsv or .parquet that is there"
             raise IndexStoreError(f"{table}: not a table, {wanted}{advice(table)}")
-        read = metadata.read_table(name)
-        key = metadata.key_of(read, members.PLACES, str(table))
-        known = self._store.known()
-        rows, lost = metadata.joined(read, key, os.path.dirname(name), known)
+        described = metadata.read_table(name)
+        key = metadata.path_column(described, members.PLACES, str(table))
+        stored = self._store.files()
+        rows, unmatched = metadata.join(described, key, os.path.dirname(name), stored)
         self._store.update(rows)
         self._store.compact()
-        return lost
+        return unmatched
 
     @checked
     def fill(self, paths: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> None:
         """Store values of columns, {name: N values}, for the rows of N paths. Columns that are new
         are added; paths that have no row are passed over."""
-
-        found = metadata.columns_of(metadata.table_of(columns, len(paths)))
-        self._store.update(metadata.with_path(paths, found))
+        table = metadata.to_index_columns(metadata.to_table(columns, len(paths)))
+        self._store.update(metadata.with_path(paths, table))
         self._store.compact()
 
     @checked
     def remove(self, paths: Path | Iterable[Path]) -> int:
-        """Drop files, and everything below folders and inside tars. Returns how many entries that
-        were."""
+        """Drop files, and everything below folders and inside tars. Returns how many entries were
+        dropped."""
         targets = {
             name.rstrip("/") if members.is_address(name) else os.path.realpath(name)
             for name in [os.fspath(path) for path in several(paths)]
         }
         below = tuple(os.path.join(target, "") for target in targets)
-        known = self._store.known()
-        return self._drop([path for path in known if path in targets or path.startswith(below)])
+        stored = self._store.files()
+        return self._drop([path for path in stored if path in targets or path.startswith(below)])
 
     @checked
     def prune(self) -> list[str]:
         """Drop the entries whose files are gone. Returns their paths."""
-        lost = self.gone()
-        self._drop(lost)
+        gone = self.gone()
+        self._drop(gone)
         self._failures.change([], [path for path in self._failures.known() if members.gone(path)])
-        return lost
+        return gone
 
     @checked
     def repair(self) -> Repaired:
-        """Make a damaged index one of its whole rows; returns how many were kept, and of how many.
-        What was lost is embedded again when its files are added."""
+        """Make a damaged index one of its undamaged rows. Returns how many were kept, and of how
+        many. What was lost is embedded again when its files are added."""
         self._store.close()
         return repair(self.path)
 
@@ -231,8 +238,8 @@ class Writing(Stored):
         return len(paths)
 
     def _create(self, model: Bundle) -> None:
-        """An empty table that remembers the model; unless another process just made one."""
-        self._store.create(model.dim, _about(model))
+        """Create an empty table for vectors of the model, unless another process just made one."""
+        self._store.create(model.dim, _model_metadata(model))
         self._check(model)
 
     @checked
@@ -242,21 +249,20 @@ class Writing(Stored):
         self._check(renewed(model))
 
     def _check(self, model: Bundle) -> None:
-        """The same, by the fingerprint that it has."""
-        if model.fingerprint != self.fingerprint:
-            same = model.name == self.model_name
-            rather = "the weights and options that it was made with" if same else self.model_name
-            raise IndexStoreError(
-                f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
-                f"cannot be compared with those of {model.name} ({model.fingerprint})"
-                f"{', of other weights or options' * same}; use {rather}, index into another "
-                "folder, or begin anew: --reindex (reindex=True)"
-            )
+        """The same, without computing the model's fingerprint anew."""
+        if model.fingerprint == self.fingerprint:
+            return
+        if model.name == self.model_name:
+            difference = ", of other weights or options"
+            wanted = "the weights and options that it was made with"
+        else:
+            difference, wanted = "", self.model_name
+        raise IndexStoreError(
+            f"{self.path}: holds vectors of {self.model_name} ({self.fingerprint}), which "
+            f"cannot be compared with those of {model.name} ({model.fingerprint}){difference}; "
+            f"use {wanted}, index into another folder, or begin anew: --reindex (reindex=True)"
+        )
 
 
-def _about(model: Bundle) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "options": dict(model.options),
-    }
+def _model_metadata(model: Bundle) -> dict[str, Any]:
+    return {"model": model.name, "fingerprint": model.fingerprint, "options": dict(model.options)}

@@ -113,7 +113,7 @@ class _Run:
             rest = [source for n, source in enumerate(learned) if n not in fold]
             found += self._scored(self._learned(rest), [learned[n] for n in fold])
         with together() as noted:
-            check = Check(self.model.scope, self.model.name, told=noted)
+            check = Check(self.model.scope, self.model.name, report=noted)
             check.kind = GOOD
             state = self._learned(learned, check)
             found += self._scored(state, kept, check)

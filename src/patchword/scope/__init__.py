@@ -1,25 +1,25 @@
 """The scope of a small model: which images, words and questions are like those of its training.
 
 A model answers every question, also about things that it was never trained on, where its answers
-mean nothing. One with a scope warns of them.
+mean nothing. A model with a scope warns of these.
 """
 
-from patchword.scope.answers import UNKNOWN, possible
+from patchword.scope.answers import UNKNOWN, is_possible
+from patchword.scope.check import Check
 from patchword.scope.knowledge import WORD, Boundary, Domain, Rewording, Scope, Understood
-from patchword.scope.remarks import (
+from patchword.scope.report import (
     GOOD,
     IMAGES,
     UNLIKE,
-    Check,
-    Told,
+    ScopeReport,
     apart,
+    canonical_name,
     current,
     file_name,
     noted,
-    same,
-    stored,
     together,
     untold,
+    warn_of_stored,
 )
 
 __all__ = [
@@ -33,15 +33,15 @@ __all__ = [
     "Domain",
     "Rewording",
     "Scope",
-    "Told",
+    "ScopeReport",
     "Understood",
     "apart",
+    "canonical_name",
     "current",
     "file_name",
+    "is_possible",
     "noted",
-    "possible",
-    "same",
-    "stored",
     "together",
     "untold",
+    "warn_of_stored",
 ]

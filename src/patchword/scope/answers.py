@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from patchword.scope.knowledge import WORD
 
-UNKNOWN = "does not know"  # in the place of an answer that cannot be one
+UNKNOWN = "does not know"  # instead of an answer that is impossible
 NUMBERS = "one two three four five six seven eight nine ten zero none few many several"
 PLACES = "top bottom left right centre center middle above below inside outside everywhere nowhere"
 SIZES = "large small long short big tiny little"
@@ -15,7 +15,8 @@ YES_NO = re.compile(
     r"(is|are|am|was|were|do|does|did|can|could|has|have|had|will|would|should|may|must"
     r"|isn|aren|wasn|doesn|don|didn|hasn|haven) "
 )
-# By how a question begins: the words, or kinds of `Scope.slots`, of which an answer has one.
+# The beginning of a question, and words, or kinds of `Scope.slots`: a possible answer has one of
+# them.
 KINDS = (
     (r"how many ", f"{NUMBERS} {{number}}"),
     (r"(on |at |to )?(what|which) (side|place|part) |where ", PLACES),
@@ -26,18 +27,19 @@ KINDS = (
 )
 
 
-def possible(question: str, answer: str, slots: Mapping[str, str]) -> bool:
-    """Whether an answer is of the kind that a question in English asks for: "the trousers" is none
-    to "is there a dog?". True of any where the kind is not known."""
+def is_possible(question: str, answer: str, slots: Mapping[str, str]) -> bool:
+    """Whether an answer is of the kind that an English question asks for: "the trousers" is no
+    answer to "is there a dog?". True if the kind of the question is not known."""
     asked = " ".join(WORD.findall(question.lower())) + " "
-    said = WORD.findall(answer.lower())
-    kinds = {*said, *(slots.get(word, "") for word in said)}
-    kinds |= {"{number}"} if any(word.isdigit() for word in said) else set()
+    words = WORD.findall(answer.lower())
     if YES_NO.match(asked):
         if " or " in asked:
-            return set(said) <= set(asked.split())
+            return set(words) <= set(asked.split())
         return answer.strip().lower() in ("yes", "no")
-    for begins, allowed in KINDS:
-        if re.match(begins, asked):
+    kinds = {*words, *(slots.get(word, "") for word in words)}
+    if any(word.isdigit() for word in words):
+        kinds.add("{number}")
+    for beginning, allowed in KINDS:
+        if re.match(beginning, asked):
             return not kinds.isdisjoint(allowed.split())
     return True

@@ -1,4 +1,4 @@
-"""What many tasks find, told once at the end instead of by each."""
+"""Collect what many tasks find, and tell it once at the end instead of after each task."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Collector(Protocol):
-    """What is found, as it comes."""
+    """Collects findings of one kind."""
 
     def tell(self) -> None:
-        """Warn of it."""
+        """Warn of everything that was found."""
 
 
 T = TypeVar("T", bound=Collector)
 
 
-class Once(Generic[T]):
-    """Who collects what one kind of tasks finds."""
+class CurrentCollector(Generic[T]):
+    """The collector that tasks add their findings to, in this thread or asynchronous task."""
 
     def __init__(self, name: str) -> None:
         self._collector: ContextVar[T | None] = ContextVar(name, default=None)
 
     @property
     def current(self) -> T | None:
-        """Who collects now; None where each task tells by itself."""
+        """The collector; None if each task tells its own findings."""
         return self._collector.get()
 
     @contextmanager
     def together(self, collector: T) -> Iterator[T]:
-        """What tasks find is told by this collector, at the end; within tasks that are told
-        together, by theirs."""
+        """Tasks add to this collector, and it tells at the end. Inside another `together` they add
+        to the outer one."""
         if outer := self.current:
             yield outer
             return
@@ -43,12 +43,12 @@ class Once(Generic[T]):
             collector.tell()
 
     def apart(self) -> AbstractContextManager[None]:
-        """Each task tells by itself, whoever collects around it."""
+        """Each task tells its own findings, also inside `together`."""
         return self.untold(None)
 
     @contextmanager
     def untold(self, collector: T | None) -> Iterator[None]:
-        """What tasks find is not told here: whoever made the collector may."""
+        """Tasks add to this collector, which does not tell by itself."""
         token = self._collector.set(collector)
         try:
             yield

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from patchword.index.duplicates import Group, ids_of
 from patchword.index.explore import named
 from patchword.index.schema import id_of
-from patchword.index.searching import tell_of
+from patchword.index.searching import warn_of_rows
 from patchword.serve.bodies import Number, Whole
 from patchword.serve.collection import of
 from patchword.serve.queue import share, steps
@@ -71,7 +71,7 @@ async def duplicates(request: Request, body: Duplicates) -> Answer:
 
     def compared() -> list[Group]:
         found = index.duplicates(body.threshold, progress=step, seconds=share(SHARE))
-        tell_of(index, opened.model, ids_of(found))
+        warn_of_rows(index, opened.model, ids_of(found))
         return found
 
     with server.admission.of(1):

@@ -16,7 +16,7 @@ from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
-from patchword.scope import Told
+from patchword.scope import ScopeReport
 from patchword.serve.bodies import Flag, Number, Several, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError, refusal_of
@@ -39,7 +39,7 @@ from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
 from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
-from patchword.text.templates import named
+from patchword.text.templates import resolve_templates
 from patchword.visible_area import Sights
 
 # A picture of 8 x 8 pixels, for the examples of the documentation.
@@ -159,12 +159,12 @@ async def labels_of(
     """The labels of a request, embedded; see `tasks.classify`."""
     names = tuple(labels)
     sentences = templates if templates is None or isinstance(templates, str) else tuple(templates)
-    server.readable(names, named(sentences))
+    server.readable(names, resolve_templates(sentences))
     model = opened.model
 
     def make() -> Labels:
         score = scorer(model, names, sentences, multi_label, reject)
-        return Labels(names, score, label_features(model, names, named(sentences)))
+        return Labels(names, score, label_features(model, names, resolve_templates(sentences)))
 
     return await opened.once((names, sentences, multi_label, reject), make)
 
@@ -200,7 +200,7 @@ async def of_photos(
     """What a task says of each image, run together with the same of other requests; of a model
     that warns of what it does not know, by itself. Each request is told of its own images, by
     their places in its list."""
-    model, told, sights = opened.model, Told(), Sights()
+    model, told, sights = opened.model, ScopeReport(), Sights()
     alone = model.scope is not None
 
     def batch(name: str, photos: list[RGB]) -> list[Any]:

@@ -16,7 +16,7 @@ from patchword import api
 from patchword.api import Model
 from patchword.bundle import Levels, Vector, embed_levels
 from patchword.errors import PatchwordError
-from patchword.scope import Check, Told
+from patchword.scope import Check, ScopeReport
 from patchword.serve.capabilities import heatmaps
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Observe, Queue, in_time
@@ -132,7 +132,8 @@ class Opened:
         return found
 
     def _embed_pixels(self, batch: list[Levels]) -> list[Embedded | RefusalError]:
-        check = Check(self.model.scope, self.model.name, told=Told())  # each request tells its own
+        # each request tells its own
+        check = Check(self.model.scope, self.model.name, report=ScopeReport())
         rows = embed_levels(self.model, check, batch)
         found = [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
         if all(np.isfinite(each.vector).all() for each in found):

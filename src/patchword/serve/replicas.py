@@ -9,7 +9,7 @@ import threading
 from typing import Any, NamedTuple
 
 from patchword.errors import PatchwordError
-from patchword.index.cluster import access, connected
+from patchword.index.cluster import ray_connection, storage_environment
 from patchword.optional import optional
 from patchword.serve.settings import Settings
 
@@ -39,7 +39,7 @@ class Running:
 
     def __init__(self, settings: Settings, address: str, replicas: Count) -> None:
         self.settings, self.replicas = settings, replicas
-        self._connection = connected(address)
+        self._connection = ray_connection(address)
 
     def __enter__(self) -> Running:
         serve: Any = optional("ray.serve", "ray", "serve --ray", PatchwordError)
@@ -59,7 +59,7 @@ class Running:
         self._connection.__exit__(None, None, None)
 
     def _deployment(self, serve: Any, ray: Any) -> Any:
-        settings, environment = self.settings, access()
+        settings, environment = self.settings, storage_environment()
 
         def application() -> Any:
             os.environ.update(environment)

@@ -18,7 +18,7 @@ from patchword.images.views import Box
 from patchword.models.generate import GenerationOptions
 from patchword.models.protocols import Writer
 from patchword.options import at_least
-from patchword.scope import UNKNOWN, Check, Scope, Understood, possible
+from patchword.scope import UNKNOWN, Check, Scope, Understood, is_possible
 from patchword.tasks.caption import Caption, longest, packed, seen
 
 MAX_LENGTH = 10  # ids; salesforce/BLIP, models/blip_vqa.py
@@ -152,7 +152,7 @@ def ask_each(
 
 def _possible(answer: Answer, question: str, scope: Scope | None) -> Answer:
     """The answer, or that the model does not know, where it can be none to the question."""
-    if scope is None or possible(question, answer.text, scope.slots):
+    if scope is None or is_possible(question, answer.text, scope.slots):
         return answer
     return _declined(answer)
 

@@ -19,7 +19,7 @@ from patchword.images.views import Box
 from patchword.options import checked_probability, text_list
 from patchword.scope import Check
 from patchword.tasks.label_cache import label_features
-from patchword.text.templates import named
+from patchword.text.templates import resolve_templates
 from patchword.visible_area import untold
 
 NONE = "none of these"
@@ -151,7 +151,7 @@ def scorer(
     """The function to an image's scores from its unit vector (D,), and from whether it is unlike
     what the model was trained on, which is else told by the vector; see `classify`."""
     labels = _checked(labels)
-    sentences = named(templates)
+    sentences = resolve_templates(templates)
     checked_probability("reject", reject)
     if reject is not None and NONE in labels:
         raise UnsupportedError(

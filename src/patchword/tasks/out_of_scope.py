@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Bundle, embed_checked
 from patchword.images import ImageLike
-from patchword.scope import Check, Told
+from patchword.scope import Check, ScopeReport
 from patchword.visible_area import untold
 
 
 def judge(model: Bundle, check: Check, photo: NDArray[np.uint8]) -> None:
     """Let a check know of its next image, which is open already: (H, W, 3), all of its pixels."""
     if model.scope is not None:
-        own = Check(model.scope, model.name, told=Told())
+        own = Check(model.scope, model.name, report=ScopeReport())
         with untold():  # how the photo is seen is told by whoever asks
             list(embed_checked(model, own, [photo]))
         check.judged(own.outside)

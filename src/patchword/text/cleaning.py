@@ -1,7 +1,7 @@
 """Text cleaning before the tokenizer.
 
-Most kinds are open_clip's (`get_clean_fn` of open_clip/tokenizer.py), which OpenAI's CLIP and
-SigLIP's original code share; two are those of transformers' SigLIP tokenizers.
+Most kinds are those of open_clip (`get_clean_fn` of open_clip/tokenizer.py), which the original
+code of CLIP and SigLIP shares. Two are those of the SigLIP tokenizers of transformers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import pairwise
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII
 
-# A sentence ends after . ! ? and white space, after 。！？ without any, and with the line. Closing
-# quotes and brackets belong to it, and so does the white space that follows.
+# A sentence ends at . ! ? before white space, at 。！？, and at the end of a line. Closing quotes
+# and brackets belong to it, and so does the white space that follows.
 CLOSING = "[\"'”’»)\\]」』）】》]*"
 SENTENCE_END = re.compile(rf"(?<![.!?])[.!?]+{CLOSING}\s+|[。！？]+{CLOSING}\s*|\n\s*")
 WORD = re.compile(r"\s*\S+\s*|\s+")
@@ -23,12 +23,14 @@ WORD = re.compile(r"\s*\S+\s*|\s+")
 def clean(text: str, kind: str) -> str:
     """`text` as the tokenizer gets it; kind: TextConfig.cleaning.
 
-    "none"          unchanged
-    "whitespace"    mojibake repaired, HTML entities resolved, white space collapsed
-    "lower", "ftfy" the same in lower case
-    "canonicalize"  and "_" a space, and no ASCII punctuation (big_vision, prompt_engineering.py)
-    "lowercase"     in lower case, letter by letter (Siglip2Tokenizer)
-    "unpunctuated"  in lower case, no ASCII punctuation, white space collapsed (SiglipTokenizer)
+    "none"            unchanged
+    "whitespace"      mojibake repaired, HTML entities resolved, white space collapsed
+    "lower", "ftfy"   like "whitespace", in lower case
+    "canonicalize"    like "lower", "_" becomes a space, other ASCII punctuation is removed
+                      (big_vision, prompt_engineering.py)
+    "lowercase"       in lower case, character by character (Siglip2Tokenizer)
+    "unpunctuated"    in lower case, ASCII punctuation removed, white space collapsed
+                      (SiglipTokenizer)
     """
     if kind == "none":
         return text
@@ -36,7 +38,7 @@ def clean(text: str, kind: str) -> str:
         return "".join(map(str.lower, text))
     if kind == "unpunctuated":
         return " ".join(text.lower().translate(PUNCTUATION).split())
-    # Printable ASCII without entities is what ftfy returns unchanged, so most prompts skip it.
+    # ftfy would return printable ASCII without entities unchanged: most prompts skip it.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         import ftfy  # loaded only for the texts that need it
 
@@ -49,8 +51,8 @@ def clean(text: str, kind: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, each with the white space after it: joined, they are the text."""
-    cuts = [0, *(end.end() for end in SENTENCE_END.finditer(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(cuts) if a < b]
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return [text[a:b] for a, b in pairwise([0, *ends, len(text)]) if a < b]
 
 
 def words(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from patchword.errors import PatchwordError
 
 GZIP = b"\x1f\x8b"  # the first bytes of every gzip file (RFC 1952, section 2.3.1)
 
-# Byte order marks; that of UTF-32 begins like that of UTF-16, so it is looked for first.
+# Byte order marks. Those of UTF-32 come first: one begins like a mark of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -58,12 +58,12 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def list_lines(path: Path) -> list[str]:
     """The entries of a list, one a line, without the spaces around them. Only \\n and \\r\\n end a
-    line, so that there are as many entries as other programs count lines.
+    line: other programs count lines so.
 
-    Raises PatchwordError, with the line, for one that is empty or has a carriage return inside, and
-    for a file that cannot be read.
+    Raises PatchwordError, with the line, for a line that is empty or has a carriage return inside,
+    and for a file that cannot be read.
     """
-    out = []
+    entries = []
     for number, line in enumerate(text_lines(path), start=1):
         if line.endswith("\r"):
             raise PatchwordError(
@@ -72,13 +72,13 @@ def list_lines(path: Path) -> list[str]:
             )
         if not line.strip():
             raise PatchwordError(f"{path}, line {number}: empty; every line is one entry")
-        out.append(line.strip())
-    return out
+        entries.append(line.strip())
+    return entries
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """A file's content, decompressed where it is gzip. Raises PatchwordError for a named pipe, for
-    which one would wait without an end; one that the shell opened, /dev/fd/63, is read."""
+    """A file's content, decompressed if it is gzip. Raises PatchwordError for a named pipe, on
+    which reading could wait for ever. A pipe that the shell opened, /dev/fd/63, is read."""
     pipe = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
     if pipe and not os.path.abspath(path).startswith(("/dev/", "/proc/")):
         raise PatchwordError(f"{path}: a named pipe, and no file; write a file, and give that")
@@ -86,26 +86,30 @@ def _opened(path: Path) -> io.BufferedReader:
     if raw.peek(2)[:2] != GZIP:
         return raw
     raw.close()
-    return cast(io.BufferedReader, gzip.open(path, "rb"))  # which has the same methods
+    return cast(io.BufferedReader, gzip.open(path, "rb"))  # has the same methods
 
 
 def encoding_of(content: bytes) -> str:
-    """The encoding of a text by its byte order mark, of which 4 bytes are enough."""
-    return next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    """The encoding of a text by its byte order mark, UTF-8 if it has none. 4 bytes are enough."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return encoding
+    return "utf-8"
 
 
-def _not_text(path: Path, error: UnicodeDecodeError, read: int) -> str:
+def _not_text(path: Path, error: UnicodeDecodeError, lines_read: int) -> str:
     """A message that names the line and the byte."""
     if not error.encoding.startswith("utf-8"):
-        return f"{path}, after line {read}: damaged {error.encoding.upper()}: {error.reason}"
+        encoding = error.encoding.upper()
+        return f"{path}, after line {lines_read}: damaged {encoding}: {error.reason}"
     with _opened(path) as raw:
         for number, line in enumerate(raw, start=1):
             try:
                 line.decode("utf-8")
-            except UnicodeDecodeError as here:
-                byte = line[here.start]
+            except UnicodeDecodeError as line_error:
+                start = line_error.start
                 return (
-                    f"{path}, line {number}: byte {here.start + 1} of the line (0x{byte:02x}) is "
+                    f"{path}, line {number}: byte {start + 1} of the line (0x{line[start]:02x}) is "
                     "not UTF-8; save the file as UTF-8"
                 )
     return f"{path}: not UTF-8: {error.reason}"

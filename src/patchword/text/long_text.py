@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from patchword.errors import LongTextWarning, UnsupportedError, warn
 from patchword.text.tokenizer import Tokenizer
 
-REMEDY = ': pass long_text="mean" '  # what the advice for Python begins with
+REMEDY = ': pass long_text="mean" '  # the beginning of the advice for Python
 POLICIES = ("truncate", "mean")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Texts as chunks that each fit the context.
+    """Texts as pieces that each fit the context.
 
-    rows    ids of each piece
-    owners  (P,) the number of the text that each piece is of
-    weights (P,) the tokens of each piece, special ones not counted
-    count   N, of the texts
+    rows    the ids of each piece
+    owners  (P,), the number of the text that each piece belongs to
+    weights (P,), the number of tokens of each piece, without special ones
+    count   N, the number of texts
     """
 
     rows: list[list[int]]
@@ -33,8 +33,8 @@ class Parts:
     count: int
 
     def joined(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unit vectors (P, D) of the pieces -> unit vectors (N, D) of the texts: for a text in
-        several pieces the unit mean of theirs, each weighted by its tokens."""
+        """Unit vectors (P, D) of the pieces -> unit vectors (N, D) of the texts. A text in several
+        pieces gets the mean of their vectors, weighted by their tokens, divided by its length."""
         if len(vectors) == self.count:
             return vectors
         out = np.zeros((self.count, vectors.shape[1]), np.float32)
@@ -49,9 +49,9 @@ class Parts:
 def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str) -> Parts:
     """The pieces of texts.
 
-    policy "truncate": a text is one piece, whose end is cut off, with one LongTextWarning for all.
-    "mean": it is cut into chunks that fit, between sentences where it can (`Tokenizer.chunks`).
-    Raises UnsupportedError for another policy.
+    policy "truncate": each text is one piece; its end may be cut off later, with one
+    LongTextWarning for all. "mean": a long text is cut into pieces that fit, between sentences
+    where possible (`Tokenizer.chunks`). Raises UnsupportedError for another policy.
     """
     if policy not in POLICIES:
         known = " and ".join(map(repr, POLICIES))
@@ -59,28 +59,32 @@ def split(tokenizer: Tokenizer, texts: Sequence[str], policy: str) -> Parts:
     rows = tokenizer.rows(texts)
     if policy == "truncate":
         warn_of_long(tokenizer, rows, f"{REMEDY}to embed_texts, similarity or search to keep all")
-        owners = np.arange(len(rows))
-        return Parts(rows, owners, np.ones(len(rows), np.float32), len(rows))
+        return Parts(rows, np.arange(len(rows)), np.ones(len(rows), np.float32), len(rows))
     pieces: list[list[int]] = []
-    numbers: list[int] = []
+    owners: list[int] = []
     for number, row in enumerate(rows):
-        whole = len(row) <= tokenizer.context
-        found = [row] if whole else tokenizer.rows(tokenizer.chunks(texts[number]))
-        pieces += found
-        numbers += [number] * len(found)
+        pieces_of_text = [row]
+        if len(row) > tokenizer.context:
+            pieces_of_text = tokenizer.rows(tokenizer.chunks(texts[number]))
+        pieces += pieces_of_text
+        owners += [number] * len(pieces_of_text)
     weights = np.array([len(piece) - tokenizer.specials for piece in pieces], np.float32)
-    return Parts(pieces, np.array(numbers, np.int64), weights, len(rows))
+    return Parts(pieces, np.array(owners, np.int64), weights, len(rows))
 
 
 def warn_of_long(tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], remedy: str = "") -> None:
-    """One LongTextWarning if any of these rows of ids is longer than the context; it ends in
-    `remedy`."""
+    """One LongTextWarning if any of these rows of ids is longer than the context. remedy: the end
+    of the message."""
     lengths = [len(row) for row in rows if len(row) > tokenizer.context]
-    if lengths:
-        most, context = max(lengths), tokenizer.context
-        some = f"{len(lengths)} of {len(rows)} texts exceed{'s' * (len(lengths) == 1)}"
-        who, lost = ("the text exceeds", "it") if len(rows) == 1 else (some, "the longest")
-        warn(
-            f"{who} {context} tokens; {lost} loses {most - context} of {most}{remedy}",
-            LongTextWarning,
-        )
+    if not lengths:
+        return
+    longest, context = max(lengths), tokenizer.context
+    if len(rows) == 1:
+        exceed, which = "the text exceeds", "it"
+    else:
+        verb = "exceeds" if len(lengths) == 1 else "exceed"
+        exceed, which = f"{len(lengths)} of {len(rows)} texts {verb}", "the longest"
+    warn(
+        f"{exceed} {context} tokens; {which} loses {longest - context} of {longest}{remedy}",
+        LongTextWarning,
+    )

@@ -1,4 +1,4 @@
-"""Spaces of texts that a tokenizer decoded, as people write them."""
+"""Remove the spaces that a tokenizer puts around punctuation when it decodes a text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 _BEFORE = re.compile(r" ([,.;:!?%)\]])(?!\w)")  # a hat , red -> a hat, red
 _AFTER = re.compile(r"([(\[]) ")
 _APOSTROPHE = re.compile(r"(?<=\w) ?['’] (s|t|m|d|re|ve|ll)\b")  # someone ' s -> someone's
-_BETWEEN = re.compile(  # button - up -> button-up, 3 . 5 -> 3.5
-    r"(?<=\w) ([-/]) (?=\w)|(?<=\d) ([.:]) (?=\d)"
-)
+_BETWEEN_WORDS = re.compile(r"(?<=\w) ([-/]) (?=\w)")  # button - up -> button-up
+_BETWEEN_DIGITS = re.compile(r"(?<=\d) ([.:]) (?=\d)")  # 3 . 5 -> 3.5
 
 
 def spaced(text: str) -> str:
-    """BERT's tokenizer separates punctuation from words and decodes it with spaces around; this
-    removes them where English has none."""
+    """A decoded text without the spaces that English does not have. BERT's tokenizer separates
+    punctuation from words, and decodes it with spaces around."""
     text = _APOSTROPHE.sub(r"'\1", text)
-    text = _BETWEEN.sub(lambda found: found[0].strip(), text)
-    return _AFTER.sub(r"\1", _BEFORE.sub(r"\1", text))
+    for pattern in (_BETWEEN_WORDS, _BETWEEN_DIGITS, _BEFORE, _AFTER):
+        text = pattern.sub(r"\1", text)
+    return text

@@ -117,17 +117,21 @@ IMAGENET = (
 NAMED = {"plain": PLAIN, "imagenet": IMAGENET, "chinese": CHINESE}
 
 
-def named(templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Templates from names of sets ("plain", "imagenet", "chinese") and from sentences that are
-    given; "plain" for None. Raises UnsupportedError for a sentence without {}."""
-    given = [templates] if isinstance(templates, str) else templates or ["plain"]
-    sentences = tuple(sentence for each in given for sentence in NAMED.get(each, (each,)))
-    if bad := [sentence for sentence in sentences if "{}" not in sentence]:
-        raise UnsupportedError(f"template {bad[0]!r} has no {{}} where the label goes")
-    return sentences
+def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Templates from the names of sets ("plain", "imagenet", "chinese") and from sentences; None:
+    "plain". Raises UnsupportedError for a sentence without {}."""
+    if isinstance(templates, str):
+        templates = [templates]
+    sentences: list[str] = []
+    for template in templates or ["plain"]:
+        sentences += NAMED.get(template, (template,))
+    for sentence in sentences:
+        if "{}" not in sentence:
+            raise UnsupportedError(f"template {sentence!r} has no {{}} where the label goes")
+    return tuple(sentences)
 
 
 def filled(template: str, label: str) -> str:
-    """A template with the label in place of every "{}"; other braces are kept. Spaces that an empty
+    """A template with the label instead of every "{}"; other braces stay. The spaces that an empty
     label leaves are removed."""
     return " ".join(template.replace("{}", label).split())

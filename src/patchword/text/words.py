@@ -8,17 +8,18 @@ from patchword.text.tokenizer import Tokenizer
 
 
 def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, slice]]:
-    """The words of ids, and which of the ids are of each: a token that follows without a space
+    """The words of ids, each with the slice of its ids. A token that follows without a space
     belongs to the word before."""
-    out: list[tuple[str, slice]] = []
+    words: list[tuple[str, slice]] = []
     before = ""
-    for place in range(len(ids)):
-        text = tokenizer.decode(ids[: place + 1])
+    for position in range(len(ids)):
+        end = position + 1
+        text = tokenizer.decode(ids[:end])
         new = text.removeprefix(before)
-        if out and text.startswith(before) and not new.startswith(" "):
-            word, where = out.pop()
-            out.append((word + new, slice(where.start, place + 1)))
+        if words and text.startswith(before) and not new.startswith(" "):
+            word, span = words.pop()
+            words.append((word + new, slice(span.start, end)))
         else:
-            out.append((new.strip() or tokenizer.decode([ids[place]]), slice(place, place + 1)))
+            words.append((new.strip() or tokenizer.decode([ids[position]]), slice(position, end)))
         before = text
-    return out
+    return words

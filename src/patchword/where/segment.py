@@ -24,7 +24,7 @@ from patchword.show import label_map
 from patchword.show.percent import share as percent
 from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
-from patchword.text.templates import named
+from patchword.text.templates import resolve_templates
 from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import cosines, resolve
@@ -284,7 +284,7 @@ def word_vectors(
     """Unit vectors (W, D), each the mean over the templates."""
     if not model.config.embed_dim:
         model.embed_texts(words[:1])  # says why there are none
-    sentences = named(templates)
+    sentences = resolve_templates(templates)
     return torch.from_numpy(label_features(model, words, sentences)).to(model.device)
 
 

@@ -1,18 +1,14 @@
-"""The look at all vectors of an index as bytes: what it leaves out is not among the nearest."""
+"""The first pass over vectors as bytes: the rows that it leaves out are not among the nearest."""
 
 import builtins
 
 import numpy as np
 import pytest
+from indexed import unit
 
-from patchword.index import exact
-from patchword.index import quantized as quantized
+from patchword.index import exact, quantized
 from patchword.index.matrix import Matrix
-from patchword.index.quantized import Codes, encoded, likely
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+from patchword.index.quantized import Codes, encode, likely_rows
 
 
 def rows_of(kind: str, draw: np.random.Generator, count: int, dim: int) -> np.ndarray:
@@ -34,7 +30,7 @@ def coded(vectors: np.ndarray) -> tuple[Codes, np.ndarray, float]:
     half = vectors.astype(np.float16)
     mean = half.astype(np.float32).mean(axis=0)
     error = float(np.linalg.norm(vectors - half.astype(np.float32), axis=1).max())
-    return Codes(*encoded(half, mean), mean), half, error
+    return Codes(*encode(half, mean), mean), half, error
 
 
 KINDS = ["any", "clusters", "rogue", "equal", "sizes"]
@@ -42,26 +38,26 @@ KINDS = ["any", "clusters", "rogue", "equal", "sizes"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [1, 7, 512, 1152])
-def test_no_row_is_further_off_than_is_known(kind: str, dim: int) -> None:
+def test_scores_are_within_their_error_bounds(kind: str, dim: int) -> None:
     draw = np.random.default_rng(dim)
     vectors = rows_of(kind, draw, 500, dim)
     codes, half, error = coded(vectors)
-    exactly = codes.numbers * codes.scale[:, None].astype(np.float64) + codes.mean
+    exactly = codes.numbers * codes.scales[:, None].astype(np.float64) + codes.mean
     left = np.linalg.norm(half.astype(np.float64) - exactly, axis=1)
-    assert (left <= codes.left + 5e-7).all()
-    assert (codes.left < left * (1 + dim * 2.0**-22) + 1e-6).all()
+    assert (left <= codes.residuals + 5e-7).all()
+    assert (codes.residuals < left * (1 + dim * 2.0**-22) + 1e-6).all()
     query = unit(draw.standard_normal(dim))
-    two, scales, rest = quantized._halves(query)
+    two, scales, rest = quantized._encode_query(query)
     again = (two * scales[:, None].astype(np.float64)).sum(axis=0)
     assert np.linalg.norm(query - again) == pytest.approx(rest, abs=1e-12)
     scores = quantized._scores(codes, two, scales)[0].astype(np.float64)
     right = (vectors.astype(np.float64) - codes.mean) @ query
-    known = codes.left + 3 * rest + error + quantized.ROUNDING
+    known = codes.residuals + 3 * rest + error + quantized.ROUNDING
     assert (np.abs(scores - right) <= known).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_likely_hold_all_the_best(kind: str) -> None:
+def test_likely_rows_include_the_nearest(kind: str) -> None:
     draw = np.random.default_rng(3)
     vectors = rows_of(kind, draw, 20000, 64)
     codes, half, error = coded(vectors)
@@ -77,12 +73,12 @@ def test_the_likely_hold_all_the_best(kind: str) -> None:
                 for k in (1, 10, 150):
                     best = allowed[np.argsort(-scores[allowed], kind="stable")[:k]]
                     assert set(best) <= set(exact.candidates(with_codes, one, k, kept))
-                    assert set(best) <= set(likely(codes, one, k, error, kept))
+                    assert set(best) <= set(likely_rows(codes, one, k, error, kept))
     if kind != "equal":  # which are nearer to each other than float16 tells
-        assert len(likely(codes, one, 10, error)) < len(vectors) / 50
+        assert len(likely_rows(codes, one, 10, error)) < len(vectors) / 50
 
 
-def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_neighbours_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = rows_of("any", np.random.default_rng(0), 300, 32)
     codes, half, error = coded(vectors)
     matrix = Matrix(
@@ -100,7 +96,7 @@ def test_all_that_are_wanted_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best <= set(exact.candidates(matrix, query, 5))
 
 
-def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numkong_codes_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *args: object) -> object:
         if name == "numkong":
             raise ImportError(name)
@@ -109,14 +105,14 @@ def test_without_the_library_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatc
     there = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", absent)
     quantized._library.cache_clear()
-    assert not quantized.usable()
+    assert not quantized.is_available()
     monkeypatch.undo()
     quantized._library.cache_clear()
-    assert quantized.usable()
+    assert quantized.is_available()
 
 
-def test_rows_without_length_have_codes() -> None:
-    numbers, scale, left = encoded(np.zeros((3, 8), np.float16), np.zeros(8, np.float32))
+def test_zero_vectors_have_codes() -> None:
+    numbers, scale, left = encode(np.zeros((3, 8), np.float16), np.zeros(8, np.float32))
     assert not numbers.any()
     assert np.isfinite(scale).all()
     assert not left.any()

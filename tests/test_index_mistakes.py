@@ -37,7 +37,7 @@ def test_a_mistyped_name_does_not_begin_anew(tmp_path: Path, index: Index, model
     assert index.fingerprint == other.fingerprint
 
 
-def test_what_others_left_in_the_folder_is_no_reason_to_refuse_it(
+def test_leftover_files_in_the_folder_are_ignored(
     tmp_path: Path, index: Index, model: Bundle
 ) -> None:
     left = tmp_path / "index" / ".part-0123456789abcdef.json"  # a note of a killed process
@@ -55,7 +55,7 @@ def test_what_others_left_in_the_folder_is_no_reason_to_refuse_it(
     assert len(index) == 4
 
 
-def test_a_folder_of_others_is_refused_before_any_image_is_opened(
+def test_a_folder_with_other_files_is_refused_before_images_are_opened(
     tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -107,7 +107,7 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shapes"
 
 
-def test_a_folder_that_is_empty_for_once_stays_indexed(run: Run, samples: Path) -> None:
+def test_a_temporarily_empty_folder_stays_indexed(run: Run, samples: Path) -> None:
     assert run("search", "shapes", "a circle").code == 0
     samples.rename("away")
     samples.mkdir()
