@@ -201,4 +201,4 @@ def _written(network: Blip, ids: Tensor, context: Tensor, mask: Tensor | None) -
     """A word more, which no other attends to: `decode` leaves the causal mask out for a single
     word, and a graph takes one way for every length."""
     longer = torch.cat([ids, ids[:, :1]], dim=1)
-    return network.words(network.decode(longer, context, mask)[:, :-1])
+    return network.word_logits(network.decode(longer, context, mask)[:, :-1])
