@@ -107,7 +107,7 @@ class Actor:
     def _begun(self) -> Adding:
         job = self.job
         os.environ.update(job.environment)
-        processes.alone()  # each CPU of the cluster has an actor
+        processes.disable()  # each CPU of the cluster has an actor
         store = Store(job.index)
         if not store.open() or store.about.get("mark") != job.mark:
             raise IndexStoreError(
