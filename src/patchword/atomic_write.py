@@ -47,7 +47,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     mode = part.stat().st_mode  # as the user's umask gives it; safetensors makes a file of its own
     try:
-        with room_told(place, str(path)):
+        with explain_full_disk(place, str(path)):
             yield part
             with part.open("r+b") as file:  # Windows syncs only what is open for writing
                 os.fsync(file.fileno())
@@ -59,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def room_told(place: Path, name: str) -> Iterator[None]:
+def explain_full_disk(place: Path, name: str) -> Iterator[None]:
     """Context of writing a file at `place`: where there is no room, raises OSError with its name,
     whatever a library says of it in an error of its own."""
     try:
