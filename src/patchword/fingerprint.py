@@ -99,7 +99,7 @@ def renewed(model: M) -> M:
     """A model with its fingerprint as it is now: computed again where somebody has had its network,
     and may have changed it since it was loaded."""
     known = DIGEST.match(model.fingerprint)
-    if known is None or not getattr(model.engine, "lent", False):
+    if known is None or not getattr(model.engine, "weights_may_change", False):
         return model
     now = fingerprint(model.own_network, model.config, model.tokenizer)
     if now == known[0]:
