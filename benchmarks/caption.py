@@ -135,13 +135,15 @@ def each_token(network: Blip, dtype: torch.dtype, rounds: int, device: str) -> N
         cache = network.empty_cache()
         for place in range(max(PLACES) + 1):
             start = clock(device)
-            x = network.words(network.decode(ids[:, place : place + 1], tokens, cache=cache)[:, -1])
+            x = network.word_logits(
+                network.decode(ids[:, place : place + 1], tokens, cache=cache)[:, -1]
+            )
             if place in cached:
                 cached[place].append(clock(device) - start)
                 steps[place] = x
         for place in PLACES:
             start = clock(device)
-            wholes[place] = network.words(network.decode(ids[:, : place + 1], tokens)[:, -1])
+            wholes[place] = network.word_logits(network.decode(ids[:, : place + 1], tokens)[:, -1])
             again[place].append(clock(device) - start)
     for place in PLACES:
         few, many = (1e3 * statistics.median(times[place][1:]) for times in (cached, again))

@@ -43,7 +43,7 @@ from safetensors.torch import save_file
 # isort: on
 
 import patchword
-from patchword.engines.libraries import core, unreporting
+from patchword.engines.libraries import core, import_without_telemetry
 from patchword.scenes import scene
 
 Run = Callable[[np.ndarray], np.ndarray]  # pixels (B, 3, H, W) -> features (B, D)
@@ -138,7 +138,7 @@ def by_torch(network: torch.nn.Module, dtype: str) -> Run:
 
 
 def by_openvino(network: torch.nn.Module, pixels: np.ndarray, dtype: str) -> Run:
-    library = unreporting("openvino", "the benchmark")
+    library = import_without_telemetry("openvino", "the benchmark")
     sides = [-1, *pixels.shape[1:]]
     model = library.convert_model(network, example_input=torch.from_numpy(pixels), input=sides)
     hint = {"float32": "f32", "bfloat16": "bf16"}[dtype]

@@ -173,10 +173,10 @@ def test_decoder_logits(pair: Pair) -> None:
     expected = decoder(
         ids, encoder_hidden_states=context, encoder_attention_mask=attended
     ).logits  # (3, 7, V)
-    assert_close(network.words(network.decode(ids, context)), expected)
+    assert_close(network.word_logits(network.decode(ids, context)), expected)
     cache = network.empty_cache()
     steps = [network.decode(part, context, cache=cache) for part in ids.split([3, 1, 2, 1], dim=1)]
-    assert_close(network.words(torch.cat(steps, dim=1)), expected)
+    assert_close(network.word_logits(torch.cat(steps, dim=1)), expected)
 
 
 def test_pretrained_temperature_and_parts(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from patchword import models
 from patchword.config import ViTConfig
 from patchword.errors import UnsupportedError
-from patchword.models.dense import counted, earlier_blocks, summed_blocks
+from patchword.models.dense import earlier_blocks, scaled_block, summed_blocks
 from patchword.models.edits import Calibration, Earlier, Refined
 from patchword.models.scclip import repair
 from patchword.models.vit import VisionTransformer
@@ -221,13 +221,13 @@ def test_what_a_tower_cannot_do_is_said() -> None:
 def test_blocks_are_counted_as_of_twelve(depth: int) -> None:
     plan, before = Calibration(), Earlier()
     blocks = [*earlier_blocks(before, depth), *summed_blocks(plan, depth)]
-    assert all(0 <= block < depth for block in (*blocks, counted(plan.likeness, depth)))
+    assert all(0 <= block < depth for block in (*blocks, scaled_block(plan.likeness, depth)))
     assert len(earlier_blocks(before, depth)) >= 1
     assert len(summed_blocks(plan, depth)) >= 1
     if depth == 24:
         assert earlier_blocks(before, depth) == range(10, 18)
         assert summed_blocks(plan, depth) == range(6, 20)
-        assert counted(8, depth) == 16
+        assert scaled_block(8, depth) == 16
 
 
 def test_repair_by_hand() -> None:

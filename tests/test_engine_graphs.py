@@ -140,7 +140,7 @@ def test_onnx_is_written_without_a_word_of_torchvision(
     from torch.onnx._internal.exporter import _registration
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with libraries.torch_untold():
+    with libraries.quiet_export():
         _registration._get_overload("torchvision::nms")
     assert not caplog.records
     _registration._get_overload("torchvision::nms")

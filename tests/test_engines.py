@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from patchword.api import Model
 from patchword.bundle import Bundle
-from patchword.engines.pixel_values import looked_up
+from patchword.engines.pixel_values import look_up
 from patchword.engines.protocol import Engine, Ids, Pixels, Rows
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import UnsupportedError
@@ -94,7 +94,7 @@ def test_each_level_is_what_the_table_says(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     seen = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8, generator=generator)
     levels = torch.randn(3, 256, generator=generator).to(dtype)
-    found = looked_up(seen, levels)
+    found = look_up(seen, levels)
     assert found.dtype == dtype
     for channel in range(3):
         assert_close(found[:, channel], levels[channel][seen[:, channel].long()], rtol=0, atol=0)

@@ -276,7 +276,7 @@ def test_the_parts_of_a_blip(kind: str, tmp_path: Path) -> None:
         if config.answers_questions:
             states = network.cross_attend(words, network.image_tokens(x))
             mask = network.question_mask(words, states)
-            said = network.words(network.decode(words, states, mask))
+            said = network.word_logits(network.decode(words, states, mask))
     if config.matching:
         logits = graphs["matching"]({"input_ids": words.numpy(), **found})["logits"]
         assert_allclose(logits, right.matching, atol=1e-5)

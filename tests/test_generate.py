@@ -236,7 +236,7 @@ def test_drawn_as_often_as_probable(draw: dict[str, float]) -> None:
     def step(ids: Tensor, cache: object) -> Tensor:
         return torch.tensor(logits).expand(len(ids), -1)
 
-    written = generate(step, [], prompt, end=99, pad=0, search=search, keys=keys)
+    written = generate(step, [], prompt, end=99, pad=0, options=search, keys=keys)
     likely = by_hand(logits, draw)
     for place in (1, 2):
         seen = torch.bincount(written.ids[:, place], minlength=8).tolist()

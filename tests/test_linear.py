@@ -15,6 +15,7 @@ from patchword.bundle import Bundle
 from patchword.nn import linear as module
 from patchword.nn import transformer
 from patchword.nn.linear import Linear
+from patchword.nn.linear import _onednn_is_faster as faster
 from patchword.train import lora
 from patchword.train.recipe import LoraConfig
 
@@ -30,8 +31,8 @@ def made(inside: int, outside: int, dtype: torch.dtype, bias: bool = True) -> Li
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN for products of any size, on any processor that has it."""
-    monkeypatch.setattr(module, "TYPES", [torch.float32])
-    monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(module, "ONEDNN_TYPES", [torch.float32])
+    monkeypatch.setattr(module, "LARGE_WEIGHT", 0)
     monkeypatch.setattr(module, "INTEL", False)
 
 
@@ -40,15 +41,15 @@ def test_where_it_is_faster(intel: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "INTEL", intel)
     x, large, small = torch.zeros(2, 768), made(768, 768, torch.float32), nn.Linear(768, 31)
     with torch.inference_mode():
-        assert module._faster(x, large.weight) is (module.ONEDNN and not intel)
-        assert module._faster(x.expand(40, 2, 768), small.weight) is module.ONEDNN
-        assert module._faster(x.expand(300, 2, 768), large.weight) is (module.ONEDNN and not intel)
-        assert not module._faster(x, small.weight)
-        assert not module._faster(x.double(), large.weight)
-        assert not module._faster(x[:0], large.weight)
+        assert faster(x, large.weight) is (module.ONEDNN and not intel)
+        assert faster(x.expand(40, 2, 768), small.weight) is module.ONEDNN
+        assert faster(x.expand(300, 2, 768), large.weight) is (module.ONEDNN and not intel)
+        assert not faster(x, small.weight)
+        assert not faster(x.double(), large.weight)
+        assert not faster(x[:0], large.weight)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not module._faster(x, large.weight)
-    assert not module._faster(x, large.weight)
+            assert not faster(x, large.weight)
+    assert not faster(x, large.weight)
 
 
 @pytest.mark.usefixtures("everywhere")
@@ -195,7 +196,7 @@ def test_a_network_by_onednn_and_by_torch() -> None:
 def test_many_images_go_through_in_parts() -> None:
     network = checkpoints.load("demo").network
     pixels = torch.randn(40, 3, 96, 96)
-    assert len(pixels) * 145 > transformer.TOKENS * torch.get_num_threads()
+    assert len(pixels) * 145 > transformer.TOKENS_PER_THREAD * torch.get_num_threads()
     with torch.no_grad():
         whole = network.encode_image(pixels)
     with torch.inference_mode():

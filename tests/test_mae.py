@@ -228,10 +228,10 @@ def test_patches_and_back() -> None:
 def test_the_lowest_noise_is_seen() -> None:
     noise = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.3, 0.4, 0.1, 0.2]])
     masking = random_masking(noise, 0.5)
-    assert masking.kept.tolist() == [[1, 3], [2, 3]]
-    assert masking.hidden.tolist() == [[True, False, True, False], [True, True, False, False]]
-    tokens = torch.cat([noise.gather(1, masking.kept), torch.zeros(2, 2)], dim=1)
-    assert_close(tokens.gather(1, masking.restore), noise * ~masking.hidden)
+    assert masking.visible.tolist() == [[1, 3], [2, 3]]
+    assert masking.masked.tolist() == [[True, False, True, False], [True, True, False, False]]
+    tokens = torch.cat([noise.gather(1, masking.visible), torch.zeros(2, 2)], dim=1)
+    assert_close(tokens.gather(1, masking.restore), noise * ~masking.masked)
 
 
 @torch.no_grad()
@@ -271,7 +271,7 @@ def test_painting_leaves_what_was_seen(norm: bool) -> None:
         ModelConfig(config.vision, masked=MaskedConfig(32, 1, 2, 64, norm_pixels=norm))
     )
     pixels, noise = 3 + 2 * some_pixels(48, 48), some_noise(9)
-    filled, where = network.paint(pixels, noise)
+    filled, where = network.reconstruct(pixels, noise)
     painted, hidden = network(pixels, noise)
     assert torch.equal(filled[~where.expand_as(filled)], pixels[~where.expand_as(pixels)])
     expected = patchify(filled, 16)[hidden]

@@ -10,7 +10,7 @@ from patchword.errors import UnsupportedError
 from patchword.nn import attention
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.patches import PatchEmbed
-from patchword.nn.pooling import end_place
+from patchword.nn.pooling import end_position
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps
 from patchword.nn.transformer import Block, Mlp, QuickGELU, causal_mask
@@ -79,9 +79,9 @@ def test_attention_in_bfloat16(
     masked: str, scores: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In inference mode: of each row and head, what float32 says."""
-    monkeypatch.setattr(attention, "AMX", scores is None)
-    monkeypatch.setattr(attention, "MANY", 4)
-    monkeypatch.setattr(attention, "SCORES", scores)
+    monkeypatch.setattr(attention, "HAS_AMX", scores is None)
+    monkeypatch.setattr(attention, "MANY_QUERIES", 4)
+    monkeypatch.setattr(attention, "SCORES_PER_THREAD", scores)
     ours, x = Attention(32, 4), torch.randn(5, 5, 32)
     padding = torch.zeros(5, 1, 1, 5)
     padding[1, ..., 3:] = padding[4, ..., 1:] = -torch.inf
@@ -143,7 +143,7 @@ def test_patches_equal_unfold_and_linear() -> None:
 
 def test_the_first_end_counts() -> None:
     ids = torch.tensor([[1, 5, 9, 9, 9], [1, 9, 0, 0, 0]])
-    assert end_place(ids, 9).tolist() == [2, 1]
+    assert end_position(ids, 9).tolist() == [2, 1]
 
 
 def test_positions_resample_to_any_grid() -> None:

@@ -22,7 +22,7 @@ from patchword import checkpoints, models
 from patchword.config import ModelConfig, ViTConfig
 from patchword.nn.positions import rope_2d
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, at, causal_mask, padding_mask, run
+from patchword.nn.transformer import Block, causal_mask, padding_mask, run_blocks, select_tokens
 from patchword.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
@@ -70,9 +70,9 @@ def test_some_tokens_are_those_of_the_whole(kind: str, mask: str) -> None:
     turns = rope_2d((2, 3), 8, prefix=1).double()
     added = MASKS[mask](x)
     whole = block(x, added, rotary=turns)[torch.arange(3)[:, None], PLACES]
-    some = block(x, added, rotary=turns, only=PLACES)
+    some = block(x, added, rotary=turns, output_indices=PLACES)
     assert_close(some, whole)
-    assert_close(run(blocks, x, added, rotary=turns, only=PLACES), whole)
+    assert_close(run_blocks(blocks, x, added, rotary=turns, output_indices=PLACES), whole)
     found = gradients(block, some, x)
     assert_close(found, gradients(block, whole, x))
     assert all(gradient.abs().max() > 0 for gradient in found)
@@ -81,17 +81,17 @@ def test_some_tokens_are_those_of_the_whole(kind: str, mask: str) -> None:
 def test_some_tokens_look_at_a_context() -> None:
     (block,) = stack(1, cross_width=10)
     x, context = tokens(3, 7, 16), tokens(3, 4, 10)
-    some = block(x, context=context, only=PLACES)
-    assert_close(some, at(block(x, context=context), PLACES))
+    some = block(x, context=context, output_indices=PLACES)
+    assert_close(some, select_tokens(block(x, context=context), PLACES))
 
 
 def test_a_tap_of_the_last_block_sees_all_tokens() -> None:
     blocks, x = stack(2), tokens(3, 7, 16)
-    plain = run(blocks, x, only=PLACES)
+    plain = run_blocks(blocks, x, output_indices=PLACES)
     for tap, shape in (("attn", (3, 2, 7, 7)), ("attn.q", (3, 2, 7, 8)), ("", (3, 7, 16))):
         name = f"blocks.1.{tap}".rstrip(".")
         taps = Taps([name])
-        assert_close(run(blocks, x, taps=taps, only=PLACES), plain)
+        assert_close(run_blocks(blocks, x, taps=taps, output_indices=PLACES), plain)
         assert taps.result()[name].shape == shape
     asked = Taps(["tower.blocks.1.attn.k"]).inside("tower")
     assert [asked.wants_inside(part) for part in ("blocks.1", "blocks.0", "blocks")] == [
@@ -101,7 +101,7 @@ def test_a_tap_of_the_last_block_sees_all_tokens() -> None:
     ]
     assert not asked.wants_inside("blocks.1.at")
     assert not NO_TAPS.wants_inside("blocks.1")
-    assert run(nn.ModuleList(), x, only=PLACES).shape == plain.shape
+    assert run_blocks(nn.ModuleList(), x, output_indices=PLACES).shape == plain.shape
 
 
 def towers() -> dict[str, ModelConfig]:
@@ -214,7 +214,7 @@ def test_recomputing_changes_no_gradient(dropout: float) -> None:
     for blocks in (plain, forgetful):
         torch.manual_seed(3)
         taps = Taps(["blocks.1.attn.v"])
-        out = run(blocks, tokens(3, 7, 16), taps=taps, only=PLACES)
+        out = run_blocks(blocks, tokens(3, 7, 16), taps=taps, output_indices=PLACES)
         out = out + taps.result()["blocks.1.attn.v"].mean()
         found.append((out.detach(), gradients(blocks, out)))
     assert_close(*found)
@@ -229,7 +229,7 @@ def test_a_block_runs_again_in_training_alone() -> None:
 
     def count(backward: bool) -> int:
         runs.clear()
-        out = run(blocks, x)
+        out = run_blocks(blocks, x)
         if backward:
             out.sum().backward()
         return len(runs)
@@ -247,10 +247,10 @@ PEAKS = """
 import re, torch
 from pathlib import Path
 from torch import nn
-from patchword.nn.transformer import Block, run
+from patchword.nn.transformer import Block, run_blocks
 blocks = nn.ModuleList(Block(128, 4, 512) for _ in range(12))
 def step(batch):
-    run(blocks, torch.ones(batch, 50, 128)).sum().backward()
+    run_blocks(blocks, torch.ones(batch, 50, 128)).sum().backward()
 def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 for recompute in (True, False):

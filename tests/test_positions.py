@@ -180,7 +180,7 @@ def test_a_pyramid_adds_patches_after_the_images_own() -> None:
     assert tokens.shape[1] == 1 + 3 * 5 + 2 * 3 + 1 * 2
     assert_close(tokens[:, :16], plain.embed(pixels)[0])
     grey = pixels * 0 + pixels.mean()  # of one colour, every patch looks the same
-    small = tower.embed(grey)[0][:, 16:] - tower._positions((3, 5), 1)[:, 16:]
+    small = tower.embed(grey)[0][:, 16:] - tower._positions((3, 5))[:, 16:]
     assert_close(small, small[:, :1].expand_as(small))
 
 

@@ -48,17 +48,17 @@ def test_nodes_are_the_different_prefixes() -> None:
     tree = PrefixTree(ROWS, ends)
     # 1 5 7 9 END, of the third END, 8 9 3 END, 2 END, and the last one again
     assert len(tree) == 5 + 1 + 4 + 2 + 5
-    assert tree.place.tolist() == [0, 1, 2, 3, 4, 3, 2, 3, 4, 5, 0, 1, 0, 1, 2, 3, 4]
-    assert tree.index[1].tolist() == tree.index[0].tolist()
-    assert tree.index[3, :2].tolist() == [0, 1]
-    assert tree.only.tolist() == [[4, 4, 5, 9, 11, 16]]
+    assert tree.positions.tolist() == [0, 1, 2, 3, 4, 3, 2, 3, 4, 5, 0, 1, 0, 1, 2, 3, 4]
+    assert tree.node_of_token[1].tolist() == tree.node_of_token[0].tolist()
+    assert tree.node_of_token[3, :2].tolist() == [0, 1]
+    assert tree.end_nodes.tolist() == [[4, 4, 5, 9, 11, 16]]
 
 
 @pytest.mark.parametrize("most", [1, 6, 1000])
 def test_equal_to_each_text_alone(
     tower: TextTransformer, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_tower, "NODES", most)
+    monkeypatch.setattr(text_tower, "NODES_PER_THREAD", most)
     with torch.inference_mode():
         together = tower(ROWS)
     torch.testing.assert_close(together, alone(tower, ROWS), rtol=1e-5, atol=1e-6)
@@ -83,7 +83,7 @@ def test_a_wrong_tree_would_show(tower: TextTransformer, monkeypatch: pytest.Mon
 
     def wrong(self: PrefixTree, ids: Tensor, ends: Tensor) -> None:
         right(self, ids, ends)
-        self.index[3, 2] = self.index[0, 2]
+        self.node_of_token[3, 2] = self.node_of_token[0, 2]
 
     monkeypatch.setattr(PrefixTree, "__init__", wrong)
     with torch.inference_mode():

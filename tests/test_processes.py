@@ -18,7 +18,7 @@ from PIL import Image
 
 import patchword
 from patchword.errors import ImageError, ImageWarning, UnseenWarning
-from patchword.images import Opener, Preprocess, processes
+from patchword.images import Opener, Preprocess, processes, worker
 from patchword.images.decode import ImageLike
 from patchword.images.reading import Reader
 from patchword.index.members import Inside
@@ -35,7 +35,7 @@ def two() -> Iterator[None]:
     pool = processes._pool()
     pool.end()
     pool.count = 2
-    assert processes.started() == 2
+    assert processes.start_and_wait() == 2
     yield
     pool.end()
 
@@ -79,7 +79,7 @@ def found(images: list[ImageLike], opener: Opener | None = None) -> tuple[list[o
     out: list[object] = []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for image, answer in processes.each(look(opener), images, 4):
+        for image, answer in processes.map_images(look(opener), images, 4):
             if isinstance(answer, ImageError):
                 out.append((answer.image, answer.reason, type(answer.__cause__)))
             else:
@@ -111,7 +111,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ask = processes._Process.ask
 
     def counted(
-        process: processes._Process, folder: str, work: processes.Work, images: list[ImageLike]
+        process: processes._Process, folder: str, work: worker.Work, images: list[ImageLike]
     ) -> list:
         asked.append(len(images))
         return ask(process, folder, work, images)
@@ -125,9 +125,9 @@ def test_what_does_not_fit_the_shared_memory_is_sent(
 ) -> None:
     whole = found(photos)[0]
     large = np.zeros((3, 3000, 4000), np.uint8)
-    assert 8 * large.nbytes > processes.MEMORY
+    assert 8 * large.nbytes > worker.MEMORY
     work = Large()
-    answers = [pixels for _, (pixels, _) in processes.each(work, ["x"] * 9, 9)]  # type: ignore
+    answers = [pixels for _, (pixels, _) in processes.map_images(work, ["x"] * 9, 9)]  # type: ignore
     assert len(answers) == 9
     assert all((pixels == 7).all() for pixels in answers)
     assert found(photos)[0] == whole
@@ -136,13 +136,13 @@ def test_what_does_not_fit_the_shared_memory_is_sent(
 class Large:
     """Finds much in any image."""
 
-    def __call__(self, image: ImageLike) -> processes.Found:
+    def __call__(self, image: ImageLike) -> worker.Result:
         return np.full((3, 3000, 4000), 7, np.uint8), None
 
-    def sent(self, image: ImageLike) -> ImageLike:
+    def to_send(self, image: ImageLike) -> ImageLike:
         return image
 
-    def received(self, image: ImageLike, found: processes.Found) -> processes.Found:
+    def received(self, image: ImageLike, found: worker.Result) -> worker.Result:
         return found
 
 
@@ -152,7 +152,7 @@ def test_a_killed_process_costs_no_image(two: None, photos: list[ImageLike]) -> 
         os.kill(process._process.pid, signal.SIGKILL)
     assert found(photos) == expected
     assert not processes._pool()._all
-    assert processes.started() == 2  # the next time they are wanted
+    assert processes.start_and_wait() == 2  # the next time they are wanted
     assert found(photos) == expected
 
 
@@ -190,47 +190,47 @@ class Named(str):
 
 
 def test_paths_are_sent_as_plain_texts(photos: list[ImageLike]) -> None:
-    assert type(Opener().sent(Named("x.png"))) is str
-    assert type(Opener().sent(Path("x.png"))) is str
+    assert type(Opener().to_send(Named("x.png"))) is str
+    assert type(Opener().to_send(Path("x.png"))) is str
 
 
 class Fails:
     """Raises what is no ImageError."""
 
-    def __call__(self, image: ImageLike) -> processes.Found:
+    def __call__(self, image: ImageLike) -> worker.Result:
         raise ZeroDivisionError(str(image))
 
-    sent, received = Large.sent, Large.received
+    to_send, received = Large.to_send, Large.received
 
 
 def test_what_fails_in_a_process_is_raised_here_and_ends_none(
     two: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ZeroDivisionError, match="x"):
-        list(processes.each(Fails(), ["x"] * 3, 3))
-    assert all(process.lives for process in processes._pool()._all)
+        list(processes.map_images(Fails(), ["x"] * 3, 3))
+    assert all(process.is_alive for process in processes._pool()._all)
     assert len(processes._pool()._all) == 2
-    assert processes._done(b"of another version", mmap.mmap(-1, 4096)) == []
+    assert worker._answer_request(b"of another version", mmap.mmap(-1, 4096)) == []
     assert capfd.readouterr().err == ""
 
 
 class Warns:
     """As a library that warns of its own line."""
 
-    def __call__(self, image: ImageLike) -> processes.Found:
+    def __call__(self, image: ImageLike) -> worker.Result:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         return np.zeros((3, 2, 2), np.uint8), None
 
 
 def test_what_a_library_warns_of_is_left_to_whoever_asks() -> None:
-    assert list(processes._answers(Warns(), ["x"], mmap.mmap(-1, 4096))) == [None]
+    assert list(worker._answers(Warns(), ["x"], mmap.mmap(-1, 4096))) == [None]
 
 
 def test_warnings_as_errors_are_raised(two: None, photos: list[ImageLike]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ImageWarning)
         with pytest.raises(ImageWarning, match="page 1 of 3"):
-            list(processes.each(look(), photos, 4))
+            list(processes.map_images(look(), photos, 4))
 
 
 def test_an_index_keeps_what_processes_see(two: None, photos: list[ImageLike]) -> None:
@@ -247,7 +247,7 @@ def test_an_index_keeps_what_processes_see(two: None, photos: list[ImageLike]) -
     here, there = Reader(inside=inside), Reader(inside=inside)
     work = look(here)
     alone = [work(path) for path in [*paths, "a.tar/x.png"]]
-    several = list(processes.each(look(there), [*paths, *inside], 4))
+    several = list(processes.map_images(look(there), [*paths, *inside], 4))
     for name in ("a.tar/z.png", "a.tar/y.png"):
         error = several.pop()[1]
         assert isinstance(error, ImageError)
@@ -281,7 +281,7 @@ def test_they_are_started_when_images_are_waited_for(
     monkeypatch.setattr(pool, "count", 2)
     monkeypatch.setattr(processes, "NOTICE", 0.0)
     used: list[int] = []
-    for number, _ in enumerate(processes.each(look(), [str(photos[0])] * 4000, 4)):
+    for number, _ in enumerate(processes.map_images(look(), [str(photos[0])] * 4000, 4)):
         used.append(len(pool._all))
         if pool._all and not pool._starting:
             break
@@ -294,7 +294,7 @@ def test_they_are_started_when_images_are_waited_for(
 def test_nobody_waits_and_none_is_started() -> None:
     pool = processes._pool()
     pool.end()
-    pool.note(0.2, 1.1)
+    pool.record_wait(0.2, 1.1)
     assert not pool._all
 
 
@@ -303,7 +303,7 @@ import os, sys, patchword
 from patchword.images import processes
 print("once", flush=True)
 model = patchword.load("demo")
-assert processes.started() == len(os.sched_getaffinity(0)) > 0
+assert processes.start_and_wait() == len(os.sched_getaffinity(0)) > 0
 vectors = model.embed_images(sys.argv[1:] * 20)
 print(vectors.shape, *(p._process.pid for p in processes._pool()._all))
 """
@@ -333,7 +333,7 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing(
 def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, time\nfrom patchword.images import processes\nprocesses.started()\n"
+        "import os, time\nfrom patchword.images import processes\nprocesses.start_and_wait()\n"
         "if not os.fork():\n    time.sleep(8)\n    os._exit(0)\n"  # who goes on
         "print(processes._pool()._all[0]._process.pid, flush=True)\ntime.sleep(60)\n"
     )
@@ -361,12 +361,12 @@ def test_where_none_can_be_started_threads_go_on(
     monkeypatch.setattr(pool, "count", 2)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.warns(UserWarning, match="no process can be started that opens images"):
-        assert processes.started() == 0
+        assert processes.start_and_wait() == 0
     assert len(found(photos)[0]) == len(photos)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     monkeypatch.setattr(pool, "count", 2)
     with pytest.warns(UserWarning, match="threads open them: .*No such file"):
-        assert processes.started() == 0
+        assert processes.start_and_wait() == 0
 
 
 def test_as_many_as_can_be_started_are_used(
@@ -379,7 +379,7 @@ def test_as_many_as_can_be_started_are_used(
     monkeypatch.setattr(processes, "_Process", lambda: next(made, refused)())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert processes.started() == 1
+        assert processes.start_and_wait() == 1
     assert pool.count == 1
     assert len(found(photos)[0]) == len(photos)
     pool.end()
@@ -399,7 +399,7 @@ def test_nothing_is_imported_from_the_current_folder(
     pool = processes._pool()
     pool.end()
     monkeypatch.setattr(pool, "count", 1)
-    assert processes.started() == 1
+    assert processes.start_and_wait() == 1
     # Ctrl-C, which a terminal sends to all that it started, does not reach it at its start either
     assert os.getsid(pool._all[0]._process.pid) != os.getsid(0)
     pool.end()

@@ -131,7 +131,7 @@ def test_windows_are_runs_of_their_patches_alone(
     config: ModelConfig, network: ImageNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hand: those tokens that enter the first block, one window of one image at a time."""
-    monkeypatch.setattr("patchword.models.vit.WINDOWS", 1)
+    monkeypatch.setattr("patchword.models.vit.WINDOWS_AT_ONCE", 1)
     tower, x = network.image, pixels(config)
     windows = torch.tensor([[0, 1, 2], [5, 3, 1]])
     if not tower.attention_layers or tower.attention_layers != tower.layer_names:

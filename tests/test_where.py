@@ -21,7 +21,7 @@ from patchword.images.preprocess import Geometry, at_size
 from patchword.images.views import tile_sides, views
 from patchword.models.protocols import Tokens
 from patchword.nn.taps import Taps
-from patchword.nn.transformer import run
+from patchword.nn.transformer import run_blocks
 from patchword.scenes import scene
 from patchword.show import plots
 from patchword.show.colours import MAP
@@ -618,7 +618,7 @@ def test_edits_of_other_towers(name: str, method: str) -> None:
     pixels = torch.randn(1, 3, 3 * patch, 4 * patch, generator=torch.Generator().manual_seed(9))
     taps = Taps(["blocks.0"])
     block = tower.blocks[-1]
-    run(tower.blocks[:-1], tower._tokens(pixels, EDITS[method].positions), None, taps)
+    run_blocks(tower.blocks[:-1], tower._tokens(pixels, EDITS[method].positions), None, taps)
     x = taps.result()["blocks.0"].detach().double()[0]
     norm = block.norm1
     h = F.layer_norm(x, x.shape[-1:], norm.weight.double(), norm.bias.double(), norm.eps)
@@ -638,7 +638,7 @@ def test_edits_of_other_towers(name: str, method: str) -> None:
     out = block.attn.proj
     y = mixed.transpose(0, 1).flatten(1) @ out.weight.double().T + out.bias.double()
     if method == "maskclip":
-        y = block.double().feed(x + y)
+        y = block.double().feed_forward(x + y)
     tower.double()
     tokens = y[tower.prefix :]
     if tower.pool_layer or tower.prefix == 0:

@@ -1,4 +1,4 @@
-"""Engine, preprocessing and tokenizer as one thing: images and texts in, unit vectors out."""
+"""A model with engine, preprocessing and tokenizer: images and texts in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from patchword.text import long_text as long_texts
 from patchword.text.tokenizer import Tokenizer
 from patchword.visible_area import Look, noted
 
-AS_THEY_ARE = Opener()  # how images are opened by default
-BATCH = {"cuda": 128}  # images at a time on a device, where nobody says; on others 32
-# Suffixes of the fingerprint of a model that opens its images otherwise, by the option's name.
-MARKS = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
+DEFAULT_OPENER = Opener()
+BATCH = {"cuda": 128}  # default batch size by device; 32 on others
+# By option: the suffix of the fingerprint of a model that opens images with it.
+SUFFIXES = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
 
 Vector = NDArray[np.float32]
 Levels = NDArray[np.uint8]  # (3, S, S)
@@ -44,12 +44,12 @@ class Bundle:
     """A model with everything that belongs to it.
 
     engine       runs the network
-    fingerprint  a hash of weights, architecture, preprocessing and tokenizer: vectors of two
-                 bundles may be compared only where it is equal
-    options      those that `load` was given and that change vectors, as JSON values: what opens the
-                 same model again
-    opener       how images are opened
-    scope        what it was trained on, if it says so: other images and words are warned of
+    fingerprint  a hash of weights, architecture, preprocessing and tokenizer. Vectors of two
+                 bundles can be compared only if it is equal
+    options      those options of `load` that change vectors, as JSON values; they open the same
+                 model again
+    opener       opens images
+    scope        what the model was trained on, if known; other images and words give a warning
     """
 
     engine: Engine
@@ -60,7 +60,7 @@ class Bundle:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     scope: Scope | None = None
-    opener: Opener = AS_THEY_ARE
+    opener: Opener = DEFAULT_OPENER
 
     def __repr__(self) -> str:
         where = f"{self.device}, {str(self.engine.dtype).removeprefix('torch.')}"
@@ -68,15 +68,15 @@ class Bundle:
 
     @property
     def network(self) -> nn.Module:
-        """The network, for whoever may change its weights: what was computed before is not used
-        again. Answers are in evaluation mode, then it is again in yours. Raises UnsupportedError
-        for an engine of another kind than torch's."""
-        self._torch().lent = True
+        """The network, for callers that may change its weights: cached results are not used any
+        more. It computes in evaluation mode, and is then again in the caller's mode. Raises
+        UnsupportedError for another engine than torch's."""
+        self._torch().weights_may_change = True
         return self.own_network
 
     @property
     def own_network(self) -> nn.Module:
-        """The same for whoever changes nothing: heatmaps, attention, captions."""
+        """The network, for code that does not change its weights."""
         return self._torch().network
 
     def _torch(self) -> TorchEngine:
@@ -97,13 +97,13 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.engine.device
 
     def open(self, image: ImageLike, exact: bool = False) -> Opened:
-        """An image as the network sees it, float32 (3, S, S), and the way back to its pixels.
+        """The network's input for an image, float32 (3, S, S), and its Geometry.
 
-        Raises ImageError for one that cannot be opened.
+        Raises ImageError for an image that cannot be opened.
         """
         pixels, known = Look(self.opener, self.preprocess, exact)(image)
         return self.preprocess.normalised(pixels), known.geometry
@@ -117,16 +117,15 @@ class Bundle:
         squash: bool | None = None,
         exact: bool | None = None,
     ) -> Self:
-        """The same model, which opens images otherwise; None: as now.
+        """The same model with other options for opening images. None keeps an option. stretch,
+        squash and exact change vectors, and so the fingerprint.
 
-        stretch     scale every image from its 0.5 and 99.5 percentiles, whatever its depth: another
-                    fingerprint, for its vectors are others
-        max_pixels  of a file, as it would be decoded; what has more is refused
+        stretch     scale every image from its 0.5 and 99.5 percentiles, whatever its depth
+        max_pixels  refuse a file that is decoded to more pixels
         urls        False refuses addresses on the web, as a server must
-        squash      resize the whole of every image to the network's size, its shape not kept,
-                    where the preprocessing would crop it: another fingerprint too
-        exact       decode every JPEG whole, as the reference processors do, and not at the smallest
-                    scale that is at least twice what the network needs: another fingerprint too
+        squash      resize the whole image to the network's size without keeping its aspect ratio,
+                    if the preprocessing would crop it
+        exact       decode every JPEG at its full size, as the reference processors do
         """
         opener = replace(
             self.opener,
@@ -139,19 +138,20 @@ class Bundle:
         if opener == self.opener and pixels.config == self.preprocess.config:
             return self
         squashed = pixels.config.resize != self.config.preprocess.resize
-        given = {"stretch": opener.stretch, "squash": squashed, "exact": opener.exact}
-        options = {name: value for name, value in self.options.items() if name not in MARKS}
+        enabled = {"stretch": opener.stretch, "squash": squashed, "exact": opener.exact}
+        options = {name: value for name, value in self.options.items() if name not in SUFFIXES}
         digest = self.fingerprint
-        for name, mark in MARKS.items():
-            digest = digest.replace(mark, "")
-            if given[name]:
+        for suffix in SUFFIXES.values():
+            digest = digest.replace(suffix, "")
+        for name, suffix in SUFFIXES.items():
+            if enabled[name]:
                 options[name] = True
-        if digest:
-            digest += "".join(mark for name, mark in MARKS.items() if given[name])
+                if digest:
+                    digest += suffix
         return replace(self, opener=opener, preprocess=pixels, options=options, fingerprint=digest)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """An array as the network takes it: on its device, floating-point numbers in its type."""
+        """An array as a tensor on the network's device, floating-point numbers in its type."""
         return self._torch().tensor(values)
 
     def run_each(
@@ -162,12 +162,11 @@ class Bundle:
         exact: bool = False,
         finite: bool = True,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with the
-        ImageError that says why it has none. Images are opened a batch ahead, in threads, and
-        in processes where those are waited for, see `images.processes`.
+        """Each image in order with its row of `run(pixels (B, 3, S, S))` as float32, or with its
+        ImageError. Images are opened a batch ahead (see `images.processes`).
 
-        batch_size: None: 32, on a GPU 128. A model that takes images in their own shapes is given a
-        list of (3, h, w). finite: False lets rows with NaN pass. Raises UnsupportedError for a
+        batch_size: None: 32, on a GPU 128. For a model whose images have sizes of their own, `run`
+        gets a list of (3, h, w). finite: False allows rows with NaN. Raises UnsupportedError for a
         model without an image tower.
         """
         rows = self._each(sources, partial(self._torch().run, run), batch_size, exact)
@@ -180,7 +179,7 @@ class Bundle:
         batch_size: int | None,
         exact: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """The images that can be opened, in batches through `run`; every task uses this."""
+        """Each image with its row of `run` or its ImageError; all tasks use this method."""
         if self.config.vision is None:
             self._no_images()
         if batch_size is None:
@@ -197,15 +196,15 @@ class Bundle:
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         look = Look(self.opener, self.preprocess, exact)
         with noted() as sights:
-            opened = processes.each(look, sources, batch_size + processes.THREADS)
+            opened = processes.map_images(look, sources, batch_size + processes.THREADS)
             while batch := list(islice(opened, batch_size)):
-                good = [found[0] for _, found in batch if not isinstance(found, ImageError)]
-                rows = iter(run(good) if good else ())
-                for source, found in batch:
-                    if isinstance(found, ImageError):
-                        yield source, found
+                pixels = [outcome[0] for _, outcome in batch if not isinstance(outcome, ImageError)]
+                rows = iter(run(pixels) if pixels else ())
+                for source, outcome in batch:
+                    if isinstance(outcome, ImageError):
+                        yield source, outcome
                     else:
-                        sights.note(found[1].sight)
+                        sights.note(outcome[1].sight)
                         yield source, next(rows)
 
     @checked
@@ -270,8 +269,8 @@ class Bundle:
         return parts.joined(self.embed_rows(parts.rows, batch_size))
 
     def embed_rows(self, rows: Sequence[Sequence[int]], batch_size: int = 256) -> Vector:
-        """Unit vectors (N, D) of ids, cut to the context. The shortest run first, each batch
-        trimmed to its longest; those that begin alike are neighbours, for `PrefixTree`."""
+        """Unit vectors (N, D) of ids, cut to the context. Texts are sorted by length, which keeps
+        padding short, and then by ids, which makes common beginnings neighbours (`PrefixTree`)."""
         tokenizer = self.reader()
         out = np.empty((len(rows), self.dim), np.float32)
         if not rows:
@@ -287,7 +286,7 @@ class Bundle:
 
     @checked
     def no_vector(self, of: str = "it") -> str:
-        """What is said where the network gives a number that is NaN or infinite."""
+        """The error message for a result with NaN or infinite numbers."""
         return reason(self.name, self.engine.dtype, getattr(self.engine, "network", None), of)
 
     def _no_images(self) -> NoReturn:
@@ -335,16 +334,17 @@ def embed_checked(
     batch_size: int | None = None,
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-    """As `Bundle.embed_each`, by a check that then says of each image whether it is outside."""
+    """`Bundle.embed_each` with a scope check, which records whether each image is outside the
+    scope."""
     rows = model._each(sources, partial(embed_levels, model, check), batch_size, exact)
     return check.each(finite_each(rows, model.no_vector))
 
 
 def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
-    """Unit vectors (N, D) of what the network sees of images, of which a check is told."""
-    if check.layer and model.engine.name == "torch":  # others give vectors alone
-        both = model._torch().run(partial(summarised, model, check.layer), pixels)
-        rows, summaries = unit(both[:, : model.dim]), both[:, model.dim :]
+    """Unit vectors (N, D) of preprocessed images, which a scope check gets too."""
+    if check.layer and model.engine.name == "torch":  # other engines give vectors only
+        joined = model._torch().run(partial(summarised, model, check.layer), pixels)
+        rows, summaries = unit(joined[:, : model.dim]), joined[:, model.dim :]
     else:
         rows, summaries = unit(model.engine.encode_image(pixels)), None
     with np.errstate(invalid="ignore"):
@@ -353,7 +353,7 @@ def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
 
 
 def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
-    """Features (B, D), not normalised, beside a summary of a layer of the image tower."""
+    """Features (B, D), not normalised, joined with a summary of a layer of the image tower."""
     network = model.own_network
     if not isinstance(network, ImageNetwork):
         model._no_images()
@@ -363,8 +363,7 @@ def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
 
 
 def summary(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, D), the class token first -> (B, 3 * D): it, and the mean and the standard
-    deviation of the others."""
+    """Tokens (B, N, D) -> (B, 3 * D): class token; mean and standard deviation of the others."""
     patches = tokens[:, 1:]
     return torch.cat([tokens[:, 0], patches.mean(dim=1), patches.std(dim=1)], dim=1)
 
@@ -375,11 +374,11 @@ def to_numpy(values: Tensor) -> Vector:
 
 
 def unit(rows: Vector) -> Vector:
-    """Rows (N, D) divided by their lengths, in float64: float32 sums depend on where a row is in
-    memory."""
+    """Rows (N, D) divided by their lengths. In float64: a float32 sum depends on a row's alignment
+    in memory."""
     exact = rows.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinity by infinity; `finite` says so
+    with np.errstate(invalid="ignore"):  # infinity by infinity, which `finite` reports
         return (exact / np.maximum(lengths, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
 
@@ -392,9 +391,10 @@ def make(
     scope: Scope | None = None,
     digest: str = "",
 ) -> Bundle:
-    """A bundle that torch runs, in evaluation mode. digest: its fingerprint, if it is known."""
-    pixels = Preprocess(config.preprocess)
-    engine = TorchEngine(network, pixels.levels, own_shapes=config.preprocess.resize == "patches")
+    """A bundle with torch's engine, in evaluation mode. digest: its fingerprint, if known."""
+    preprocess = Preprocess(config.preprocess)
+    variable_size = config.preprocess.resize == "patches"
+    engine = TorchEngine(network, preprocess.levels, variable_size)
     digest = digest or fingerprint(network, config, tokenizer)
     scope = scope and scope.rounded(torch.finfo(engine.dtype).eps)
-    return Bundle(engine, pixels, tokenizer, config, digest, name, options or {}, scope)
+    return Bundle(engine, preprocess, tokenizer, config, digest, name, options or {}, scope)

@@ -9,22 +9,22 @@
     ├── IndexStoreError   an index that is missing, damaged, or made by another model
     └── RecipeError       a training recipe, or its data, that cannot be run
 
-Each message says what was found, where, and what to do. Beside them, warnings:
+Each message says what is wrong, where, and what to do. The warnings:
 
     LongTextWarning       texts that do not fit the context and are cut
     ImageWarning          an image that may not be opened as expected
-        DarkWarning       one that is seen nearly black, or nearly grey
-    SkippedFilesWarning   files of a folder that are or hold photos, and are not opened
-    ScopeWarning          images and texts that a model knows nothing about
-    UnseenWarning         photos of which a model does not see all, or all very small
+        DarkWarning       an image that becomes nearly black, or nearly grey
+    SkippedFilesWarning   files of a folder that are or contain photos, and are not opened
+    ScopeWarning          images and texts unlike those that a model was trained on
+    UnseenWarning         photos that are cropped, or made very small, for a model
     CheckpointWarning     a checkpoint that can be read in two ways
     FontWarning           characters of a text that no font can draw
-    SameMapWarning        texts given to a heatmap method that is of no text
+    SameMapWarning        texts for a heatmap method that does not depend on a text
     SameLabelsWarning     labels that a model cannot tell apart
     MethodWarning         a heatmap method that is known to fail with a model
     SampledWarning        more patches of good photos than are kept
 
-`warn` shows them with the line of the caller's own code.
+`warn` attributes them to the line of the user's code that called patchword.
 """
 
 import os
@@ -47,8 +47,8 @@ class PatchwordError(Exception):
 
 
 class ImageError(PatchwordError):
-    """An image that cannot be opened or used. `.image` names it, `.reason` says why, `.opened` is
-    True where it was opened and a model fails at it."""
+    """An image that cannot be opened or used. `.image` is its name, `.reason` the reason. `.opened`
+    is True if it was opened and a model fails for it."""
 
     opened = False
 
@@ -90,18 +90,18 @@ class LongTextWarning(UserWarning):
 
 
 class ImageWarning(UserWarning):
-    """An image that may not be opened as expected: its first page alone, or so dark that its range
-    is probably another; or one with nothing to see, of one colour."""
+    """An image that may not be opened as expected: only its first page, or so dark that its range
+    is probably wrong; or an image of one colour, with nothing to see."""
 
 
 class DarkWarning(ImageWarning):
     """An image so dark, or so nearly of one grey, that the range of its samples is probably
-    another."""
+    wrong."""
 
 
 class SkippedFilesWarning(UserWarning):
-    """Files of a folder that look like photos and cannot be opened, or may hold photos and were not
-    looked into: how many, by kind."""
+    """Files of a folder that look like photos and cannot be opened, or that may contain photos and
+    were not read: how many, by kind."""
 
 
 class ScopeWarning(UserWarning):
@@ -109,71 +109,76 @@ class ScopeWarning(UserWarning):
 
 
 class UnseenWarning(UserWarning):
-    """Photos that a model sees in part, because the rest is cropped away, or very small: an answer
-    says nothing of what was not seen."""
+    """Photos of which parts are cropped away, or that are made very small, for a model. Its answer
+    does not depend on what it did not see."""
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint that can be read in two ways: says which was taken, and how to get the other."""
+    """A checkpoint that can be read in two ways. The message names the one that was chosen, and how
+    to get the other."""
 
 
 class FontWarning(UserWarning):
-    """Characters of a text that no font of the system has: pictures show boxes in their place."""
+    """Characters that no font of the system has: pictures show boxes instead."""
 
 
 class SampledWarning(UserWarning):
-    """More patches of good photos than are kept: a random sample of them."""
+    """More patches of good photos than are kept: a random sample is used."""
 
 
 class SameMapWarning(UserWarning):
-    """Texts given to a heatmap method that is of no text: each has the same map."""
+    """Texts for a heatmap method that does not depend on a text: all have the same map."""
 
 
 class SameLabelsWarning(UserWarning):
-    """Labels that the model reads as the same: it scores them alike."""
+    """Labels that are the same for the model: they get equal scores."""
 
 
 class MethodWarning(UserWarning):
-    """A heatmap method that is known to fail with a model: says which do not."""
+    """A heatmap method that is known to fail with a model. The message names better ones."""
 
 
 class Line(NamedTuple):
-    """A line of somebody's code, as `warnings.warn_explicit` takes it."""
+    """A line of code, as the arguments of `warnings.warn_explicit`."""
 
     filename: str
     lineno: int
     module: str
-    registry: dict[Any, Any]  # the warnings that were shown of its file
+    registry: dict[Any, Any]  # the warnings that were shown for its file
 
 
-_line: ContextVar[Line | None] = ContextVar("line", default=None)  # of a thread's work
+# The line that called patchword, for work in another thread.
+_line: ContextVar[Line | None] = ContextVar("line", default=None)
 _unsaid: ContextVar[tuple[type[Warning], ...]] = ContextVar("unsaid", default=())
 
 
-def counted(count: int, thing: str, several: str = "") -> str:
-    """A number and what there are so many of: "1 image", "1,200 images". several: its plural, where
-    that is not with an s."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {several or thing + 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 image", "1,200 images". plural: if it is not formed by an s."""
+    if count == 1:
+        return f"{count:,} {noun}"
+    return f"{count:,} {plural or noun + 's'}"
 
 
 def one_line(name: str) -> str:
-    """The name of a file on one line of a message: line ends and tabs in it are written out."""
+    """The name of a file on one line of a message: line ends and tabs are escaped."""
     return name.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def begun(text: str, most: int = 60) -> str:
-    """A text for a message: one that is longer than `most` characters is cut."""
+    """A text for a message, cut after `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def listed(items: Sequence[str], most: int = 3, between: str = ", ") -> str:
-    """Items for a message: the first few, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return between.join(items[:most]) + more
+    """Items for a message: the first `most`, and how many more there are."""
+    shown = between.join(items[:most])
+    if len(items) > most:
+        shown += f" and {len(items) - most} more"
+    return shown
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """A warning of the line that called patchword, however deep in it this is."""
+    """Give a warning at the line of the user's code that called patchword."""
     if issubclass(category, _unsaid.get()):
         return
     warnings.warn_explicit(message, category, *(_line.get() or callers_line()))
@@ -181,8 +186,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 @contextmanager
 def unsaid(*kinds: type[Warning]) -> Iterator[None]:
-    """Warnings of these kinds are not given here. Python's own filters are those of all threads:
-    changed and put back by several, they stay changed."""
+    """Suppress warnings of these kinds. Python's filters belong to all threads: if several threads
+    change and restore them, they may stay changed."""
     token = _unsaid.set((*_unsaid.get(), *kinds))
     try:
         yield
@@ -191,22 +196,22 @@ def unsaid(*kinds: type[Warning]) -> Iterator[None]:
 
 
 def callers_line() -> Line:
-    """The line that called the outermost of patchword's functions on the stack."""
+    """The line that called the outermost function of patchword on the stack."""
     frame: FrameType | None = sys._getframe(1)
-    found = frame
+    caller = frame
     while frame is not None:
         if frame.f_code.co_filename.startswith(PACKAGE):
-            found = frame.f_back or frame
+            caller = frame.f_back or frame
         frame = frame.f_back
-    assert found is not None
-    values = found.f_globals
+    assert caller is not None
+    values = caller.f_globals
     module, registry = values.get("__name__", ""), values.setdefault("__warningregistry__", {})
-    return Line(found.f_code.co_filename, found.f_lineno, module, registry)
+    return Line(caller.f_code.co_filename, caller.f_lineno, module, registry)
 
 
 def in_threads(work: Callable[[T], U]) -> Callable[[T], U]:
-    """`work` for other threads, in the context of this one: its warnings name the line that called
-    patchword here, and whoever hears those of this thread hears them."""
+    """`work` for other threads, in a copy of this thread's context: its warnings name the line that
+    called patchword in this thread, and are recorded where this thread's warnings are."""
     context = copy_context()
     context.run(_line.set, _line.get() or callers_line())
 

@@ -1,4 +1,4 @@
-"""Numbers of a network that are none, NaN or infinite: one clear error instead of an answer."""
+"""Errors for results of a network that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ FULL = torch.float32
 
 
 def reason(name: str, dtype: torch.dtype, network: nn.Module | None, of: str = "it") -> str:
-    """What is said of a model of that name and type. network: the one that torch runs; where it has
-    weights that are no numbers, they are to blame."""
-    said = f"{name} makes no finite vector of {of}"
-    for weight, values in network.state_dict().items() if network else ():
-        # In a narrow type weights may be infinite that were finite in float32.
-        if not values.isfinite().all() if dtype == FULL else values.isnan().any():
+    """The error message for a model with that name and type. network: torch's, whose weights are
+    checked as a cause; None for other engines."""
+    message = f"{name} makes no finite vector of {of}"
+    weights = network.state_dict() if network else {}
+    for weight, values in weights.items():
+        # Weights that were finite in float32 may be infinite in a narrower type.
+        is_bad = ~values.isfinite() if dtype == FULL else values.isnan()
+        if is_bad.any():
             return (
-                f"{said}: its weights are NaN or infinite, first in {weight}, as after a training "
-                "that diverged; load it anew, or an earlier checkpoint"
+                f"{message}: its weights are NaN or infinite, first in {weight}, as after a "
+                "training that diverged; load it anew, or an earlier checkpoint"
             )
     if dtype == FULL:
-        return said
-    return f"{said} in {str(dtype).removeprefix('torch.')}; load it in float32"
+        return message
+    return f"{message} in {str(dtype).removeprefix('torch.')}; load it in float32"
 
 
 def finite_each(
-    found: Iterable[tuple[ImageLike, Row | ImageError]], why: Callable[[], str]
+    pairs: Iterable[tuple[ImageLike, Row | ImageError]], why: Callable[[], str]
 ) -> Iterator[tuple[ImageLike, Row | ImageError]]:
-    """The same, with an ImageError for each image in whose row a number is none. why: makes
-    `reason`."""
-    for source, row in found:
+    """The pairs, with an ImageError for each row that is not finite. why: returns `reason`."""
+    for source, row in pairs:
         if isinstance(row, ImageError) or np.isfinite(row).all():
             yield source, row
         else:
@@ -46,7 +47,7 @@ def finite_each(
 
 
 def failed(image: ImageLike, why: Callable[[], str]) -> ImageError:
-    """The error of an image that was opened. why: makes `reason`."""
+    """The error for an image that was opened. why: returns `reason`."""
     error = ImageError(name_of(image), why())
     error.opened = True
     return error
@@ -55,13 +56,13 @@ def failed(image: ImageLike, why: Callable[[], str]) -> ImageError:
 def check_image(
     image: ImageLike, values: NDArray[Any] | torch.Tensor, why: Callable[[], str]
 ) -> None:
-    """Raise the ImageError of an image where a number is none. why: makes `reason`."""
+    """Raise the ImageError of an image whose values are not finite. why: returns `reason`."""
     if not _finite(values):
         raise failed(image, why)
 
 
 def check_finite(values: NDArray[Any] | torch.Tensor, why: Callable[[], str]) -> None:
-    """Raise PatchwordError where a number is none. why: makes `reason`."""
+    """Raise PatchwordError for values that are not finite. why: returns `reason`."""
     if not _finite(values):
         raise PatchwordError(why())
 

@@ -1,5 +1,5 @@
-"""Libraries that only some jobs need: imported when such a job begins. The error distinguishes a
-library that is not installed from one that is broken: they need different remedies."""
+"""Imports libraries that only some jobs need, when such a job begins. Errors distinguish a library
+that is not installed from one that is broken, because the remedies differ."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from patchword.errors import PatchwordError
 def optional(name: str, extra: str, purpose: str, error: type[PatchwordError]) -> Any:
     """The module `name`.
 
-    extra    the optional dependencies of patchword that its library is among: "train"
-    purpose  the option that needs it, which begins the message: "lora", "monitor.tensorboard"
+    extra    the extra of patchword that installs its library: "train"
+    purpose  the option that needs it, for the message: "lora", "monitor.tensorboard"
 
-    Raises `error` when it cannot be imported. One that is not installed is answered with the
-    command that installs it; one that is installed and fails, with the first cause of that.
+    Raises `error` if it cannot be imported. For a library that is not installed, the message has
+    the command that installs it; for one that is broken, the first cause.
     """
     library = name.partition(".")[0]
     if library == "peft":
@@ -49,10 +49,14 @@ def _hide_broken_torchvision() -> None:
 
 
 def _first(error: BaseException) -> str:
-    """What an error says, and the one that began it where that is another."""
+    """The message of an error, and that of its first cause, if it has one."""
     first = error
     while first.__cause__ is not None:
         first = first.__cause__
-    messages = [f"{type(each).__name__}: {str(each).strip()}" for each in (error, first)]
-    lines = [words.splitlines()[0] for words in messages]
-    return lines[0] if first is error else f"{lines[0]}; the cause is {lines[1]}"
+    if first is error:
+        return _headline(error)
+    return f"{_headline(error)}; the cause is {_headline(first)}"
+
+
+def _headline(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

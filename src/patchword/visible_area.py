@@ -100,11 +100,11 @@ class Sight:
 
 
 class Known(NamedTuple):
-    """What is known of a photo that was opened for a network. noted: by its opener."""
+    """Data of a photo that was opened for a network. opener_data: from `Opener.recorded`."""
 
     geometry: Geometry
     sight: Sight
-    noted: Any
+    opener_data: Any
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ class Look:
         photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=self.exact)
         pixels, geometry = self.preprocess.seen(photo)
         sight = Sight.of(image, geometry, photo.pixels)
-        return pixels, Known(geometry, sight, self.opener.noted(image))
+        return pixels, Known(geometry, sight, self.opener.recorded(image))
 
-    def sent(self, image: ImageLike) -> ImageLike | None:
-        return self.opener.sent(image)
+    def to_send(self, image: ImageLike) -> ImageLike | None:
+        return self.opener.to_send(image)
 
     def received(
         self, image: ImageLike, found: tuple[NDArray[np.uint8], Known]
     ) -> tuple[NDArray[np.uint8], Known]:
         pixels, known = found
-        self.opener.note(image, known.noted)
+        self.opener.record(image, known.opener_data)
         return pixels, known._replace(sight=replace(known.sight, name=file_name(image)))
 
 

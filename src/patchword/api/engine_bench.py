@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from patchword.api.engines import in_int8, on_engine
 from patchword.api.model import Model
 from patchword.bundle import Vector
-from patchword.engines.libraries import cause
+from patchword.engines.libraries import last_line
 from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 
@@ -169,5 +169,5 @@ def _why(error: BaseException, seconds: float) -> str:
         if isinstance(origin, LateError):
             return f"not ready in the {max(seconds, 0):.0f} s that were left of {LIMIT:.0f}"
         origin = origin.__cause__ or origin.__context__
-    said = cause(error)
+    said = last_line(error)
     return said if isinstance(error, PatchwordError) else f"{type(error).__name__}: {said}"

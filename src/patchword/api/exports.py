@@ -82,7 +82,7 @@ def calibration(model: Model, photos: Any) -> exporting.Photos:
             found.append(model.open(source)[0])
         except ImageError as error:
             warn(f"{error}; int8 does without it", ImageWarning)
-    return exporting.calibrated(found, like=photos is not None)
+    return exporting.calibrated(found, representative=photos is not None)
 
 
 def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, Any]) -> Model:

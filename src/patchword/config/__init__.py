@@ -1,6 +1,6 @@
-"""What a model is, as data: frozen dataclasses that any room may read. No torch here.
+"""Configurations of models: frozen dataclasses without torch.
 
-A config that contradicts itself is refused with a ConfigError when it is made.
+A config that contradicts itself raises a ConfigError when it is created.
 """
 
 from patchword.config.model import (

@@ -1,4 +1,4 @@
-"""A whole model: towers, preprocessing, and what is built on them."""
+"""Configurations of preprocessing, of parts besides the towers, and of a whole model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from patchword.config.towers import (
 from patchword.config.validation import Within, contradictions, settle
 from patchword.errors import UnsupportedError
 
-Found = tuple[object, str]  # for `contradictions`
+Check = tuple[object, str]  # condition and message, for `contradictions`
 Mean = Annotated[float, Within(-1e3, 1e3)]
 Std = Annotated[float, Within(1e-4, 1e3)]
-Output = Annotated[int, Within(0, 1 << 24)]  # numbers that a head gives; 0: there is none
-LARGEST_RESIZE = 16  # times the side that is seen: the rest is cropped away
+Output = Annotated[int, Within(0, 1 << 24)]  # width of a head's output; 0: no head
+LARGEST_RESIZE = 16  # most pixels of the resized side for each pixel of the crop
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MaskedConfig:
     heads: Width = 16
     mlp_width: MlpWidth = 2048
     mask_ratio: Annotated[float, Within(0, 1)] = 0.75  # share of patches that are masked
-    norm_pixels: bool = False  # targets normalised patch by patch
+    norm_pixels: bool = False  # targets are normalised in each patch
 
     def __post_init__(self) -> None:
         settle(self)
@@ -51,16 +51,16 @@ class MaskedConfig:
 
 @dataclass(frozen=True)
 class DenseHeadConfig:
-    """A head that decodes an image's tokens and pixels into a map of the joint space, of half the
-    image's height and width."""
+    """A head that decodes an image's tokens and pixels into a map of vectors in the joint space,
+    with half of the image's height and width: see models/dense_head.py."""
 
     layers: tuple[Annotated[int, Within(0, 499)], ...]  # blocks whose tokens it reads
-    size: Side = 128  # pixels: the shorter side of the images that it was trained on
-    token_width: Width = 64  # of the tokens' grid
-    pixel_widths: tuple[Width, Width] = (16, 32)  # of the pixels at 1/2 and at 1/4
-    widths: tuple[Width, Width] = (64, 32)  # of both joined at 1/4, and at 1/2
-    scale: Annotated[float, Within(1e-3, 1e4)] = 30.0  # cosines times it are logits
-    background: str = "background"  # the text of places where nothing is that has a name
+    size: Side = 128  # shorter side of the training images in pixels
+    token_width: Width = 64  # channels of the tokens' map
+    pixel_widths: tuple[Width, Width] = (16, 32)  # channels of the pixels' maps at 1/2 and at 1/4
+    widths: tuple[Width, Width] = (64, 32)  # channels after joining both at 1/4 and at 1/2
+    scale: Annotated[float, Within(1e-3, 1e4)] = 30.0  # logits are scale * cosine
+    background: str = "background"  # the text for places without a named thing
 
     def __post_init__(self) -> None:
         settle(self)
@@ -76,11 +76,11 @@ class PreprocessConfig:
     """From RGB uint8 (H, W, 3) to normalised float (3, S, S)."""
 
     size: tuple[Side, Side] = (224, 224)  # (H, W) of the network's input
-    # "shortest" side to `resize_to`, or all of it to a "square" of that side (DeiT), then centre
-    # crop; "squash" to the size; "cover": as small as covers the size, then centre crop, and
-    # "contain": as large as the size contains, then padded with `fill` (open_clip's "shortest"
-    # with two sides, and its "longest"); "patches": its own shape, in whole patches, at most
-    # `max_patches` of them (NaFlex)
+    # "shortest": the shorter side to `resize_to`, then centre crop; "square": to a square of
+    # `resize_to` (DeiT), then centre crop; "squash": to the size; "cover": to the smallest size
+    # that covers the size, then centre crop (open_clip's "shortest" with two sides); "contain": to
+    # the largest size that fits into the size, then padding with `fill` (open_clip's "longest");
+    # "patches": in its aspect ratio to whole patches, at most `max_patches` (NaFlex)
     resize: Literal["shortest", "square", "squash", "cover", "contain", "patches"] = "shortest"
     resize_to: Annotated[int, Within(1, 1 << 18)] = 224  # pixels, before the crop; unused otherwise
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
@@ -90,7 +90,7 @@ class PreprocessConfig:
     mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[Std, Std, Std] = (0.26862954, 0.26130258, 0.27577711)
     max_patches: Annotated[int, Within(0, 1 << 16)] = 0  # with resize "patches"
-    patch_size: Side = 16  # the same
+    patch_size: Side = 16  # with resize "patches"
     fill: Annotated[int, Within(0, 255)] = 0  # grey level of the padding, with resize "contain"
 
     def __post_init__(self) -> None:
@@ -114,15 +114,14 @@ class PreprocessConfig:
 class BlipConfig:
     """The parts of a BLIP besides its image tower and its text tower (Li et al. 2022)."""
 
-    decoder: TextConfig | None = None  # writes text
+    decoder: TextConfig | None = None  # generates text
     writes_captions: bool = False  # the decoder cross-attends to the image
-    answers_questions: bool = (
-        False  # it cross-attends to a question that cross-attends to the image (figure 5)
-    )
-    shared_decoder: bool = False  # decoder and text tower share all weights but self-attention
-    matching: bool = False  # with a head that classifies whether image and text match (ITM)
-    # The image tokens that texts cross-attend to: all, as in the paper, or the patches without the
-    # class token, from which a text can learn all about the image without attending to any patch.
+    # The decoder cross-attends to a question, which cross-attends to the image (figure 5).
+    answers_questions: bool = False
+    shared_decoder: bool = False  # decoder and text tower share all weights except self-attention
+    matching: bool = False  # a head classifies whether image and text match (ITM)
+    # The image tokens that texts cross-attend to: all, as in the paper, or the patches only. The
+    # class token alone can contain all that a text needs, so that it ignores the patches.
     image_tokens: Literal["all", "patches"] = "all"
 
     def __post_init__(self) -> None:
@@ -146,31 +145,32 @@ class BlipConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model: an image tower, a text tower, or both, and what is built on them.
+    """A whole model: an image tower, a text tower, or both, and further parts.
 
-    `assumed` names each value that is in no file of the checkpoint, and the source of the default
-    that is used for it; `read_from` the files of the others, which is no part of
-    what a model is. `patchword info` prints both.
+    `assumed` names each value that is in no file of the checkpoint, with the source of its default.
+    `read_from` names the files of the other values; it does not count in comparisons of configs.
+    `patchword info` prints both.
     """
 
-    vision: VisionConfig | None = None  # None: a text tower alone
+    vision: VisionConfig | None = None  # None: only a text tower
     preprocess: PreprocessConfig = PreprocessConfig()
     text: TextConfig | None = None
     blip: BlipConfig | None = None  # texts cross-attend to image tokens
     masked: MaskedConfig | None = None  # a masked autoencoder's decoder
-    dense_head: DenseHeadConfig | None = None  # maps of where texts apply, trained with masks
-    embed_dim: Output = 0  # of the joint space of images and texts; 0 without one
+    dense_head: DenseHeadConfig | None = None  # a head for dense prediction, trained with masks
+    embed_dim: Output = 0  # width of the joint space of images and texts; 0 without one
     classes: Output = 0  # outputs of a classification head; 0 without one
-    labels: tuple[str, ...] = ()  # their names, where the checkpoint has them
-    # of the image tower, by which `inspect` finds defects best, measured; empty: not measured
+    labels: tuple[str, ...] = ()  # names of the classes, if the checkpoint has them
+    # layers of the image tower with which `inspect` finds most defects; empty: not measured
     defect_layers: tuple[int, ...] = ()
-    # "sigmoid": each pair, or each of the classes, by itself; of pairs with a learned bias (SigLIP)
+    # "softmax" over texts or classes; "sigmoid" for each pair, with a learned bias (SigLIP), or for
+    # each class
     score: Literal["softmax", "sigmoid"] = "softmax"
     # the logit scale is clipped to this (Radford et al., 2.5)
     scale_limit: Annotated[float, Within(1e-3, 1e9)] = 100.0
     source: str = "patchword"  # the format the checkpoint was read from
     assumed: Mapping[str, str] = field(default_factory=dict)
-    read_from: tuple[str, ...] = field(default=(), compare=False)  # its files, weights first
+    read_from: tuple[str, ...] = field(default=(), compare=False)  # files, weights first
 
     def __post_init__(self) -> None:
         settle(self)
@@ -187,7 +187,7 @@ class ModelConfig:
 
     @property
     def image_tower(self) -> VisionConfig:
-        """`vision`, of a model that has one. Raises UnsupportedError for a text tower alone."""
+        """`vision`. Raises UnsupportedError for a model without image tower."""
         if self.vision is None:
             raise UnsupportedError("this model has a text tower only and sees no images")
         return self.vision
@@ -199,7 +199,7 @@ class ModelConfig:
 
     @property
     def text_or_decoder(self) -> TextConfig | None:
-        """The text tower, or else the decoder: it says how texts are tokenized."""
+        """The text tower, or else the decoder: the one for which texts are tokenized."""
         return self.text or self.decoder
 
     @property
@@ -214,7 +214,8 @@ class ModelConfig:
 
     @property
     def matching(self) -> bool:
-        """True if it has a matching head: whether image and text belong together."""
+        """True if it has a matching head, which classifies whether image and text belong
+        together."""
         return self.blip is not None and self.blip.matching
 
     @property
@@ -227,8 +228,8 @@ class ModelConfig:
         return self.vision.out_width
 
 
-def _parts(config: ModelConfig) -> Iterator[Found]:
-    """What the towers and the outputs contradict in each other."""
+def _parts(config: ModelConfig) -> Iterator[Check]:
+    """Contradictions between towers and outputs."""
     vision, text, embed = config.vision, config.text, config.embed_dim
     pair = vision is not None and text is not None and config.blip is None
     alone = text is None and config.blip is None and config.masked is None
@@ -268,14 +269,14 @@ def _parts(config: ModelConfig) -> Iterator[Found]:
     )
 
 
-def _images(vision: VisionConfig, preprocess: PreprocessConfig) -> Iterator[Found]:
-    """What the image tower and the preprocessing contradict in each other."""
+def _images(vision: VisionConfig, preprocess: PreprocessConfig) -> Iterator[Check]:
+    """Contradictions between image tower and preprocessing."""
     size, patch = preprocess.size, vision.patch_size
-    rigid = isinstance(vision, ResNetConfig) or (
+    has_convolutions = isinstance(vision, ResNetConfig) or (
         isinstance(vision, ViTConfig) and len(vision.stem_stages) > 0
     )
     yield (
-        min(size) < patch or (rigid and (size[0] % patch or size[1] % patch)),
+        min(size) < patch or (has_convolutions and (size[0] % patch or size[1] % patch)),
         f"preprocess.size is {size[0]}x{size[1]} pixels, and the image tower's patches are of "
         f"{patch}",
     )
@@ -287,8 +288,8 @@ def _images(vision: VisionConfig, preprocess: PreprocessConfig) -> Iterator[Foun
         )
 
 
-def _masked(config: ModelConfig, masked: MaskedConfig) -> Iterator[Found]:
-    """What is wrong with a masked autoencoder."""
+def _masked(config: ModelConfig, masked: MaskedConfig) -> Iterator[Check]:
+    """Contradictions in a masked autoencoder."""
     vision, size = config.vision, config.preprocess.size
     if not isinstance(vision, ViTConfig) or vision.positions in ("rope", "pyramid"):
         yield True, "a masked autoencoder needs a ViT whose positions go with its tokens"
@@ -304,8 +305,8 @@ def _masked(config: ModelConfig, masked: MaskedConfig) -> Iterator[Found]:
     )
 
 
-def _dense_head(config: ModelConfig, head: DenseHeadConfig) -> Iterator[Found]:
-    """What is wrong with a head for maps."""
+def _dense_head(config: ModelConfig, head: DenseHeadConfig) -> Iterator[Check]:
+    """Contradictions in a dense head."""
     vision = config.vision
     yield not (config.text and config.embed_dim), "a dense_head needs text and embed_dim"
     if not isinstance(vision, ViTConfig) or vision.positions == "pyramid":
@@ -322,8 +323,8 @@ def _dense_head(config: ModelConfig, head: DenseHeadConfig) -> Iterator[Found]:
     )
 
 
-def _blip_parts(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
-    """What a BLIP lacks, or has too much."""
+def _blip_parts(config: ModelConfig, blip: BlipConfig) -> Iterator[Check]:
+    """Missing and superfluous parts of a BLIP."""
     vision, text, decoder = config.vision, config.text, blip.decoder
     pooled = isinstance(vision, ViTConfig) and vision.pool == "cls"
     yield not pooled, 'a BLIP\'s image tower is a ViT with a class token, vision.pool "cls"'
@@ -341,26 +342,28 @@ def _blip_parts(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
     )
 
 
-def _blip_widths(config: ModelConfig, blip: BlipConfig) -> Iterator[Found]:
-    """Contexts of another width than the cross-attention expects, and decoders that cannot
-    share."""
+def _blip_widths(config: ModelConfig, blip: BlipConfig) -> Iterator[Check]:
+    """Contexts of another width than cross-attention expects, and decoders that cannot share
+    weights."""
     text, decoder, width = config.text, blip.decoder, config.image_tower.out_width
-    reads = [("text", text, width)] if text and text.cross_width else []
+    contexts = []  # name and config of a tower that cross-attends, width of its context
+    if text and text.cross_width:
+        contexts.append(("text", text, width))
     if decoder and blip.writes_captions:
-        reads.append(("decoder", decoder, width))
+        contexts.append(("decoder", decoder, width))
     if decoder and text and blip.answers_questions:
-        reads.append(("decoder", decoder, text.width))
-    for name, tower, wide in reads:
+        contexts.append(("decoder", decoder, text.width))
+    for name, tower, context_width in contexts:
         yield (
-            tower.cross_width != wide,
-            f"{name}.cross_width is {tower.cross_width}; what it reads is {wide} wide",
+            tower.cross_width != context_width,
+            f"{name}.cross_width is {tower.cross_width}; what it reads is {context_width} wide",
         )
     if text and decoder and blip.shared_decoder:
-        mine, other = (
+        sizes, text_sizes = (
             (each.depth, each.width, each.heads, each.vocab_size) for each in (decoder, text)
         )
         yield (
-            mine != other,
+            sizes != text_sizes,
             "a shared decoder and its text tower have the same depth, width, heads and vocab_size; "
-            f"here {mine} and {other}",
+            f"here {sizes} and {text_sizes}",
         )

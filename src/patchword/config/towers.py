@@ -1,4 +1,4 @@
-"""Image towers, one dataclass for each kind, and the text tower."""
+"""Configurations of image towers, one dataclass for each kind, and of text towers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Cleaning = Literal[
     "none", "ftfy", "whitespace", "lower", "canonicalize", "lowercase", "unpunctuated"
 ]
 
-# The largest that any public model has is far below each of these bounds; what is above them is a
-# damaged number, and would take minutes or all memory.
+# The numbers of all public models are far below these bounds. A number above is damaged, and would
+# take minutes or all memory.
 Side = Annotated[int, Within(1, 1 << 14)]  # pixels
 Width = Annotated[int, Within(1, 1 << 16)]
 MlpWidth = Annotated[int, Within(1, 1 << 18)]
 Depth = Annotated[int, Within(1, 500)]
 Eps = Annotated[float, Within(1e-20, 1)]  # added to the variance in a LayerNorm
 MOST_STAGES = 8
-STEM_STRIDE = 4  # of the convolutions before the first stage of a ResNet; each other stage has 2
-EXPANSION = 4  # a ResNet's stage has so many times its width in channels
-LAST_ID = -2  # for `TextConfig.end_token`
+STEM_STRIDE = 4  # of the convolutions before a ResNet's first stage; each later stage has 2
+EXPANSION = 4  # channels of a ResNet's stage, divided by its width
+LAST_ID = -2  # of `TextConfig.end_token`
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,17 @@ class ViTConfig:
     kind: ClassVar[str] = "vit"
 
     image_size: tuple[Side, Side] = (224, 224)  # (H, W) in pixels
-    patch_size: Side = 16  # pixels a side; of a hybrid the total stride of its stem
+    patch_size: Side = 16  # side in pixels; for a hybrid the total stride of its stem
     width: Width = 768
     depth: Depth = 12  # Transformer blocks
     heads: Width = 12
     mlp_width: MlpWidth = 3072
     activation: Activation = "gelu"
     eps: Eps = 1e-6
-    # "cls" class token, norm; "avg" mean of patches, norm; "norm_avg" norm, mean; "map" norm, one
-    # learned query attends (SigLIP); "distilled" class and distillation token, norm, a head each
-    # (DeiT); "raw_avg" mean of patches, and no norm at all (transformers' classifiers of CLIP)
+    # "cls": class token, norm; "avg": mean of patches, norm; "norm_avg": norm, mean of patches;
+    # "map": norm, attention of one learned query (SigLIP); "distilled": class and distillation
+    # token, norm, a head for each (DeiT); "raw_avg": mean of patches without norm (transformers'
+    # classifiers of CLIP)
     pool: Literal["cls", "avg", "norm_avg", "raw_avg", "map", "distilled"] = "cls"
     class_token: bool = True
     registers: Annotated[int, Within(0, 1024)] = 0  # extra learned tokens after the class token
@@ -52,24 +53,25 @@ class ViTConfig:
     stem_stages: tuple[Depth, ...] = ()  # blocks in each stage of a hybrid's convolutional stem
     stem_width: Annotated[int, Within(0, 1 << 16)] = 0  # channels of the first of those stages
     layer_scale: bool = False  # a learned factor for each channel after attention and MLP
-    qk_norm: bool = False  # LayerNorm of queries and keys, head by head
-    # "learned" for all tokens; "patches": for patches only; "flexible": for patches, a square grid
-    # resampled bilinearly to each image's own; "sincos", "rope", "pyramid": see nn/positions.py
+    qk_norm: bool = False  # LayerNorm of queries and keys in each head
+    # "learned": for all tokens; "patches": for patches only; "flexible": for patches, a square grid
+    # that is resampled bilinearly to each image's grid; "sincos", "rope", "pyramid": see
+    # nn/positions.py
     positions: Positions = "learned"
-    # whether positions come to another grid than theirs antialiased, as timm and open_clip do it;
-    # transformers does not
+    # true: resampling of positions is antialiased, as in timm and open_clip; false: as in
+    # transformers
     antialias: bool = True
 
     def __post_init__(self) -> None:
         settle(self)
         stem, size = len(self.stem_stages), f"{self.image_size[0]}x{self.image_size[1]}"
-        token = self.pool in ("cls", "distilled") and not self.class_token
+        lacks_token = self.pool in ("cls", "distilled") and not self.class_token
         stride = STEM_STRIDE << stem >> 1
         contradictions(
             self,
             _heads(self.heads, self.width),
             (min(self.grid) < 1, f"images of {size} pixels hold no patch of {self.patch_size}"),
-            (token, f'pool "{self.pool}" reads the class token, and class_token is false'),
+            (lacks_token, f'pool "{self.pool}" reads the class token, and class_token is false'),
             (
                 self.positions == "rope" and self.width // self.heads % 4,
                 f"rotary positions need heads whose width is a multiple of 4, and {self.heads} "
@@ -89,7 +91,7 @@ class ViTConfig:
                 stem and self.patch_size != stride,
                 f"patch_size is {self.patch_size}, and a stem of {stem} stages makes it {stride}",
             ),
-            (stem and _cut(self.image_size, self.patch_size), _cuts(size, self.patch_size)),
+            (stem and _is_cut(self.image_size, self.patch_size), _cuts(size, self.patch_size)),
         )
 
     @property
@@ -104,9 +106,14 @@ class ViTConfig:
 
     @property
     def prefix_names(self) -> tuple[str, ...]:
-        """Of the tokens before the patches, in their order."""
-        first = ("class",) * self.class_token + ("distillation",) * (self.pool == "distilled")
-        return (*first, *(f"register {i}" for i in range(self.registers)))
+        """The names of the tokens before the patches, in order."""
+        names = []
+        if self.class_token:
+            names.append("class")
+        if self.pool == "distilled":
+            names.append("distillation")
+        names += [f"register {i}" for i in range(self.registers)]
+        return tuple(names)
 
     @property
     def out_width(self) -> int:
@@ -118,7 +125,7 @@ class ViTConfig:
 class SwinConfig:
     """A Swin Transformer, version 1 (Liu et al. 2021).
 
-    Width, heads and mlp_width are those of the first stage, and double at each next one, but for
+    Width, heads and mlp_width are those of the first stage and double at each later one, except
     heads that `stage_heads` gives. Features are the mean of the normed tokens.
     """
 
@@ -133,8 +140,8 @@ class SwinConfig:
     activation: Activation = "gelu"
     eps: Eps = 1e-5
     window: Annotated[int, Within(1, 1 << 10)] = 7  # patches a side of the attention windows
-    # a grid that windows do not divide is padded before it is shifted, as transformers does, or
-    # after, as timm does: see models/swin.py
+    # a grid that windows do not divide is padded before the shift, as in transformers, or after it,
+    # as in timm: see models/swin.py
     padded: Literal["before_shift", "after_shift"] = "before_shift"
     stage_heads: tuple[Width, ...] = ()  # heads of each stage; () for the usual doubling
 
@@ -186,20 +193,20 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         settle(self)
-        contradictions(self, _stages(self.stages))  # on which the others stand
+        contradictions(self, _stages(self.stages))  # the other checks need valid stages
         contradictions(
             self,
             (self.width % 2, f"the width must be even, and is {self.width}"),
             _heads(self.heads, self.out_width),
             (
-                _cut(self.image_size, self.patch_size),
+                _is_cut(self.image_size, self.patch_size),
                 _cuts(f"{self.image_size[0]}x{self.image_size[1]}", self.patch_size),
             ),
         )
 
     @property
     def patch_size(self) -> int:
-        """The total stride: pixels a side of what becomes one place of the last feature map."""
+        """The total stride: the side in pixels of one place of the last feature map."""
         return STEM_STRIDE << len(self.stages) - 1
 
     @property
@@ -218,7 +225,7 @@ VisionConfig = ViTConfig | SwinConfig | ResNetConfig
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A text tower or a decoder: a Transformer, and how its output becomes one vector."""
+    """A text tower or a decoder: a Transformer, and the pooling of its output."""
 
     vocab_size: Annotated[int, Within(1, 1 << 24)] = 49408
     context: Annotated[int, Within(1, 1 << 20)] = 77  # positions, start and end token included
@@ -230,40 +237,39 @@ class TextConfig:
     eps: Eps = 1e-5
     causal: bool = True
     post_norm: bool = False  # as BERT: norms after each residual and the embedding, none at the end
-    # at the first end token; at the highest id, where tokens were added after the end token; by
-    # position; or the mean of all tokens but padding; a decoder's output is not pooled
+    # "end": the first end token; "highest": the token with the highest id, if tokens were added
+    # after the end token; "first", "last": by position; "mean": all tokens except padding. A
+    # decoder's output is not pooled.
     pool: Literal["end", "highest", "first", "last", "mean"] = "end"
     head_bias: bool = False
-    # of a head of two layers with GELU between (open_clip's "mlp") the width between; 0: of one
+    # hidden width of a head of two layers with GELU (open_clip's "mlp"); 0: a head of one layer
     head_hidden: Annotated[int, Within(0, 1 << 16)] = 0
-    # -1: there is none, and padding that is attended to takes its place (CLIPA); LAST_ID, the
-    # default: the last id of the vocabulary, as in CLIP
+    # -1: none, the padding that is attended to serves as end token (CLIPA); LAST_ID, the default:
+    # the last id of the vocabulary, as in CLIP
     end_token: int = LAST_ID
     pad_token: int = 0
-    # Without a causal mask, padding is "masked", or "attended" (SigLIP): then texts are always
-    # padded to the context.
+    # Without a causal mask: "masked", or "attended" (SigLIP), for which texts are always padded to
+    # the context.
     padding: Literal["masked", "attended"] = "masked"
     cleaning: Cleaning = "none"  # applied to a text before the tokenizer; see text/cleaning.py
-    cross_width: Annotated[int, Within(0, 1 << 16)] = 0  # width of what cross-attention reads; 0:
-    # there is none
-    start_token: int = -1  # put first in a text that reads an image (BLIP); -1: as tokenized
+    cross_width: Annotated[int, Within(0, 1 << 16)] = 0  # width of the context of cross-attention;
+    # 0: no cross-attention
+    # replaces the first id of a text that cross-attends to an image (BLIP); -1: no replacement
+    start_token: int = -1
 
     def __post_init__(self) -> None:
         settle(self)
         if self.end_token == LAST_ID:
             object.__setattr__(self, "end_token", self.vocab_size - 1)
         attended, ids = self.padding == "attended", self.vocab_size
+        for name, least in (("end_token", -1), ("pad_token", 0), ("start_token", -1)):
+            value = getattr(self, name)
+            out_of_range = not least <= value < ids
+            message = f"{name} is {value}, and there are {ids} ids from 0 on"
+            contradictions(self, (out_of_range, message))
         contradictions(
             self,
             _heads(self.heads, self.width),
-            *(
-                (not least <= value < ids, f"{name} is {value}, and there are {ids} ids from 0 on")
-                for name, value, least in (
-                    ("end_token", self.end_token, -1),
-                    ("pad_token", self.pad_token, 0),
-                    ("start_token", self.start_token, -1),
-                )
-            ),
             (
                 self.causal and self.pool == "first",
                 'pool "first" under a causal mask reads a token that no other has reached: every '
@@ -304,7 +310,7 @@ def _stages(stages: tuple[int, ...]) -> tuple[object, str]:
     return not 1 <= len(stages) <= MOST_STAGES, f"{most}, not {len(stages)}"
 
 
-def _cut(size: tuple[int, int], patch: int) -> bool:
+def _is_cut(size: tuple[int, int], patch: int) -> bool:
     return any(side % patch for side in size)
 
 

@@ -1,4 +1,4 @@
-"""Values checked against the annotations of a dataclass, and dataclasses as plain JSON values."""
+"""Checks values against the annotations of a dataclass; converts dataclasses to and from JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from patchword.errors import ConfigError
 from patchword.options import nearest
 
 T = typing.TypeVar("T")
-LARGEST = 10**300  # whole number that becomes a float
-TYPE_NAMES: dict[Any, str] = {  # how errors call a type
+LARGEST = 10**300  # whole number that is converted to a float
+TYPE_NAMES: dict[Any, str] = {  # names of types in errors
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -26,17 +26,17 @@ TYPE_NAMES: dict[Any, str] = {  # how errors call a type
 
 @dataclass(frozen=True)
 class Within:
-    """The range that a number may be in, ends included: `Annotated[int, Within(1, 8)]`."""
+    """The range of a number, ends included: `Annotated[int, Within(1, 8)]`."""
 
     least: float
     most: float
 
 
 def settle(config: Any) -> None:
-    """Bring each field of a frozen dataclass to its annotated type (a list to a tuple, 1 to 1.0).
+    """Convert each field of a frozen dataclass to its annotated type (a list to a tuple, 1 to 1.0).
 
-    For `__post_init__`. Raises ConfigError, naming the field, for a value that is of another type
-    or out of its range.
+    For `__post_init__`. Raises ConfigError, which names the field, for a value of another type or
+    out of its range.
     """
     kind: type = type(config)
     for name, hint in _hints(kind).items():
@@ -44,25 +44,29 @@ def settle(config: Any) -> None:
         object.__setattr__(config, name, value)
 
 
-def contradictions(config: Any, *found: tuple[object, str]) -> None:
-    """Raise ConfigError for the first of (condition, what is wrong) whose condition is true."""
-    for wrong, message in found:
-        if wrong:
+def contradictions(config: Any, *checks: tuple[object, str]) -> None:
+    """Raise ConfigError for the first of the checks (condition, message) whose condition is
+    true."""
+    for is_wrong, message in checks:
+        if is_wrong:
             raise ConfigError(f"{type(config).__name__}: {message}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values, with the `kind` of a tower; `from_dict` is its inverse."""
+    """A config as JSON values, with the `kind` of a tower. `from_dict` is the inverse."""
     cls: type = type(config)
-    kind = {"kind": config.kind} if "kind" in _class_variables(cls) else {}
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return {**kind, **{name: _plain(value) for name, value in values.items()}}
+    values: dict[str, Any] = {}
+    if "kind" in _class_variables(cls):
+        values["kind"] = config.kind
+    for each in dataclasses.fields(config):
+        values[each.name] = _to_json(getattr(config, each.name))
+    return values
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], within: str = "") -> T:
-    """Build the dataclass `cls` from JSON values; within: what errors put before a field's name.
+    """Build the dataclass `cls` from JSON values. within: prefix of a field's name in errors.
 
-    Raises ConfigError for unknown fields, missing ones, and values that do not fit.
+    Raises ConfigError for unknown and missing fields, and for values that do not fit.
     """
     dataclass: type = cls
     hints = _hints(dataclass)
@@ -73,18 +77,23 @@ def from_dict(cls: type[T], values: Mapping[str, Any], within: str = "") -> T:
             f"{', '.join(sorted(hints))}"
         )
     required = {f.name for f in dataclasses.fields(cls) if _required(f)}  # type: ignore[arg-type]
-    if lacking := sorted(required - set(values)):
-        raise ConfigError(f"{cls.__name__}: {', '.join(lacking)} missing")
-    dot = f"{within}." if within else ""
-    return cls(**{n: _typed(hints[n], value, f"{dot}{n}") for n, value in values.items()})
+    missing = sorted(required - set(values))
+    if missing:
+        raise ConfigError(f"{cls.__name__}: {', '.join(missing)} missing")
+    prefix = f"{within}." if within else ""
+    return cls(
+        **{name: _typed(hints[name], value, f"{prefix}{name}") for name, value in values.items()}
+    )
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return tuple(map(_plain, value)) if isinstance(value, (tuple, list)) else value
+        return {key: _to_json(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_to_json, value))
+    return value
 
 
 @functools.cache
@@ -106,7 +115,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the annotation `hint` wants it; ConfigError when it cannot be."""
+    """`value` converted to the annotation `hint`. Raises ConfigError if it does not fit."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _inside(arguments[1], _typed(arguments[0], value, name), name)
@@ -122,17 +131,20 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
             arguments = arguments[:1] * len(value)
         if len(arguments) == len(value):
             pairs = zip(arguments, value, strict=True)
-            return tuple(_typed(part, each, name) for part, each in pairs)
+            return tuple(_typed(item_hint, item, name) for item_hint, item in pairs)
     if origin is Mapping and isinstance(value, Mapping):
-        key, each = arguments
-        return {_typed(key, k, name): _typed(each, v, f"{name}.{k}") for k, v in value.items()}
+        key_hint, item_hint = arguments
+        return {
+            _typed(key_hint, key, name): _typed(item_hint, item, f"{name}.{key}")
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value, name)  # type: ignore[arg-type]
-    return _plainly(hint, value, name)
+    return _simple(hint, value, name)
 
 
-def _plainly(hint: Any, value: Any, name: str) -> Any:
-    """`_typed` of a type that has no parts. A whole number is a float too; a bool is neither."""
+def _simple(hint: Any, value: Any, name: str) -> Any:
+    """`_typed` for a type without parts. A whole number is a float too; a bool is neither."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if hint is int and isinstance(value, int):
             return value
@@ -145,26 +157,27 @@ def _plainly(hint: Any, value: Any, name: str) -> Any:
 
 
 def _inside(bounds: Within, value: Any, name: str) -> Any:
-    if not bounds.least <= value <= bounds.most:  # nor is NaN
+    if not bounds.least <= value <= bounds.most:  # true for NaN too
         least, most = (f"{bound:,.12g}" for bound in (bounds.least, bounds.most))
         raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be from {least} to {most}")
     return value
 
 
 def _one_of(hints: tuple[Any, ...], value: Any, name: str) -> Any:
-    """`_typed` of "this, or None", or of one of several dataclasses, distinguished by `kind`."""
-    some = [hint for hint in hints if hint is not type(None)]
-    if value is None and len(some) < len(hints):
+    """`_typed` for an optional type, or for one of several dataclasses with different `kind`."""
+    choices = [hint for hint in hints if hint is not type(None)]
+    if value is None and len(choices) < len(hints):
         return None
-    if len(some) == 1:
-        return _typed(some[0], value, name)
+    if len(choices) == 1:
+        return _typed(choices[0], value, name)
     if not isinstance(value, Mapping):
-        if isinstance(value, tuple(some)):
+        if isinstance(value, tuple(choices)):
             return value
         raise ConfigError(f"{name} is {reprlib.repr(value)}, which is not a table of values")
-    kinds = {hint.kind: hint for hint in some}
-    kind = value.get("kind", some[0].kind)
+    kinds = {hint.kind: hint for hint in choices}
+    kind = value.get("kind", choices[0].kind)
     if not isinstance(kind, str) or kind not in kinds:
         known = ", ".join(map(repr, kinds))
         raise ConfigError(f"{name}.kind is {reprlib.repr(kind)}; it must be one of {known}")
-    return from_dict(kinds[kind], {k: v for k, v in value.items() if k != "kind"}, name)
+    fields = {key: item for key, item in value.items() if key != "kind"}
+    return from_dict(kinds[kind], fields, name)

@@ -1,1 +1,1 @@
-"""How a network is run: one file per way, each an `Engine` (see `protocol`)."""
+"""Engines, which run networks: one file for each, a class with the interface of `protocol`."""

@@ -1,4 +1,4 @@
-"""The engine that is chosen by the device and by how many images there are."""
+"""An engine that changes from torch to a faster one after many images."""
 
 from __future__ import annotations
 
@@ -10,36 +10,41 @@ from patchword.engines.protocol import Engine, Pixels, Rows
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import UnsupportedError, warn
 
-MANY = 1000  # images after which another engine has won back the seconds that its graphs take
+MANY = 1000  # images, for which a faster engine saves the seconds that creating its graphs takes
 
 
 class AutoEngine(TorchEngine):
-    """torch's; after `MANY` images that of `make`, for vectors of images, as long as nobody was
-    lent the network, whose weights might change. Texts stay with torch, which computes once what
-    many begin with (`PrefixTree`): class names in templates take less than half as long."""
+    """torch's engine; after `MANY` images a faster one encodes images, unless the caller has got
+    the network and so might change its weights. Texts stay with torch, which computes shared
+    beginnings once (`PrefixTree`): class names in templates take less than half as long."""
 
     def __init__(
-        self, network: nn.Module, levels: Rows | None, own_shapes: bool, make: Callable[[], Engine]
+        self,
+        network: nn.Module,
+        levels: Rows | None,
+        variable_size: bool,
+        create_faster: Callable[[], Engine],
     ) -> None:
-        """make: the other engine. Where that raises UnsupportedError all stays as it is."""
-        super().__init__(network, levels, own_shapes)
-        self._make: Callable[[], Engine] | None = make
-        self._other: Engine | None = None
+        """create_faster: creates the faster engine. If it raises UnsupportedError, torch stays."""
+        super().__init__(network, levels, variable_size)
+        self._create_faster: Callable[[], Engine] | None = create_faster
+        self._faster: Engine | None = None
         self._images = 0
 
     def encode_image(self, pixels: Pixels) -> Rows:
-        if other := self._instead():
-            return other.encode_image(pixels)
+        faster = self._faster_engine()
+        if faster is not None:
+            return faster.encode_image(pixels)
         self._images += len(pixels)
         return super().encode_image(pixels)
 
-    def _instead(self) -> Engine | None:
-        if self.lent or self._images < MANY:
+    def _faster_engine(self) -> Engine | None:
+        if self.weights_may_change or self._images < MANY:
             return None
-        if self._make is not None:
-            make, self._make = self._make, None
+        if self._create_faster is not None:
+            create, self._create_faster = self._create_faster, None  # only once, also if it fails
             try:
-                self._other = make()
+                self._faster = create()
             except UnsupportedError as error:
                 warn(f'engine "auto" stays with torch: {error}')
-        return self._other
+        return self._faster

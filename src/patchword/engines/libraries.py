@@ -1,4 +1,4 @@
-"""Libraries that run graphs on a CPU: how each writes one to a file, and runs it from there."""
+"""Libraries that run graphs on a CPU: how each writes a graph to a file and reads it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from patchword.atomic_write import room_told
+from patchword.atomic_write import explain_full_disk
 from patchword.errors import UnsupportedError
 from patchword.optional import optional
 
 Arrays = Mapping[str, NDArray[Any]]
-Graph = Callable[[Arrays], Arrays]  # inputs by their names -> outputs by theirs
+Graph = Callable[[Arrays], Arrays]  # inputs by name -> outputs by name
 
 
 @dataclass(frozen=True)
 class Library:
-    """One of them.
+    """A library that runs graphs.
 
-    name    as `load(engine=...)` calls it
+    name    in `load(engine=...)`
     suffix  of its files
-    dtypes  what it computes in
-    save    writes a graph to a file, its outputs called so; inputs have the names of the program
-    read    a graph from a file, to compute in that type; one of int8 weights in torch.int8
+    dtypes  the types in which it computes
+    save    writes a graph to a file, with names for its outputs; inputs have the program's names
+    read    reads a graph from a file, to compute in a type; torch.int8 for int8 weights
     """
 
     name: str
@@ -45,7 +45,7 @@ class Library:
     read: Callable[[Path, torch.dtype], Graph]
 
     def check(self, dtype: torch.dtype) -> None:
-        """Raise UnsupportedError for a type that it does not compute in."""
+        """Raise UnsupportedError for a type in which it does not compute."""
         if dtype not in self.dtypes:
             known = " and ".join(map(_short, self.dtypes))
             raise UnsupportedError(
@@ -54,8 +54,8 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A graph of a file. A pickle of it holds the names alone, and opens the file again."""
+class OpenedGraph:
+    """A graph from a file. A pickle of it contains the path only, and reads the file again."""
 
     library: str
     path: Path
@@ -65,23 +65,23 @@ class Opened:
     def __call__(self, inputs: Arrays) -> Arrays:
         return self.run(inputs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Opened:
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpenedGraph:
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Graph], tuple[str, Path, torch.dtype]]:
-        return _again, (self.library, self.path.absolute(), self.dtype)
+        return _reopen, (self.library, self.path.absolute(), self.dtype)
 
 
-def _again(library: str, path: Path, dtype: torch.dtype) -> Graph:
-    """The graph of a pickle. Raises UnsupportedError where its file cannot be read here."""
+def _reopen(library: str, path: Path, dtype: torch.dtype) -> Graph:
+    """The graph of a pickle. Raises UnsupportedError if its file cannot be read."""
     try:
         return LIBRARIES[library].read(path, dtype)
     except UnsupportedError:  # the library is not installed
         raise
-    except Exception as error:  # of onnxruntime's own errors there is no narrower class
+    except Exception as error:  # onnxruntime's errors have no narrower base class
         raise UnsupportedError(
             f"a pickled model reads its graph from {path}, which cannot be read here "
-            f"({cause(error)}): load the model anew in place of the pickle"
+            f"({last_line(error)}): load the model anew in place of the pickle"
         ) from error
 
 
@@ -89,31 +89,32 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def cause(error: BaseException) -> str:
-    """What an error of one of them says in the end: OpenVINO's begin with lines of its sources."""
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message: OpenVINO's messages begin with lines of its source."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
-def unreporting(name: str, purpose: str) -> Any:
-    """openvino or nncf. They would tell their makers of each import and each graph, by a process
-    each time; where the package that does so is not there, they tell nobody. Raises
-    UnsupportedError where they are not installed."""
+def import_without_telemetry(name: str, purpose: str) -> Any:
+    """Import openvino or nncf. Their package openvino_telemetry would report each import and each
+    graph to Intel, in a process each time; without that package they report nothing. Raises
+    UnsupportedError if they are not installed."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return optional(name, "fast", purpose, UnsupportedError)
 
 
 @cache
 def core() -> Any:
-    """OpenVINO's one core of this process, kept to its end. A core gives signals a stack of its own
-    and takes it away when it goes: where two of them go, the older first, signals are left with a
-    stack that is no more, and the next signal ends the process."""
-    return unreporting("openvino", "engine openvino").Core()
+    """The only OpenVINO core of this process, which is never destroyed. A core installs its own
+    stack for signals and removes it when it is destroyed. If two cores are destroyed, the older one
+    first, signals use a stack that no longer exists, and the next signal ends the process."""
+    return import_without_telemetry("openvino", "engine openvino").Core()
 
 
 @contextmanager
-def torch_untold() -> Iterator[None]:
-    """Without what torch says of itself as its graphs are made, copied and written: a warning, and
-    lines about a torchvision that is not there, which nothing here needs."""
+def quiet_export() -> Iterator[None]:
+    """Hide torch's messages when graphs are exported, copied and written: a warning, and log lines
+    about a missing torchvision, which is not needed."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -125,39 +126,40 @@ def torch_untold() -> Iterator[None]:
         log.setLevel(before)
 
 
-@torch_untold()
+@quiet_export()
 def _save_openvino(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
-    library = unreporting("openvino", "engine openvino")
+    library = import_without_telemetry("openvino", "engine openvino")
     failures = library.frontend.OpConversionFailure, library.frontend.NotImplementedFailure
     try:
         model = library.convert_model(program)
     except failures as error:
-        said = f"OpenVINO does not compute this model ({cause(error)}); onnx and torch do"
-        raise UnsupportedError(said) from error
+        raise UnsupportedError(
+            f"OpenVINO does not compute this model ({last_line(error)}); onnx and torch do"
+        ) from error
     for value, name in zip(model.outputs, outputs, strict=True):
         value.get_tensor().set_names({name})
-    with room_told(path, str(path)):
+    with explain_full_disk(path, str(path)):
         library.save_model(model, path, compress_to_fp16=False)
 
 
 def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
-    # Without a hint OpenVINO takes bfloat16 where the processor has it, which is what is wanted of
-    # the operations of an int8 graph that are not int8: they are rounded less than those that are.
+    # Without a hint OpenVINO computes in bfloat16 if the processor has it. This is right for graphs
+    # in int8: their other operations are then still more exact than those in int8.
     hints = {torch.float32: "f32", torch.bfloat16: "bf16"}
     options = {"INFERENCE_PRECISION_HINT": hints[dtype]} if dtype in hints else {}
     compiled = core().compile_model(path, "CPU", options)
-    names = [each.any_name for each in compiled.outputs]
-    one_at_a_time = threading.Lock()  # it refuses a call while another thread's runs
+    names = [output.any_name for output in compiled.outputs]
+    lock = threading.Lock()  # OpenVINO refuses a call while one of another thread runs
 
     def run(inputs: Arrays) -> Arrays:
-        with one_at_a_time:
-            found = compiled(dict(inputs))
-        return {name: found[i] for i, name in enumerate(names)}
+        with lock:
+            outputs = compiled(dict(inputs))
+        return {name: outputs[i] for i, name in enumerate(names)}
 
-    return Opened("openvino", path, dtype, run)
+    return OpenedGraph("openvino", path, dtype, run)
 
 
-@torch_untold()
+@quiet_export()
 def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
     optional("onnxscript", "fast", "engine onnx", UnsupportedError)
     try:
@@ -167,38 +169,41 @@ def _save_onnx(program: ExportedProgram, path: Path, outputs: Sequence[str]) -> 
             f"torch {torch.__version__} with onnxscript {version('onnxscript')} does not write "
             "this model as ONNX; a newer one may: pip install --upgrade onnxscript"
         ) from error
-    assert model is not None  # only without dynamo it is
+    assert model is not None  # None only without dynamo
     _name_axes(model.model.graph)
-    with room_told(path, str(path)):
+    with explain_full_disk(path, str(path)):
         model.save(str(path))
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the axes of a graph whose lengths are free as optimum does, in place of torch's s72."""
+    """Give the axes of variable length optimum's names, instead of torch's, such as s72."""
     names: dict[str, str] = {}
-    for given in graph.inputs:
-        encoder = "encoder_" * given.name.startswith("encoder_")
-        for axis, dim in enumerate(given.shape):
+    for graph_input in graph.inputs:
+        of_encoder = graph_input.name.startswith("encoder_")
+        for axis, dim in enumerate(graph_input.shape):
             if not isinstance(dim, int):
-                name = f"{encoder}sequence_length" if axis else "batch_size"
+                name = "batch_size"
+                if axis:
+                    name = "encoder_sequence_length" if of_encoder else "sequence_length"
                 names.setdefault(str(dim.value), name)
-    made = [value for node in graph for value in node.outputs]
-    for value in [*graph.inputs, *graph.outputs, *made]:
+    intermediates = [value for node in graph for value in node.outputs]
+    for value in [*graph.inputs, *graph.outputs, *intermediates]:
         for axis, dim in enumerate(value.shape or ()):
             if not isinstance(dim, int) and dim.value:
-                free = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), str(dim.value))
-                value.shape[axis] = free
+                # An expression such as "s72 + 1": each name in it is replaced.
+                renamed = re.sub(r"\w+", lambda m: names.get(m[0], m[0]), str(dim.value))
+                value.shape[axis] = renamed
 
 
 def _read_onnx(path: Path, dtype: torch.dtype) -> Graph:
     library = optional("onnxruntime", "fast", "engine onnx", UnsupportedError)
     session = library.InferenceSession(path)
-    names = [each.name for each in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
         return dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
-    return Opened("onnx", path, dtype, run)
+    return OpenedGraph("onnx", path, dtype, run)
 
 
 OPENVINO = Library(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]  # (B, ...)
-# Images (3, H, W), of one size or each of its own: levels 0 to 255, or normalised already.
+# Images (3, H, W), of one size or of different sizes: levels 0 to 255, or already normalised.
 Pixels = Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 Ids = NDArray[np.int64]  # (B, L)
 
@@ -19,15 +19,15 @@ Ids = NDArray[np.int64]  # (B, L)
 class Engine(Protocol):
     """A network, ready to run."""
 
-    name: str  # as `load(engine=...)` calls it
+    name: str  # in `load(engine=...)`
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device on which it runs."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that it computes with."""
+        """The number type in which it computes."""
 
     @property
     def scale(self) -> float:

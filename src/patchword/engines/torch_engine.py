@@ -1,4 +1,4 @@
-"""A network of `models`, run by torch."""
+"""The engine that runs a network of `models` by torch."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchword.engines.pixel_values import looked_up
+from patchword.engines.pixel_values import look_up
 from patchword.engines.protocol import Ids, Pixels, Rows
 from patchword.errors import UnsupportedError
 from patchword.models.protocols import ImageNetwork, PairNetwork, TextNetwork
 from patchword.nn.inference_mode import inference
 
-FEW = 16  # images at a time, for which a GPU computes no longer than its kernels take to launch
+FEW = 16  # images at a time, for which launching a GPU's kernels takes longer than running them
 
 
 class TorchEngine:
-    """`network` in evaluation mode, on its device and in its type, without gradients."""
+    """Runs `network` in evaluation mode, on its device and in its type, without gradients."""
 
     def __init__(
         self,
         network: nn.Module,
         levels: Rows | None = None,
-        own_shapes: bool = False,
+        variable_size: bool = False,
         compiled: bool = False,
     ) -> None:
-        """levels: (3, 256), what each level of a channel is for the network; None: it is given
-        floats alone. own_shapes: true if each image keeps its own shape (NaFlex), so that they
-        cannot be stacked. compiled: vectors are computed by the kernels that torch.compile makes at
-        the first batch, and once more, for any number, at the first of another size; of FEW images
-        on an NVIDIA GPU as one CUDA graph, see `mode`."""
+        """levels: (3, 256), the normalised value of each level of a channel; None: images are
+        normalised floats. variable_size: true if each image has a size of its own (NaFlex), so that
+        they cannot be stacked. compiled: torch.compile creates the kernels at the first batch, and
+        again, for any number of images, at the first batch of another size. At most `FEW` images on
+        an NVIDIA GPU run as one CUDA graph, see `mode`."""
         self.network = network.eval()
-        self.lent = False  # whether somebody has the network who may change its weights
+        self.weights_may_change = False  # true once a caller has got the network
         self.levels = levels
-        self.own_shapes = own_shapes
+        self.variable_size = variable_size
         self.name = "compile" if compiled else "torch"
         self._compiled: dict[tuple[str, str | None], Callable[[Any], Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of copies and pickles: what is compiled runs this network, and is compiled again."""
+        """The state of copies and pickles, without compiled functions: they run this network."""
         return {**self.__dict__, "_compiled": {}}
 
     @property
     def device(self) -> torch.device:
-        return self._like.device
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._like.dtype
+        return next(self.network.parameters()).dtype
 
     @property
     def scale(self) -> float:
@@ -69,7 +69,7 @@ class TorchEngine:
         network = self.network
         if not isinstance(network, ImageNetwork):
             raise UnsupportedError("this network has no image tower")
-        images = 0 if self.own_shapes else len(pixels)
+        images = 0 if self.variable_size else len(pixels)
         return self.run(self.ready(network.encode_image, images), pixels)
 
     def encode_text(self, ids: Ids) -> Rows:
@@ -80,28 +80,28 @@ class TorchEngine:
             return _rows(self.ready(network.encode_text)(self.tensor(ids)))
 
     def ready(self, method: Callable[..., Any], images: int = 0) -> Callable[[Any], Tensor]:
-        """A method of the network as this engine runs it, compiled if it is to be. images: how many
-        of one size there will be at a time; 0: it is given others, or texts."""
+        """A method of the network, compiled if this engine compiles. images: how many images of one
+        size it gets at a time; 0: images of different sizes, or texts."""
         if self.name == "torch":
             return method
         key = (method.__name__, mode(self.device, images))
         if key not in self._compiled:
-            self._compiled[key] = torch.compile(_apart(method), fullgraph=True, mode=key[1])
+            self._compiled[key] = torch.compile(_with_own_code(method), fullgraph=True, mode=key[1])
         return self._compiled[key]
 
     def run(self, function: Callable[[Any], Tensor], pixels: Pixels) -> Rows:
-        """`function` of images as the network takes them: (B, 3, H, W), or a list of (3, H, W)."""
+        """`function` of normalised images on the device: (B, 3, H, W), or a list of (3, H, W)."""
         batch: Any
-        if self.own_shapes:
-            batch = [self._pixels(each[None])[0] for each in pixels]
+        if self.variable_size:
+            batch = [self._pixels(image[None])[0] for image in pixels]
         else:
             batch = self._pixels(self._stacked(pixels))
         with inference(self.network):
             return _rows(function(batch))
 
     def _stacked(self, pixels: Pixels) -> NDArray[Any]:
-        """Images of one size (B, 3, H, W); for a GPU in pinned memory, which is copied faster,
-        and which torch keeps for the next."""
+        """Images of one size as (B, 3, H, W). For a GPU in pinned memory, which is copied faster
+        and which torch reuses."""
         if self.device.type != "cuda":
             return np.stack(pixels)
         like = torch.from_numpy(pixels[0][None])
@@ -109,34 +109,32 @@ class TorchEngine:
         return np.stack(pixels, out=batch.numpy())
 
     def _pixels(self, batch: NDArray[Any]) -> Tensor:
-        """Images (B, 3, H, W) as the network takes them. One byte a pixel goes to its device."""
+        """Normalised images (B, 3, H, W). They are normalised on the device, to which only bytes
+        are copied."""
         pixels = self.tensor(batch)
         if pixels.is_floating_point() or self.levels is None:
             return pixels
-        return looked_up(pixels, self.tensor(self.levels))
+        return look_up(pixels, self.tensor(self.levels))
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """An array as the network takes it: on its device, floating-point numbers in its type."""
+        """An array as a tensor on the network's device, floating-point numbers in its type."""
         tensor = torch.from_numpy(values).to(self.device)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
-    @property
-    def _like(self) -> Tensor:
-        return next(self.network.parameters())
-
 
 def mode(device: torch.device, images: int) -> str | None:
-    """How torch.compile runs so many images: its "reduce-overhead" records a CUDA graph of each
-    number of images, in memory that the next call overwrites, and which before torch 2.13 only the
-    main thread may replay. None: as usual."""
-    main = threading.current_thread() is threading.main_thread()
-    few = 0 < images <= FEW
-    return "reduce-overhead" if device.type == "cuda" and few and main else None
+    """The `mode` of torch.compile for that number of images. "reduce-overhead" records a CUDA graph
+    for each number of images; the next call overwrites its memory, and before torch 2.13 only the
+    main thread may replay it. None: the default mode."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if device.type == "cuda" and 0 < images <= FEW and in_main_thread:
+        return "reduce-overhead"
+    return None
 
 
-def _apart(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method with a code object of its own. torch.compile makes at most eight versions of one,
-    and counts those of other models' methods, too."""
+def _with_own_code(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a method with a code object of its own. torch.compile creates at most eight
+    versions of a code object, and would count those of other models."""
     if not isinstance(method, MethodType):
         return method
     function = method.__func__

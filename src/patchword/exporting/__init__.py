@@ -1,5 +1,5 @@
-"""Models for other programs: graphs that onnxruntime and OpenVINO run without patchword, with the
-preprocessing and the tokenizer in the files that transformers, transformers.js and optimum read."""
+"""Exports models for other programs: graphs that onnxruntime and OpenVINO run without patchword,
+and preprocessing and tokenizer in files that transformers, transformers.js and optimum read."""
 
 from patchword.exporting.exported_model import opened
 from patchword.exporting.folder import Exported, export

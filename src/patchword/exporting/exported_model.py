@@ -1,4 +1,4 @@
-"""An exported folder as a model again, run by the library that it was written for."""
+"""Loads an exported folder as a model, run by the library that it was exported for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patchword.bundle import Bundle
 from patchword.checkpoints import scope_files
 from patchword.config import ModelConfig, from_dict
 from patchword.engines.graph_engine import GraphEngine, Run, single
-from patchword.engines.libraries import LIBRARIES, Graph, cause
+from patchword.engines.libraries import LIBRARIES, Graph, last_line
 from patchword.errors import CheckpointError, ConfigError, UnsupportedError
 from patchword.exporting.folder import MARK_FILE, VERSION
 from patchword.exporting.int8 import Agreement
@@ -26,10 +26,10 @@ from patchword.text.tokenizer_files import TOKENIZER_FILE
 
 
 def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Bundle:
-    """The model of an exported folder, which computes in that type. It gives vectors alone.
+    """The model of an exported folder, which computes in that type. It gives vectors only.
 
     Raises CheckpointError for a folder that is damaged or of a later version, UnsupportedError for
-    a type that its library does not have.
+    a type that its library does not support.
     """
     folder = Path(source).expanduser()
     engine, mark = with_graphs(folder, dtype)
@@ -53,8 +53,8 @@ def opened(source: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -
 def with_graphs(
     folder: Path, dtype: torch.dtype = torch.float32, advice: str = "export it again"
 ) -> tuple[GraphEngine, dict[str, Any]]:
-    """The engine of a folder's graphs, and what MARK_FILE holds, "model" as a ModelConfig. advice:
-    what to do with a damaged one. Raises as `opened`."""
+    """The engine of a folder's graphs, and the contents of MARK_FILE, with "model" as a
+    ModelConfig. advice: what to do about a damaged folder. Raises the errors of `opened`."""
     mark = _mark(folder / MARK_FILE, advice)
     library, int8 = LIBRARIES[mark["engine"]], mark["dtype"] == "int8"
     library.check(dtype)
@@ -66,15 +66,13 @@ def with_graphs(
             graphs[part] = library.read(path, torch.int8 if int8 else dtype)
         except UnsupportedError:
             raise
-        except Exception as error:  # each library has its own for a file that is damaged
-            said = f"{path} cannot be read ({cause(error)}): {advice}"
-            raise CheckpointError(said) from error
+        except Exception as error:  # each library has its own errors for a damaged file
+            message = f"{path} cannot be read ({last_line(error)}): {advice}"
+            raise CheckpointError(message) from error
     runs: dict[str, Run] = {}
-    joint = features_name(config)
-    outputs = {"image": (PIXELS, "image_embeds"), "text": (IDS, "text_embeds")}
-    for part, (given, usual) in outputs.items():
+    for part, input_name in (("image", PIXELS), ("text", IDS)):
         if part in graphs:
-            runs[part] = single(graphs[part], given, joint or usual)
+            runs[part] = single(graphs[part], input_name, features_name(config, part))
     engine = GraphEngine(
         library.name,
         runs,
@@ -90,15 +88,18 @@ def with_graphs(
 
 
 def spacing(mark: Mapping[str, Any], dtype: torch.dtype) -> float:
-    """How far numbers of the images' vectors are from exact ones, relative to them: by their type,
-    or in int8 as it was measured, the sine of the largest angle."""
+    """The relative error of the numbers in images' vectors: that of their type, or in int8 the
+    measured one, the sine of the largest angle."""
+    eps = float(torch.finfo(dtype).eps)
     measured = mark["agreement"].get("image")
-    exact = float(torch.finfo(dtype).eps)
-    return max(exact, math.sqrt(max(1 - measured["least"] ** 2, 0))) if measured else exact
+    if not measured:
+        return eps
+    return max(eps, math.sqrt(max(1 - measured["least"] ** 2, 0)))
 
 
 def _mark(path: Path, advice: str) -> dict[str, Any]:
-    """The contents of MARK_FILE, "model" as a ModelConfig. Raises CheckpointError for another."""
+    """The contents of MARK_FILE, with "model" as a ModelConfig. Raises CheckpointError for a file
+    with other contents."""
     try:
         mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = mark["version"]
@@ -110,8 +111,9 @@ def _mark(path: Path, advice: str) -> dict[str, Any]:
         if mark["engine"] not in LIBRARIES or not isinstance(mark["graphs"], Mapping):
             raise ValueError(f"engine is {mark['engine']!r}")
         needed = ("fingerprint", "logit_scale", "logit_bias", "options", "dtype", "agreement")
-        if missing := [name for name in needed if name not in mark]:
-            raise ValueError(f"no {missing[0]}")
+        for name in needed:
+            if name not in mark:
+                raise ValueError(f"no {name}")
         return mark | {"model": from_dict(ModelConfig, mark["model"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""A model as a folder of graphs and what belongs to them."""
+"""Writes a model as a folder of graphs with their configuration."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from patchword.receipts import make, to_text
 from patchword.receipts.inputs import TEXTS
 from patchword.text.tokenizer_files import TOKENIZER_FILE
 
-MARK_FILE = resolve.EXPORT  # which graphs are there, and the whole configuration
+MARK_FILE = resolve.EXPORT  # names of the graphs, and the configuration
 RECEIPT_FILE = "receipt.json"
 VERSION = 1  # of MARK_FILE
-# Where transformers.js and optimum look for a graph: ONNX in a folder of its own, OpenVINO beside
+# The names of graphs for transformers.js and optimum: ONNX in a folder of its own, OpenVINO beside
 # the configuration. A model of one part is "model" in both.
 ONNX_NAMES = {
     "image": "vision_model",
@@ -52,8 +52,8 @@ OPENVINO_NAMES = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, the file of each graph by its part, and in int8 how each tower
-    agrees with itself in float32."""
+    """What was written: the folder, the file of each graph by part, and for int8 the agreement of
+    each tower with itself in float32."""
 
     folder: Path
     graphs: dict[str, str]
@@ -66,7 +66,7 @@ def export(
     to: str = "onnx",
     photos: Photos | None = None,
 ) -> Exported:
-    """Write a model's graphs, see `api.exports.export`. photos: for graphs in int8."""
+    """Write a model's graphs; see `api.exports.export`. photos: for graphs in int8."""
     if to not in LIBRARIES:
         raise UnsupportedError(
             f"to is {to!r}{nearest(to, LIBRARIES)}; there are {', '.join(LIBRARIES)}"
@@ -75,19 +75,19 @@ def export(
     if model.engine.dtype != torch.float32:
         raise UnsupportedError("a model is exported from float32: load it without dtype")
     model = renewed(model)
-    _check_other(model, place)
-    with replaced(place) as beside:
-        files, found = write_graphs(model, library, beside, photos)
-        describe(model, beside)
-        write_mark(model, library, files, beside, photos is not None, found)
-    for words in huggingface.differences(model.config, model.tokenizer):
-        warn(f"{place}: {words}", CheckpointWarning)
-    return Exported(place, files, found)
+    _check_replaceable(model, place)
+    with replaced(place) as new:
+        files, agreement = write_graphs(model, library, new, photos)
+        describe(model, new)
+        write_mark(model, library, files, new, photos is not None, agreement)
+    for difference in huggingface.differences(model.config, model.tokenizer):
+        warn(f"{place}: {difference}", CheckpointWarning)
+    return Exported(place, files, agreement)
 
 
-def _check_other(model: Bundle, folder: Path) -> None:
-    """Raises CheckpointError where another model's export is; the same model's, by its name or its
-    fingerprint, and a damaged one may be replaced."""
+def _check_replaceable(model: Bundle, folder: Path) -> None:
+    """Raise CheckpointError if the folder holds another model's export. An export of the same
+    model, by its name or its fingerprint, and a damaged one may be replaced."""
     try:
         mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
         name, fingerprint = mark["name"], mark["fingerprint"].removesuffix("-int8")
@@ -101,12 +101,13 @@ def _check_other(model: Bundle, folder: Path) -> None:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder that becomes `folder` at the end, whole or not at all.
+    """An empty folder that replaces `folder` at the end, completely or not at all.
 
-    Raises CheckpointError where something is that no export wrote, and for the current folder.
+    Raises CheckpointError if `folder` holds files that no export wrote, and for the current folder.
     """
     place = Path(os.path.realpath(folder))
-    if Path(os.path.realpath(os.curdir)).is_relative_to(place):  # it would be in no folder any more
+    # The process would be in a deleted folder afterwards.
+    if Path(os.path.realpath(os.curdir)).is_relative_to(place):
         raise CheckpointError(f"{folder}: the current folder lies in it; name a new folder")
     if place.exists() and not (place / MARK_FILE).is_file() and not _empty(place):
         raise CheckpointError(
@@ -114,20 +115,20 @@ def replaced(folder: Path) -> Iterator[Path]:
         )
     make_folder(place.parent)
     try:
-        beside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
     except OSError as error:
         error.filename = str(folder)
         error.strerror = f"nothing can be written in its folder ({error.strerror})"
         raise
     try:
-        new, old = beside / "new", beside / "old"
+        new, old = temporary / "new", temporary / "old"
         new.mkdir()
         yield new
         if place.exists():
             place.rename(old)
         new.rename(place)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _empty(place: Path) -> bool:
@@ -137,38 +138,42 @@ def _empty(place: Path) -> bool:
 def write_graphs(
     model: Bundle, library: Library, folder: Path, photos: Photos | None
 ) -> tuple[dict[str, str], dict[str, Agreement]]:
-    """Write each graph of a model: their files by their parts, and how those in int8 agree."""
-    found = list(parts(model))
+    """Write each graph of a model. Returns the files by part, and the agreement of parts in
+    int8."""
+    all_parts = list(parts(model))
     files, agreements = {}, {}
     texts = [model.tokenizer([text])[0] for text in TEXTS] if model.tokenizer else []
-    for part in found:
-        alone = len(found) == 1 and part.name == "image"
-        name = graph_file(library, part.name, alone, photos is not None)
+    for part in all_parts:
+        only_part = len(all_parts) == 1 and part.name == "image"
+        name = graph_file(library, part.name, only_part, photos is not None)
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         files[part.name] = name
         if photos is None:
-            library.save(part.traced(), path, part.outputs)
+            library.save(part.export(), path, part.outputs)
             continue
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            whole = Path(scratch) / path.name
-            library.save(part.traced(), whole, part.outputs)
-            agreement = quantise(library, part, whole, path, photos, texts)
+            exact = Path(scratch) / path.name
+            library.save(part.export(), exact, part.outputs)
+            agreement = quantise(library, part, exact, path, photos, texts)
         if agreement is not None:
             agreements[part.name] = agreement
     return files, agreements
 
 
-def graph_file(library: Library, part: str, alone: bool, int8: bool) -> str:
-    """Where the graph of a part lies in the folder. alone: it is the only one."""
+def graph_file(library: Library, part: str, only_part: bool, int8: bool) -> str:
+    """The path of a part's graph in the folder."""
     if library.name == "onnx":
-        name = "model" if alone else ONNX_NAMES[part]
-        return f"onnx/{name}{'_quantized' * int8}{library.suffix}"
-    return f"{'openvino_model' if alone else OPENVINO_NAMES[part]}{library.suffix}"
+        name = "model" if only_part else ONNX_NAMES[part]
+        if int8:
+            name += "_quantized"
+        return f"onnx/{name}{library.suffix}"
+    name = "openvino_model" if only_part else OPENVINO_NAMES[part]
+    return f"{name}{library.suffix}"
 
 
 def describe(model: Bundle, folder: Path) -> None:
-    """Write what belongs to the graphs: configuration, preprocessing, tokenizer, receipt."""
+    """Write configuration, preprocessing, tokenizer and receipt."""
     config = model.config
     text = config.text_or_decoder
     _json(folder / "config.json", huggingface.described(config, model.scale))
@@ -177,10 +182,12 @@ def describe(model: Bundle, folder: Path) -> None:
         _json(folder / "preprocessor_config.json", pixels)
     if model.tokenizer is not None and text is not None:
         write(folder / TOKENIZER_FILE, model.tokenizer.to_json())
-        words = huggingface.tokenizer_config(model.tokenizer, text)
-        _json(folder / "tokenizer_config.json", words)
+        _json(
+            folder / "tokenizer_config.json",
+            huggingface.tokenizer_config(model.tokenizer, text),
+        )
     if model.tokenizer is not None or text is None:
-        receipt = make(model) | {"painted_patches": []}  # no graph paints
+        receipt = make(model) | {"painted_patches": []}  # no graph reconstructs patches
         write(folder / RECEIPT_FILE, to_text(receipt))
     scope_files.save(model.scope, folder)
 
@@ -193,15 +200,15 @@ def write_mark(
     int8: bool,
     agreements: Mapping[str, Agreement],
 ) -> None:
-    """Write MARK_FILE, by which `opened` finds the graphs. files: as `write_graphs` gives them."""
+    """Write MARK_FILE, which `opened` reads. files: the result of `write_graphs`."""
     mark = {
         "patchword": "export",
         "version": VERSION,
         "name": model.name,
-        "fingerprint": f"{model.fingerprint}{'-int8' * int8}",
+        "fingerprint": f"{model.fingerprint}-int8" if int8 else model.fingerprint,
         "engine": library.name,
         "dtype": "int8" if int8 else "float32",
-        "agreement": {name: vars(each) for name, each in agreements.items()},
+        "agreement": {name: vars(agreement) for name, agreement in agreements.items()},
         "graphs": dict(files),
         "logit_scale": model.scale,
         "logit_bias": model.bias,

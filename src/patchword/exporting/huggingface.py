@@ -1,9 +1,9 @@
-"""A model's configuration in the files of Hugging Face's transformers: config.json,
+"""Writes a model's configuration as files of Hugging Face's transformers: config.json,
 preprocessor_config.json, tokenizer_config.json.
 
-They are for what runs the graphs: transformers.js picks a class by "model_type", processors and
-tokenizers read the rest. Where transformers has no such architecture, config.json describes the
-nearest one by its sizes; the graphs are exact all the same.
+Programs that run the graphs read them: transformers.js chooses a class by "model_type", processors
+and tokenizers read the rest. If transformers lacks the architecture, config.json describes a
+similar one with the same sizes. The graphs do not depend on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from patchword.config import (
 from patchword.text.tokenizer import Tokenizer
 
 ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
-PLAIN = {  # texts that a cleaning leaves as they are
+UNCHANGED_TEXTS = {  # by cleaning: the texts that it does not change
     "whitespace": "plain texts",
     **dict.fromkeys(("lower", "ftfy", "lowercase"), "plain texts in lower case"),
     **dict.fromkeys(("canonicalize", "unpunctuated"), "texts in lower case without punctuation"),
@@ -33,7 +33,7 @@ RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Imag
 
 
 def model_type(config: ModelConfig) -> str:
-    """The kind of model in transformers that is the nearest."""
+    """The most similar "model_type" of transformers."""
     if config.blip:
         return "blip"
     if config.vision is not None and config.text is not None:
@@ -52,23 +52,27 @@ def described(config: ModelConfig, scale: float) -> dict[str, Any]:
     kind = model_type(config)
     out: dict[str, Any] = {"model_type": kind}
     text = config.text or config.decoder
-    towers = {
-        "vision_config": config.vision and _vision(config.vision, config.preprocess),
-        "text_config": text and _text(text),
-    }
-    if kind in ("vit", "swin", "clip_vision_model", "clip_text_model"):
-        out |= next(tower for tower in towers.values() if tower)
-    else:
-        out |= {name: tower for name, tower in towers.items() if tower}
-        out["logit_scale_init_value"] = math.log(scale)
+    towers: dict[str, dict[str, Any]] = {}
+    if config.vision is not None:
+        towers["vision_config"] = _vision(config.vision, config.preprocess)
+    if text is not None:
+        towers["text_config"] = _text(text)
     if config.embed_dim:
-        for part in (out, *(tower for tower in towers.values() if tower)):
-            part["projection_dim"] = config.embed_dim
+        out["projection_dim"] = config.embed_dim
+        for tower in towers.values():
+            tower["projection_dim"] = config.embed_dim
+    if kind in ("vit", "swin", "clip_vision_model", "clip_text_model"):  # models of one tower
+        (tower,) = towers.values()
+        out |= tower
+    else:
+        out |= towers
+        out["logit_scale_init_value"] = math.log(scale)
     if config.classes:
         names = config.labels or [f"LABEL_{i}" for i in range(config.classes)]
         if config.score == "sigmoid":
             out["problem_type"] = "multi_label_classification"
-        out["architectures"] = [f"{'Swin' if kind == 'swin' else 'ViT'}ForImageClassification"]
+        family = "Swin" if kind == "swin" else "ViT"
+        out["architectures"] = [f"{family}ForImageClassification"]
         out["id2label"] = {str(i): name for i, name in enumerate(names)}
         out["label2id"] = {name: i for i, name in enumerate(names)}
     return out
@@ -116,10 +120,10 @@ def _text(config: TextConfig) -> dict[str, Any]:
 
 
 def processor(config: PreprocessConfig, paired: bool) -> dict[str, Any] | None:
-    """preprocessor_config.json; None where no processor of transformers does the same. paired: of a
-    model that reads texts too."""
+    """preprocessor_config.json; None if no processor of transformers computes the same. paired:
+    true for a model that reads texts too."""
     height, width = config.size
-    whole = {"height": height, "width": width}
+    size = {"height": height, "width": width}
     square = height == width
     if config.resize in ("contain", "patches") or (config.resize == "cover" and not square):
         return None
@@ -129,9 +133,11 @@ def processor(config: PreprocessConfig, paired: bool) -> dict[str, Any] | None:
     elif config.resize == "square":
         resize = {"height": config.resize_to, "width": config.resize_to}
     elif config.resize == "squash":
-        resize = whole
+        resize = size
     crops = config.resize != "squash"
-    kind = "DeiT" if config.resize == "square" else "CLIP" if crops else "ViT"
+    kind = "CLIP" if crops else "ViT"
+    if config.resize == "square":
+        kind = "DeiT"
     return {
         "image_processor_type": f"{kind}ImageProcessor",
         **({"processor_class": "CLIPProcessor"} if paired else {}),
@@ -139,7 +145,7 @@ def processor(config: PreprocessConfig, paired: bool) -> dict[str, Any] | None:
         "size": resize,
         "resample": RESAMPLE[config.interpolation],
         "do_center_crop": crops,
-        **({"crop_size": whole} if crops else {}),
+        **({"crop_size": size} if crops else {}),
         "do_rescale": True,
         "rescale_factor": config.rescale,
         "do_normalize": True,
@@ -169,18 +175,21 @@ def tokenizer_config(tokenizer: Tokenizer, config: TextConfig) -> dict[str, Any]
 
 
 def _padding(backend: Backend, last: str, config: TextConfig) -> str | None:
-    """The token that texts are padded with. transformers takes each one in a text for padding, so
-    where it is a word's, such as "!" of open_clip, the end token is named, if padding after it is
-    not looked at."""
-    found = backend.id_to_token(config.pad_token)
-    special = config.pad_token in backend.get_added_tokens_decoder()
-    unseen = config.causal and config.pool in ("end", "highest")
-    return found if special or not (unseen and last) else last
+    """The token for padding. transformers reads this token as padding also inside a text. So if it
+    is a word, such as "!" in open_clip, the end token is named instead, provided that the model
+    ignores what follows it."""
+    token = backend.id_to_token(config.pad_token)
+    is_special = config.pad_token in backend.get_added_tokens_decoder()
+    padding_is_ignored = config.causal and config.pool in ("end", "highest")
+    if not is_special and padding_is_ignored and last:
+        return last
+    return token
 
 
 def differences(config: ModelConfig, tokenizer: Tokenizer | None = None) -> list[str]:
-    """What programs that read these files do otherwise, in words for users."""
-    found, preprocess, text = [], config.preprocess, config.text
+    """What programs that read these files do differently, as texts for users."""
+    found: list[str] = []
+    preprocess, text = config.preprocess, config.text
     if config.vision is not None:
         if processor(preprocess, paired=False) is None:
             found.append(
@@ -195,7 +204,7 @@ def differences(config: ModelConfig, tokenizer: Tokenizer | None = None) -> list
     if text is not None and text.cleaning != "none":
         found.append(
             f'texts are cleaned by "{text.cleaning}" before this tokenizer, and programs that read '
-            f"tokenizer.json do not: {PLAIN[text.cleaning]} are the same"
+            f"tokenizer.json do not: {UNCHANGED_TEXTS[text.cleaning]} are the same"
         )
     if text is not None and text.padding == "attended":
         found.append(
@@ -207,13 +216,14 @@ def differences(config: ModelConfig, tokenizer: Tokenizer | None = None) -> list
 
 
 def _of_tokens(tokenizer: Tokenizer, config: TextConfig) -> list[str]:
-    """What transformers' tokenizers do otherwise than this one."""
-    found = []
+    """What transformers' tokenizers do differently."""
+    found: list[str] = []
     backend = Backend.from_str(tokenizer.to_json())
-    named = tokenizer_config(tokenizer, config)["pad_token"]
-    if named and backend.token_to_id(named) not in backend.get_added_tokens_decoder():
-        found.append(f'transformers takes "{named}" in a text for padding: leave it out of texts')
-    if end := tokenizer.padded_over:
+    padding = tokenizer_config(tokenizer, config)["pad_token"]
+    if padding and backend.token_to_id(padding) not in backend.get_added_tokens_decoder():
+        found.append(f'transformers takes "{padding}" in a text for padding: leave it out of texts')
+    end = tokenizer.padded_over
+    if end:
         found.append(
             f"this tokenizer ends texts with id {end[0]}, where the model has padding: replace it "
             f"by {config.pad_token}"

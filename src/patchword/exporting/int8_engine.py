@@ -1,4 +1,4 @@
-"""A model whose vectors are computed in int8, by graphs that are kept."""
+"""Models whose vectors are computed in int8, by cached graphs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from patchword.bundle import Bundle
-from patchword.engines.graph import kept
+from patchword.engines.graph import cached_folder
 from patchword.engines.libraries import LIBRARIES
 from patchword.exporting.exported_model import spacing, with_graphs
 from patchword.exporting.folder import write_graphs, write_mark
@@ -26,21 +26,20 @@ def in_int8(
     photos: Callable[[], Photos],
     options: dict[str, Any],
 ) -> M:
-    """A model in float32 with int8 graphs of a library, `to`, which are made and put into `folder`
-    where they are not there.
+    """A model in float32 as one that runs int8 graphs of the library `to`. They are created in
+    `folder` if they do not exist.
 
-    photos: gives those that calibrate and measure.
-    options: what `load` was given for it. Raises UnsupportedError for a model that int8 changes too
-    much, see `int8.quantise`, a library that is missing, and a cache that cannot be written;
-    CheckpointError for graphs there that are damaged.
+    photos: returns the photos for `int8.quantise`. options: the options of `load` for int8. Raises
+    UnsupportedError for a model that int8 changes too much, for a missing library, and for a cache
+    that cannot be written; CheckpointError for damaged graphs in the cache.
     """
     library = LIBRARIES[to]
 
-    def make(place: Path) -> None:
+    def write(place: Path) -> None:
         files, agreements = write_graphs(model, library, place, photos())
         write_mark(model, library, files, place, True, agreements)
 
-    place = kept(folder, make, to)
+    place = cached_folder(folder, write, to)
     engine, mark = with_graphs(place, advice=f"delete {place}, and it is made again")
     scope = model.scope and model.scope.rounded(spacing(mark, torch.float32))
     return replace(

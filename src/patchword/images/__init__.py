@@ -1,4 +1,4 @@
-"""Images of any kind as RGB uint8 arrays, and from there to what a network sees."""
+"""Opens images of any kind as RGB uint8 arrays, and preprocesses them for networks."""
 
 from patchword.images.decode import MAX_PIXELS, ImageLike, Opener, name_of, open
 from patchword.images.preprocess import Geometry, Preprocess

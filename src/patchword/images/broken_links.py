@@ -1,4 +1,4 @@
-"""Links to what is not there."""
+"""Symbolic links to files that do not exist."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 
 def dangling(path: str | os.PathLike[str]) -> str:
-    """Of a link that ends at nothing, what is said of it; empty for anything else."""
+    """A message about a link whose target is missing; empty for any other path."""
     if not os.path.islink(path):
         return ""
     try:
         os.stat(path)
     except FileNotFoundError:
         return f"a link to {os.fsdecode(os.readlink(path))}, which is missing"
-    except OSError:  # a link to itself, or to what may not be looked at
+    except OSError:  # a link to itself, or a target without permission
         pass
     return ""

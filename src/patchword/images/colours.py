@@ -1,4 +1,4 @@
-"""Colours of 8-bit pictures of any mode as sRGB, transparency over white."""
+"""Converts 8-bit pictures of any mode to sRGB, with transparency over white."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-_BAND = 1 << 24  # pixels converted at a time: no second copy of a large image is ever held
-_SAME = 2  # levels of 255: a profile that moves no colour further is sRGB under another name
+_BAND = 1 << 24  # pixels converted at a time: a large image is never copied as a whole
+_SAME = 2  # levels of 255: a profile that changes no colour by more is taken for sRGB
 
 
 def to_picture(picture: Any, profile: bytes | None) -> Image.Image | NDArray[np.uint8]:
-    """What `to_rgb` returns, as a PIL picture, which is not copied where it is RGB already; a large
-    one as an array."""
-    small = picture.width * picture.height <= _BAND
-    return _over_white(picture, profile) if small else to_rgb(picture, profile)
+    """The result of `to_rgb` as a PIL picture, not copied if it is RGB already; a large picture as
+    an array."""
+    if picture.width * picture.height <= _BAND:
+        return _over_white(picture, profile)
+    return to_rgb(picture, profile)
 
 
 def to_rgb(picture: Any, profile: bytes | None) -> NDArray[np.uint8]:
@@ -28,19 +29,20 @@ def to_rgb(picture: Any, profile: bytes | None) -> NDArray[np.uint8]:
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        whole = bottom - top == height
-        band = picture if whole else picture.crop((0, top, width, bottom))
+        band = picture
+        if bottom - top < height:
+            band = picture.crop((0, top, width, bottom))
         out[top:bottom] = np.asarray(_over_white(band, profile))
     return out
 
 
 def _over_white(picture: Any, profile: bytes | None) -> Image.Image:
-    """An 8-bit PIL image of any mode as RGB: colours in sRGB, transparency over white."""
+    """An 8-bit PIL image of any mode as RGB, in sRGB, with transparency over white."""
     if picture.mode == "La":
         picture = picture.convert("LA")
     mode = picture.mode
-    clear = picture.has_transparency_data
-    if clear:
+    transparent = picture.has_transparency_data
+    if transparent:
         picture = picture.convert("RGBA")
     if mode == "LAB":
         profile = _lab_profile()
@@ -51,19 +53,19 @@ def _over_white(picture: Any, profile: bytes | None) -> Image.Image:
         expected, transform = conversion
         colours = ImageCms.applyTransform(picture.convert(expected), transform)
         assert colours is not None  # only None in place
-    if not clear:
+    if not transparent:
         return colours  # type: ignore[no-any-return]
-    over = Image.new("RGB", picture.size, "white")
-    over.paste(colours, mask=picture.getchannel("A"))
-    return over
+    background = Image.new("RGB", picture.size, "white")
+    background.paste(colours, mask=picture.getchannel("A"))
+    return background
 
 
 @lru_cache(maxsize=8)
 def _to_srgb(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
     """(the mode to convert to first, the transform from it to sRGB), perceptual intent.
 
-    None where colours are to be taken as sRGB already: the profile is sRGB, it is damaged, or it
-    describes other colours than an image of `mode` has.
+    None if the colours are taken as sRGB: the profile is sRGB or damaged, or it describes other
+    colours than an image of `mode` has.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

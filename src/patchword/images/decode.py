@@ -1,10 +1,10 @@
 """Open any image: file, URL, bytes, PIL image, array or tensor -> RGB uint8 (H, W, 3), upright, in
 sRGB.
 
-The steps, in this order: first frame of an animation, or the page that is named (see
-`pages`); samples of more than 8 bits scaled to 8 (see `high_bit_depth`); embedded colour profile to
-sRGB; transparency over white; EXIF orientation applied. Everything that cannot be opened is an
-ImageError that names image and reason.
+The steps, in this order: take the first frame of an animation, or the named page (see `pages`);
+scale samples of more than 8 bits to 8 (see `high_bit_depth`); convert an embedded colour profile to
+sRGB; put transparency over white; apply the EXIF orientation. An image that cannot be opened raises
+an ImageError with its name and the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from patchword.images.broken_links import dangling
 from patchword.images.colours import to_picture, to_rgb
 from patchword.images.high_bit_depth import Samples
 from patchword.images.photo import RGB, Photo
-from patchword.images.unreadable import RefusedError, TooManyPixelsError, refuse_if
+from patchword.images.unreadable import RefusedError, TooManyPixelsError, reason, refuse_if
 from patchword.options import at_least as checked_least
 
 __all__ = ["MAX_PIXELS", "ImageLike", "Opener", "name_of", "open"]
@@ -52,7 +52,6 @@ MAX_PIXELS = 300_000_000  # of an image as it is decoded; phones make 200 millio
 
 _SEVERAL = "not one image, but maybe several: patchword.find_images lists them"
 _ADDRESS = "only https:// and http:// addresses are opened; copy it to a disk, give its path"
-_TRUNCATED = ("truncated", "end of file", "not enough image data", "reached eof")
 
 
 def name_of(image: ImageLike) -> str:
@@ -74,8 +73,8 @@ def name_of(image: ImageLike) -> str:
 
 @dataclass(frozen=True)
 class Opener:
-    """How images are opened. `open` has the meaning of its options; urls=False refuses addresses,
-    as a server must; exact=True decodes every JPEG whole."""
+    """Opens images. For the options see `open`. urls=False refuses addresses, as a server must;
+    exact=True decodes every JPEG at its full size."""
 
     stretch: bool = False
     max_pixels: int = MAX_PIXELS
@@ -92,30 +91,30 @@ class Opener:
         return self.sized(image, at_least=at_least, exact=exact).array
 
     def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
-        """The same with the image's size in its file."""
+        """`__call__`, with the image's size in its file."""
         target = None if exact or self.exact else at_least
         job = _Job(name_of(image), target, self.stretch, self.max_pixels)
         try:
             return _opened_as(image, job, self.urls)
-        except ImageWarning:  # where the user has made errors of warnings
+        except ImageWarning:  # if the user has turned warnings into errors
             raise
-        # Pillow's plugins raise whatever a damaged header makes of them: KeyError, struct.error,
+        # For a damaged header Pillow's plugins raise errors of many types: KeyError, struct.error,
         # ZeroDivisionError, AssertionError... Each means that this image cannot be opened.
         except Exception as error:
-            raise ImageError(job.name, _reason(error, self.max_pixels)) from error
+            raise ImageError(job.name, reason(error, self.max_pixels)) from error
 
-    def sent(self, image: ImageLike) -> ImageLike | None:
-        """What another process is given to open an image; None: nothing, this one opens it."""
+    def to_send(self, image: ImageLike) -> ImageLike | None:
+        """What is sent to another process to open an image; None: this process opens it."""
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
-            return str.__str__(path) if isinstance(path, str) else None  # of no class of its own
+            return str.__str__(path) if isinstance(path, str) else None  # not of a subclass of str
         return image if type(image) is bytes else None
 
-    def noted(self, image: ImageLike) -> Any:
-        """What it keeps of an image that it has opened, beside the photo."""
+    def recorded(self, image: ImageLike) -> Any:
+        """What a subclass recorded of an image that it has opened."""
 
-    def note(self, image: ImageLike, noted: Any) -> None:
-        """Keep what another process noted of it."""
+    def record(self, image: ImageLike, recorded: Any) -> None:
+        """Store what a subclass recorded of an image in another process."""
 
 
 def open(
@@ -146,7 +145,7 @@ def open(
 
 @dataclass(frozen=True)
 class _Job:
-    """How one image is opened; target: `at_least` of `open`."""
+    """The options for one image. target: `at_least` of `open`."""
 
     name: str
     target: int | None
@@ -162,7 +161,7 @@ class _Job:
 
 
 def _opened_as(image: Any, job: _Job, web: bool) -> Photo:
-    """An image of any type."""
+    """The photo of an image of any type."""
     if isinstance(image, Image.Image):
         return _from_picture(image, job)
     if isinstance(image, np.ndarray):
@@ -175,63 +174,45 @@ def _opened_as(image: Any, job: _Job, web: bool) -> Photo:
             path = _readable(name)
             return _from_file(lambda: path.open("rb"), job, page, path.suffix.lower())
         refuse_if(not web, "a URL: download it and give its path")
-        content: Any = urls.fetch(name)
-        return _from_file(lambda: io.BytesIO(content), job, page)
+        fetched = urls.fetch(name)
+        return _from_file(lambda: io.BytesIO(fetched), job, page)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        content = image
+        content: Content = image
     elif hasattr(image, "read"):
-        content = _whole(image)
+        content = _content(image)
     else:
         raise RefusedError("not an image: give a path, bytes, a PIL image or a numpy array")
     refuse_if(not len(content), "empty: 0 bytes")
     return _from_file(lambda: io.BytesIO(content), job)
 
 
-def _reason(error: Exception, max_pixels: int) -> str:
-    """The error of an image in one short line and, where something helps, what to do."""
-    if isinstance(error, TooManyPixelsError):
-        width, height = error.size
-        return (
-            f"{width} x {height} are more than {max_pixels} pixels, refused as a decompression "
-            "bomb; if you trust it, raise max_pixels (--max-pixels on the command line)"
-        )
-    if isinstance(error, RefusedError):
-        return str(error)
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than Pillow opens in this format; save it as PNG or JPEG"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a format that can be read, or its header is damaged"
-    if isinstance(error, ImportError):
-        return f"what opens it is installed and cannot be imported ({error}); install it anew"
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, EOFError) or any(word in message.lower() for word in _TRUNCATED):
-        return "truncated: it ends before its last pixel; copy or download it again"
-    return f"damaged or unsupported: {message}"
-
-
 def _readable(path: str) -> Path:
-    """The path of a regular, non-empty file. Refuses all else: a pipe or device could hang."""
+    """The path of a regular, non-empty file. Refuses anything else: a pipe or device could hang."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        several = glob.glob(path, recursive=True) or (path[:1] == "@" and os.path.isfile(path[1:]))
-        far = "://" in path and not path.startswith("file:")
-        missing = _ADDRESS if far else "no such file"
-        why = dangling(path) or (_SEVERAL if several else missing)
-        raise RefusedError(why) from None
+        raise RefusedError(_why_missing(path)) from None
     refuse_if(stat.S_ISDIR(status.st_mode), _SEVERAL)
     refuse_if(not stat.S_ISREG(status.st_mode), "not a regular file; save what it gives as one")
     refuse_if(status.st_size == 0, "empty: 0 bytes")
     return Path(path)
 
 
-def _whole(file: Any) -> bytes:
-    """The content of an open file, from its start where it can seek; its position is restored, so
-    that it can be read again."""
+def _why_missing(path: str) -> str:
+    broken_link = dangling(path)
+    if broken_link:
+        return broken_link
+    is_list = path.startswith("@") and os.path.isfile(path[1:])
+    if is_list or glob.glob(path, recursive=True):
+        return _SEVERAL
+    if "://" in path and not path.startswith("file:"):
+        return _ADDRESS
+    return "no such file"
+
+
+def _content(file: Any) -> bytes:
+    """The content of an open file, from its start if it can seek. Its position is restored, so that
+    it can be read again."""
     seekable = hasattr(file, "seekable") and file.seekable()
     position = file.tell() if seekable else 0
     if seekable:
@@ -246,7 +227,7 @@ def _whole(file: Any) -> bytes:
 def _from_file(
     start: Callable[[], BinaryIO], job: _Job, page: int | None = None, suffix: str = ""
 ) -> Photo:
-    """Decode the file that `start` opens; page: from 1, None: the first. suffix: of its name."""
+    """Decode the file that `start` opens. page: from 1; None: the first. suffix: of its name."""
     with start() as file:
         head = file.read(kinds.HEAD)
         in_tiff = head.startswith(kinds.TIFF)
@@ -268,22 +249,22 @@ def _from_file(
 def _from_tiff(file: BinaryIO, start: Callable[[], BinaryIO], frame: int, job: _Job) -> Photo:
     try:
         return _by_pillow(start, job, frame)
-    except (UnidentifiedImageError, SyntaxError):  # Pillow says no more of what it does not know
-        found = tiff.unusual(file, frame)
-        refuse_if(bool(found), f"a TIFF with {found}; save it as PNG, or give an array")
+    except (UnidentifiedImageError, SyntaxError):  # Pillow's error does not name the reason
+        unusual = tiff.unusual(file, frame)
+        refuse_if(bool(unusual), f"a TIFF with {unusual}; save it as PNG, or give an array")
         raise
 
 
-def _frame(found: list[int], page: int | None, job: _Job) -> int:
-    """The number by which a file's reader knows the page that is named."""
-    count = len(found)
+def _frame(frames: list[int], page: int | None, job: _Job) -> int:
+    """The reader's number of a page, from 1, out of the numbers of all pages."""
+    count = len(frames)
     if page is None and count > 1:
         job.warn(f"page 1 of {count} is opened; #2 behind its name is the second (file.tif#2)")
     number = 1 if page is None else page
     if not 1 <= number <= count:
         has = f"it has pages #1 to #{count}" if count > 1 else "it has one page, #1"
         raise RefusedError(f"no page {page}: {has}")
-    return found[number - 1]
+    return frames[number - 1]
 
 
 def _from_npy(file: BinaryIO, page: int | None, job: _Job) -> Photo:
@@ -319,7 +300,7 @@ def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> Photo:
     """Decode one frame, from 0, of a file that Pillow reads."""
     with pillow.opened(start, frame) as picture:
         pillow.refuse_unsound(picture, job.max_pixels)
-        if picture.info.get("progressive"):  # all its coefficients are held, however it is scaled
+        if picture.info.get("progressive"):  # all coefficients are in memory, also when scaled
             job.check_size(*picture.size)
         stored = picture.size
         if job.target:
@@ -338,11 +319,11 @@ def _from_picture(
     samples: Samples | None = None,
     stored: tuple[int, int] | None = None,
 ) -> Photo:
-    """The photo that is a decoded PIL image of any mode.
+    """The photo of a PIL image of any mode.
 
-    cover: the box (left, top, right, bottom) of a GIF's first frame; what lies outside is white.
-    samples: those of more than 8 bits, where they were read beside Pillow. stored: (width, height)
-    in the file, where it was decoded smaller.
+    cover: the box (left, top, right, bottom) of a GIF's first frame; pixels outside are white.
+    samples: samples of more than 8 bits that were read without Pillow. stored: (width, height) in
+    the file, for an image that was decoded at a smaller size.
     """
     refuse_if(0 in picture.size, "it has no pixels")
     if samples is None:
@@ -365,25 +346,25 @@ def _from_picture(
 
 
 def _loaded(picture: Any) -> Any:
-    """The decoded picture. Pillow spreads the grey of a PNG of 2 or 4 bits over 0..255, but keeps
-    the grey that means transparent as the file has it."""
+    """The decoded picture. Pillow scales the grey of a PNG of 2 or 4 bits to 0..255, but not the
+    grey value that means transparent."""
     layout = str(picture.tile[0].args) if picture.format == "PNG" and picture.tile else ""
     pillow.prepare(picture)
     picture.load()
     step = {"L;2": 85, "L;4": 17}.get(layout)
     if step is None or "transparency" not in picture.info:
         return picture
-    picture = picture.copy()  # a user's own stays as it is
+    picture = picture.copy()  # the user's picture must not change
     picture.info["transparency"] *= step
     return picture
 
 
 def _from_array(array: NDArray[Any], job: _Job) -> Photo:
-    """The photo that is a (H, W) or (H, W, C) array."""
+    """The photo of an array (H, W) or (H, W, C)."""
     refuse_if(0 in array.shape, "it has no pixels")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in npy.CHANNELS):
-        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = "; channels come last, and several grey images are a list" if first else ""
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = "; channels come last, and several grey images are a list" if channels_first else ""
         raise RefusedError(f"shape {array.shape} is neither (H, W) nor (H, W, 1 to 4){hint}")
     photo = _of_samples(high_bit_depth.of_array(array, job.stretch), job)
     colour = photo.array[0, 0]
@@ -394,7 +375,7 @@ def _from_array(array: NDArray[Any], job: _Job) -> Photo:
 
 
 def _of_samples(samples: Samples, job: _Job) -> Photo:
-    eight = samples.to_eight_bits(job.stretch, job.warn)
-    if eight.ndim == 3 and eight.shape[2] == 3:
-        return Photo.whole(np.ascontiguousarray(eight))
-    return Photo.whole(to_rgb(Image.fromarray(eight), None))
+    values = samples.to_eight_bits(job.stretch, job.warn)
+    if values.ndim == 3 and values.shape[2] == 3:
+        return Photo.whole(np.ascontiguousarray(values))
+    return Photo.whole(to_rgb(Image.fromarray(values), None))

@@ -1,9 +1,9 @@
-"""DICOM, read by pydicom: rescaled, windowed, dark where low.
+"""DICOM files, read by pydicom.
 
-The grey levels of a monitor (DICOM PS3.3, C.7.6.3.1.2 and C.11.2): stored values are rescaled
-(slope and intercept, or a table), and the table of values of interest, or else the first window,
-defines black and white; without either, they are the least and the greatest value of the stored
-bits. What is there and empty is not there. MONOCHROME1 is inverted. Colours are RGB.
+Grey levels are those of a monitor (DICOM PS3.3, C.7.6.3.1.2 and C.11.2). Stored values are rescaled
+by slope and intercept or by a table. Then the table of values of interest, or else the first
+window, defines black and white; without either they are the least and greatest value that the
+stored bits can have. Empty attributes count as missing. MONOCHROME1 is inverted. Colours are RGB.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Values = NDArray[np.float64]
-MOST = 256 << 20  # bytes of a file when it is unpacked
-_FRAME = 8  # bytes of a frame, at least: the head of its item (PS3.5, A.4)
+MOST = 256 << 20  # bytes of an unpacked file
+_FRAME = 8  # least bytes of a frame: the header of its item (PS3.5, A.4)
 _RESCALING = ("RescaleSlope", "RescaleIntercept")
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """The numbers of the frames, from 0, at most as many as the file has room for. Raises
-    RefusedError, and whatever pydicom makes of a damaged header."""
+    """The numbers of the frames, from 0, at most as many as fit into the file. Raises RefusedError,
+    and errors of pydicom for a damaged header."""
     if not kinds.opens(kinds.DICOM):
         return [0]
     from pydicom import dcmread
@@ -45,17 +45,17 @@ def pages(file: BinaryIO) -> list[int]:
 
 
 def _unpacked(file: BinaryIO) -> int:
-    """The bytes of a file, of one that is deflated (PS3.5, A.5) when it is unpacked. Raises
-    RefusedError for many."""
+    """The size of a file in bytes, unpacked if it is deflated (PS3.5, A.5). Raises RefusedError
+    above `MOST`."""
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     read_preamble(file, force=False)
     start = file.tell()
     syntax = None
-    for implicit in (False, True):  # as pydicom reads it: some write the second
+    for implicit in (False, True):  # as in pydicom: some programs write the second
         file.seek(start)
-        with suppress(NotImplementedError):  # a type that there is not
+        with suppress(NotImplementedError):  # an unknown type
             meta = read_dataset(file, implicit, True, stop_when=lambda tag, *_: tag >> 16 != 2)
             syntax = meta.get("TransferSyntaxUID")
         if syntax:
@@ -75,7 +75,7 @@ def _inflated(file: BinaryIO) -> int:
 
 
 def read(file: BinaryIO, frame: int, stretch: bool) -> Samples:
-    """One frame. stretch: only rescaled, without its window, to be scaled by the caller."""
+    """The samples of one frame. stretch: without the window, because the caller scales them."""
     from pydicom import dcmread
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
@@ -107,62 +107,68 @@ def _grey(
 ) -> Samples:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-    change = _functional(data, frame, "PixelValueTransformationSequence")
-    window = _functional(data, frame, "FrameVOILUTSequence")
-    rescales = change.get("ModalityLUTSequence") or _stated(change, *_RESCALING)
-    rescaled = apply_modality_lut(stored, change) if rescales else stored
+    rescaling = _functional_group(data, frame, "PixelValueTransformationSequence")
+    window = _functional_group(data, frame, "FrameVOILUTSequence")
+    rescaled = stored
+    if rescaling.get("ModalityLUTSequence") or _has_values(rescaling, *_RESCALING):
+        rescaled = apply_modality_lut(stored, rescaling)
     values: Values = rescaled.astype(np.float64)
     if not stretch and data.get("VOILUTSequence"):
-        entries = int(data.VOILUTSequence[0].LUTDescriptor[2])  # bits of an entry
-        shown = apply_voi(np.floor(values).astype(np.int64), data)
-        return Samples(shown.astype(np.float64), (0, 2.0**entries - 1), inverted=inverted)
-    if not stretch and _stated(window, "WindowCenter", "WindowWidth"):
-        return Samples(_windowed(values, window), (0, 1), (0, 1), inverted)
-    low, high = _extent(data, change)
-    signed = data.PixelRepresentation and not change.get("ModalityLUTSequence")
-    least = low if signed else None
-    return Samples(values - low, (0, high - low), inverted=inverted, least=least)
+        entry_bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
+        looked_up = apply_voi(np.floor(values).astype(np.int64), data)
+        return Samples(looked_up.astype(np.float64), (0, 2.0**entry_bits - 1), inverted=inverted)
+    if not stretch and _has_values(window, "WindowCenter", "WindowWidth"):
+        return Samples(_apply_window(values, window), (0, 1), (0, 1), inverted)
+    low, high = _possible_range(data, rescaling)
+    signed = data.PixelRepresentation and not rescaling.get("ModalityLUTSequence")
+    offset = low if signed else None
+    return Samples(values - low, (0, high - low), inverted=inverted, offset=offset)
 
 
-def _stated(data: Dataset, *names: str) -> bool:
-    """Whether a data set has all these attributes; anonymised files leave some empty."""
+def _has_values(data: Dataset, *names: str) -> bool:
+    """True if all these attributes have values. In anonymised files some may be empty."""
     return all(data.get(name) not in (None, "") for name in names)
 
 
-def _functional(data: Dataset, frame: int, name: str) -> Dataset:
-    """The part of a data set with the attributes of a frame: its functional group, the one that
-    frames share, or the data set itself (PS3.3, C.7.6.16)."""
-    own = data.get("PerFrameFunctionalGroupsSequence") or []
+def _functional_group(data: Dataset, frame: int, name: str) -> Dataset:
+    """The attributes of a frame: its own functional group, the one that all frames share, or the
+    data set itself (PS3.3, C.7.6.16)."""
+    per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
     shared = data.get("SharedFunctionalGroupsSequence") or []
-    for group in (*own[frame : frame + 1], *shared[:1]):
-        if found := group.get(name):
-            group_of_one: Dataset = found[0]
-            return group_of_one
+    for groups in (*per_frame[frame : frame + 1], *shared[:1]):
+        sequence = groups.get(name)
+        if sequence:
+            group: Dataset = sequence[0]
+            return group
     return data
 
 
-def _extent(data: Dataset, change: Dataset) -> tuple[float, float]:
+def _possible_range(data: Dataset, rescaling: Dataset) -> tuple[float, float]:
     """The least and greatest value that rescaling can give."""
-    if table := change.get("ModalityLUTSequence"):
+    table = rescaling.get("ModalityLUTSequence")
+    if table:
         return 0.0, 2.0 ** int(table[0].LUTDescriptor[2]) - 1
-    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
-    ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if _stated(change, *_RESCALING):
-        slope, intercept = (float(change[name].value) for name in _RESCALING)
-        rescaled = [end * slope + intercept for end in ends]
-        return min(rescaled), max(rescaled)
-    return ends
+    bits = int(data.BitsStored)
+    if data.PixelRepresentation:  # signed
+        low, high = -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
+    else:
+        low, high = 0.0, 2.0**bits - 1
+    if _has_values(rescaling, *_RESCALING):
+        slope, intercept = (float(rescaling[name].value) for name in _RESCALING)
+        ends = low * slope + intercept, high * slope + intercept
+        return min(ends), max(ends)
+    return low, high
 
 
-def _windowed(values: Values, window: Dataset) -> Values:
+def _apply_window(values: Values, window: Dataset) -> Values:
     """Rescaled values in 0..1 by the first window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
-    centre, width = (_first(window[name].value) for name in ("WindowCenter", "WindowWidth"))
-    shape = str(window.get("VOILUTFunction") or "LINEAR").upper()
-    if shape == "LINEAR":
+    centre, width = _first(window["WindowCenter"].value), _first(window["WindowWidth"].value)
+    function = str(window.get("VOILUTFunction") or "LINEAR").upper()
+    if function == "LINEAR":
         centre, width = centre - 0.5, width - 1
-    if width < 0 or (width == 0 and shape != "LINEAR"):
+    if width < 0 or (width == 0 and function != "LINEAR"):
         raise RefusedError(f"damaged: a window of width {width:g}")
-    if shape == "SIGMOID":
+    if function == "SIGMOID":
         return 1 / (1 + np.exp(-4 * (values - centre) / width))
     if width == 0:
         return (values > centre).astype(np.float64)

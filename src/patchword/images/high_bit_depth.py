@@ -1,12 +1,12 @@
-"""Samples of more than 8 bits, as industrial and scientific cameras write them, to 8 bits.
+"""Scales samples of more than 8 bits, as industrial and scientific cameras write them, to 8 bits.
 
-Pillow clips such samples to 255 or drops their low byte; here they are read whole and scaled from
-black..white to 0..255, rounded to nearest. White is the maximum that the file gives (TIFF
-MaxSampleValue and SMaxSampleValue, the maxval of a PGM, the sBIT of a PNG), else the greatest
-value of their type; black is 0, or for negative samples the file's minimum or that of the type.
+Pillow clips such samples to 255 or drops their low byte. Here all bits are read, and black..white
+is scaled to 0..255, rounded to nearest. White is the maximum that the file states (TIFF
+MaxSampleValue and SMaxSampleValue, the maxval of a PGM, the sBIT of a PNG), otherwise the greatest
+value of the type. Black is 0, or for negative samples the file's minimum or that of the type.
 
-tifffile, which writes files for the tests, is not used here: it reads TIFF alone; Pillow's decoders
-give the samples of PNG and PGM too; LZW and JPEG inside would need imagecodecs (45 MB) besides.
+tifffile, which writes files for the tests, is not used here: it reads TIFF only, and needs
+imagecodecs (45 MB) for LZW and JPEG compression. Pillow's decoders read PNG and PGM too.
 """
 
 from __future__ import annotations
@@ -31,29 +31,33 @@ _PERCENTILES = (0.5, 99.5)
 _ROWS = 1 << 22  # samples scaled at a time
 _MIN_VALUE, _MAX_VALUE, _S_MIN_VALUE, _S_MAX_VALUE = 280, 281, 340, 341  # TIFF 6.0, section 8, 19
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # TIFF SampleFormat
-_DARK = 4  # if white is that many times the greatest sample, or more, the range is probably wrong
+_DARK = 4  # if white is at least this many times the greatest sample, it is probably wrong
 
 Warn = Callable[[str, type[ImageWarning]], None]  # called with a warning about an image
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as read: values (H, W) or (H, W, C), C = 2 and 4 with alpha last.
+    """Samples as read from a file or an array.
 
-    limits: the least and greatest value of their type. declared: those in the file's tags, where
-    it does. inverted: 0 is white. clear: the value (per channel) that means transparent.
+    values       (H, W) or (H, W, C), with C = 2 and 4 with alpha last
+    limits       least and greatest value of their type
+    declared     least and greatest value by the file's tags; None where a tag is missing
+    inverted     true: 0 is white
+    transparent  the value, or one for each channel, that means transparent
+    offset       what was subtracted from signed values, for messages; None for unsigned values
     """
 
     values: NDArray[Any]
     limits: tuple[float, float]
     declared: tuple[float | None, float | None] = (None, None)
     inverted: bool = False
-    clear: int | tuple[int, ...] | None = None
-    least: float | None = None
+    transparent: int | tuple[int, ...] | None = None
+    offset: float | None = None
 
     def to_eight_bits(self, stretch: bool, warn: Warn) -> NDArray[np.uint8]:
-        """uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown range; warns of
-        samples that would be nearly black, and of those that are no finite numbers."""
+        """The samples as uint8 (H, W) or (H, W, C). Raises RefusedError for floats of unknown
+        range. Warns of samples that would be nearly black, and of NaN and infinite ones."""
         values = self.values
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[..., 0]
@@ -64,20 +68,15 @@ class Samples:
         if values.dtype == np.uint8 and self.declared == (None, None) and not stretch:
             out: NDArray[np.uint8] = values
         else:
-            out = _scale(values, *(_percentiles(values) if stretch else self._range(values, warn)))
-            if values.dtype.kind == "f" and (lost := int((~np.isfinite(values)).sum())):
-                warn(
-                    f"{lost:,} of its {values.size:,} samples are NaN or infinite: it is seen "
-                    "black where they are NaN, and white where infinite; fill them to see it "
-                    "otherwise",
-                    ImageWarning,
-                )
+            black, white = _percentiles(values) if stretch else self._range(values, warn)
+            out = _scale(values, black, white)
+            _warn_of_nonfinite(values, warn)
         if self.inverted:
             out = 255 - out
-        if self.clear is not None and alpha is None:
-            same = values == np.asarray(self.clear)
-            clear = same.all(-1, keepdims=True) if values.ndim == 3 else same[..., None]
-            alpha = np.where(clear, 0, 255).astype(np.uint8)
+        if self.transparent is not None and alpha is None:
+            equal = values == np.asarray(self.transparent)
+            is_clear = equal.all(-1, keepdims=True) if values.ndim == 3 else equal[..., None]
+            alpha = np.where(is_clear, 0, 255).astype(np.uint8)
         if alpha is None:
             return out
         return np.concatenate([out[..., None] if out.ndim == 2 else out, alpha], axis=-1)
@@ -94,10 +93,10 @@ class Samples:
                 f"its floats span {least:g} to {greatest:g} and the file gives no range: scale "
                 f"them to 0..1, or {STRETCH}"
             )
-        signed, moved = least < 0 or self.least is not None, self.least or 0.0
-        greatest_of_type = self.limits[1] > 255 and high == self.limits[1]
-        unstated = high is None or greatest_of_type  # some writers always put that there
-        if unstated and least < greatest <= white / _DARK and not signed:
+        signed, offset = least < 0 or self.offset is not None, self.offset or 0.0
+        # Some writers always declare the greatest value of the type.
+        states_nothing = high is None or (self.limits[1] > 255 and high == self.limits[1])
+        if states_nothing and least < greatest <= white / _DARK and not signed:
             warn(
                 f"its samples reach {greatest:g} and {white:g} is taken for white, so that it is "
                 f"seen nearly black; state the maximum in the file, or {STRETCH}",
@@ -106,8 +105,8 @@ class Samples:
         narrow = greatest - least < (white - black) / _DARK
         if signed and narrow and high is None and low is None:
             warn(
-                f"its samples span {least + moved:g} to {greatest + moved:g}, and "
-                f"{black + moved:g} to {white + moved:g} is taken for black to white, so that it "
+                f"its samples span {least + offset:g} to {greatest + offset:g}, and "
+                f"{black + offset:g} to {white + offset:g} is taken for black to white, so that it "
                 f"is seen nearly grey; {STRETCH}",
                 DarkWarning,
             )
@@ -115,10 +114,8 @@ class Samples:
 
 
 def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]) -> Samples | None:
-    """Samples that Pillow would cut to 8 bits, of a picture that is opened and not yet decoded.
-
-    reopen opens it once more. None: Pillow keeps all that there is.
-    """
+    """Samples that Pillow would cut to 8 bits, of a picture that is opened and not yet decoded;
+    None if Pillow keeps all bits. reopen opens the picture once more."""
     if not picture.tile:
         return None
     if picture.tile[0].codec_name == "ppm":
@@ -132,7 +129,7 @@ def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
         declared = _declared(picture.tag_v2)
         planes = picture.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
         if planes and picture.tile[0].codec_name == "libtiff":
-            # Pillow unpacks compressed planes in one way only, the high byte.
+            # Of compressed planes Pillow unpacks the high byte only.
             if declared[1] not in (None, 65535):
                 raise RefusedError("compressed 16-bit planes; save it with interleaved colours")
             return None
@@ -142,13 +139,13 @@ def read_encoded(picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
         bits = _significant_bits(picture.fp)
         values = _colour16(picture, reopen) if colour else _grey16(picture)
         white = _png_white(values[..., :3] if colour else values[..., :1], bits)
-        return Samples(values, (0, 65535), (0, white), clear=_clear(picture))
+        return Samples(values, (0, 65535), (0, white), transparent=_transparent(picture))
     return None
 
 
 def read_decoded(picture: Any) -> Samples | None:
-    """Samples of a decoded single-band picture of more than 8 bits, or of 8 with a sign; None for
-    any other."""
+    """Samples of a decoded picture of one band with more than 8 bits, or 8 signed bits; None for
+    any other picture."""
     tags = getattr(picture, "tag_v2", {})
     bits = int(_number(tags, TiffImagePlugin.BITSPERSAMPLE) or 0)
     kind = int(_number(tags, TiffImagePlugin.SAMPLEFORMAT) or _UNSIGNED)
@@ -158,23 +155,26 @@ def read_decoded(picture: Any) -> Samples | None:
     values = np.asarray(picture)
     if signed:
         values = values.view(np.int8)
-    if not bits:  # no TIFF: Pillow keeps 16-bit samples of other files in 32-bit images too
-        short = picture.mode != "I" or (values.min() >= 0 and values.max() <= 65535)
-        bits = 16 if short else 32
-        kind = _FLOAT if picture.mode == "F" else _UNSIGNED if short else _SIGNED
-    limits = {
-        _UNSIGNED: (0.0, 2.0**bits - 1),
-        _SIGNED: (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1),
-    }.get(kind, (0.0, 1.0))
+    if not bits:  # not a TIFF: Pillow stores 16-bit samples of other files in 32-bit images too
+        fits_16 = picture.mode != "I" or (values.min() >= 0 and values.max() <= 65535)
+        bits = 16 if fits_16 else 32
+        kind = _UNSIGNED if fits_16 else _SIGNED
+        if picture.mode == "F":
+            kind = _FLOAT
+    limits = (0.0, 1.0)
+    if kind == _UNSIGNED:
+        limits = (0.0, 2.0**bits - 1)
+    elif kind == _SIGNED:
+        limits = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
     if bits == 32 and kind == _UNSIGNED and values.dtype == np.int32:
         values = values.view(np.uint32)  # Pillow has no unsigned 32-bit image
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    return Samples(values, limits, _declared(tags), inverted, _clear(picture))
+    return Samples(values, limits, _declared(tags), inverted, _transparent(picture))
 
 
 def of_array(array: NDArray[Any], stretch: bool) -> Samples:
     """Samples of a user's array. Raises RefusedError for a type whose range is unknown, unless it
-    is stretched, for values that are no numbers, and for values that are masked."""
+    is stretched, for values that are not numbers, and for masked values."""
     if np.ma.is_masked(array):
         raise RefusedError(
             "an array with masked values: give array.filled(0), or array.data as if none were"
@@ -199,11 +199,24 @@ def of_array(array: NDArray[Any], stretch: bool) -> Samples:
 
 def stretched(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """8-bit values scaled from their percentiles to 0..255."""
-    return _scale(rgb, *_percentiles(rgb))
+    black, white = _percentiles(rgb)
+    return _scale(rgb, black, white)
+
+
+def _warn_of_nonfinite(values: NDArray[Any], warn: Warn) -> None:
+    if values.dtype.kind != "f":
+        return
+    count = int((~np.isfinite(values)).sum())
+    if count:
+        warn(
+            f"{count:,} of its {values.size:,} samples are NaN or infinite: it is seen black where "
+            "they are NaN, and white where infinite; fill them to see it otherwise",
+            ImageWarning,
+        )
 
 
 def _extent(values: NDArray[Any]) -> tuple[float, float]:
-    """The least and greatest finite sample. Raises RefusedError where there is none."""
+    """The least and greatest finite sample. Raises RefusedError if there is none."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
         if not values.size:
@@ -212,17 +225,20 @@ def _extent(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
-    """(black, white) that leave out the darkest and brightest half percent; black < white."""
+    """(black, white), between which all but the darkest and brightest half percent lie; black <
+    white."""
     least, greatest = _extent(values)
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    low, high = (float(p) for p in np.percentile(finite, _PERCENTILES))
+    low, high = (float(percentile) for percentile in np.percentile(finite, _PERCENTILES))
     if low < high:
         return low, high
-    return (least, greatest) if least < greatest else (least, least + 1)
+    if least < greatest:
+        return least, greatest
+    return least, least + 1
 
 
 def _scale(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint8]:
-    """Samples of any type and shape, black..white to 0..255, rounded; what is no number is 0."""
+    """Samples of any type and shape with black..white scaled to 0..255, rounded; NaN becomes 0."""
     out = np.empty(values.shape, np.uint8)
     rows = max(1, _ROWS * len(values) // values.size)
     for top in range(0, len(values), rows):
@@ -233,7 +249,7 @@ def _scale(values: NDArray[Any], black: float, white: float) -> NDArray[np.uint8
 
 
 def _portable(picture: Any) -> Samples:
-    """A binary PGM or PPM whose maximum is not 255: Pillow's own loop takes 1 us a sample."""
+    """A binary PGM or PPM whose maximum is not 255. Pillow's Python loop takes 1 us per sample."""
     maximum = picture.tile[0].args[1]
     kind = np.dtype(np.uint8 if maximum < 256 else ">u2")
     bands = 3 if picture.mode == "RGB" else 1
@@ -251,7 +267,7 @@ def _raw_mode(picture: Any, tile: Any) -> str:
     name = str(tile.args if isinstance(tile.args, str) else tile.args[0])
     plane = picture.format == "TIFF" and len(name) == 1
     if plane and _number(picture.tag_v2, TiffImagePlugin.BITSPERSAMPLE) == 16:
-        # Pillow takes a plane of an uncompressed TIFF to hold 8 bits, whatever its tags say.
+        # Pillow reads a plane of an uncompressed TIFF as 8 bits, whatever its tags state.
         name += ";16L" if picture.tag_v2.prefix == b"II" else ";16B"
     return name
 
@@ -264,18 +280,19 @@ def _is_colour16(raw_mode: str) -> bool:
 def _colour16(
     picture: Any, reopen: Callable[[], AbstractContextManager[Any]]
 ) -> NDArray[np.uint16]:
-    """16-bit colour (H, W, 3 or 4). Pillow unpacks one byte of each sample, that which its byte
-    order calls the high one: decoded a second time in the opposite order, it gives the other."""
+    """16-bit colour (H, W, 3 or 4). Pillow unpacks only the high byte of each sample. Decoded a
+    second time with the opposite byte order, it gives the low byte."""
     values = _one_byte(picture, low=False).astype(np.uint16)
     values <<= 8
-    with reopen() as again:
-        values |= _one_byte(again, low=True)
+    with reopen() as second:
+        values |= _one_byte(second, low=True)
     return values
 
 
 def _grey16(picture: Any) -> NDArray[np.uint16]:
     """16-bit grey (H, W, 1), or with alpha (H, W, 2), of a PNG that is not yet decoded. Of two
-    channels Pillow keeps the high bytes alone; taken for RGBA of 8 bits, all four are there."""
+    channels Pillow keeps the high bytes only; decoded as RGBA of 8 bits, all four bytes are
+    kept."""
     if picture.mode == "I;16":
         return np.asarray(picture)[..., None]
     picture.tile = [tile._replace(args="RGBA") for tile in picture.tile]
@@ -296,7 +313,7 @@ def _one_byte(picture: Any, low: bool) -> NDArray[np.uint8]:
 
 
 def _number(tags: Any, tag: int) -> float | None:
-    """A TIFF tag as one number, the greatest where it holds one per channel."""
+    """A TIFF tag as one number; the greatest if it has one for each channel."""
     value = tags.get(tag)
     if value is None:
         return None
@@ -306,13 +323,14 @@ def _number(tags: Any, tag: int) -> float | None:
 def _declared(tags: Any) -> tuple[float | None, float | None]:
     """The least and greatest sample by the tags of a TIFF; None where a tag is missing."""
     low, high = _number(tags, _S_MIN_VALUE), _number(tags, _S_MAX_VALUE)
-    return (
-        _number(tags, _MIN_VALUE) if low is None else low,
-        _number(tags, _MAX_VALUE) if high is None else high,
-    )
+    if low is None:
+        low = _number(tags, _MIN_VALUE)
+    if high is None:
+        high = _number(tags, _MAX_VALUE)
+    return low, high
 
 
-def _clear(picture: Any) -> Any:
+def _transparent(picture: Any) -> Any:
     """The 16-bit sample, or three, that a PNG's tRNS chunk makes transparent."""
     value = picture.info.get("transparency")
     return value if isinstance(value, (int, tuple)) else None
@@ -326,8 +344,8 @@ def _significant_bits(file: Any) -> int | None:
         while True:
             length, kind = struct.unpack(">I4s", file.read(8))
             if kind == b"sBIT":
-                found = file.read(length)
-                return int(max(found[:-1] if length in (2, 4) else found))  # without alpha
+                bits = file.read(length)
+                return int(max(bits[:-1] if length in (2, 4) else bits))  # without alpha
             if kind == b"IDAT":
                 return None
             file.seek(length + 4, 1)
@@ -336,13 +354,13 @@ def _significant_bits(file: Any) -> int | None:
 
 
 def _png_white(values: NDArray[Any], bits: int | None) -> float | None:
-    """White of 16-bit PNG samples that come from `bits` significant ones.
+    """White of 16-bit PNG samples with `bits` significant bits, if they are not scaled to 16 bits.
 
-    A correct writer has scaled them to 16 bits, where the low bits of a dark image are 0 (or 1 by
-    rounding). Cameras write them unscaled: all values are small, and the low bits vary.
+    The PNG standard demands scaling, after which the low bits of a sample are 0 (or 1 by rounding).
+    Some cameras write unscaled samples: all values are small, and the low bits vary.
     """
     if bits is None or not 8 < bits < 16:
         return None
-    small = values.max() < 1 << bits
-    busy = (values & ((1 << (16 - bits)) - 1)).max() > 1
-    return float((1 << bits) - 1) if small and busy else None
+    all_small = values.max() < 1 << bits
+    low_bits_vary = (values & ((1 << (16 - bits)) - 1)).max() > 1
+    return float((1 << bits) - 1) if all_small and low_bits_vary else None

@@ -1,5 +1,5 @@
-"""Kinds of files that Pillow alone does not read, recognised by their first bytes and suffix, and
-what to do about those that cannot be opened."""
+"""Kinds of files that need more than Pillow, recognised by their first bytes and suffix, and advice
+for those that cannot be opened."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _OLD_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 class Kind(NamedTuple):
-    """Files that look like photos.
+    """A kind of file that users may take for a photo.
 
-    advice  what to do where they cannot be opened
-    needs   the library that opens them; "": none does
-    extra   the extra of patchword that installs it
+    advice  what to do if it cannot be opened
+    needs   the library that opens it; "": none does
+    extra   the extra of patchword that installs this library
     """
 
     name: str
@@ -62,8 +62,8 @@ BY_SUFFIX = {suffix: kind for kind in _KINDS for suffix in kind.suffixes}
 
 
 def of(head: bytes) -> Kind | None:
-    """The kind of a file that begins with `head`; None for files that are left to Pillow, and for
-    raws that are TIFFs (see `tiff.is_raw`)."""
+    """The kind of a file that begins with `head`; None for files that Pillow opens, and for raw
+    files that are TIFFs (see `tiff.is_raw`)."""
     if head[4:8] == b"ftyp":
         return _of_brands(head)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -76,16 +76,18 @@ def of(head: bytes) -> Kind | None:
         return WEB_PAGE
     if head[128:132] == b"DICM":
         return DICOM
-    old = head[4:8] in _OLD_QUICKTIME
-    return VIDEO if old or (head[:4] == b"RIFF" and head[8:12] == b"AVI ") else None
+    is_avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    if is_avi or head[4:8] in _OLD_QUICKTIME:
+        return VIDEO
+    return None
 
 
 def suffix_of(content: bytes) -> str:
-    """The suffix for a file with the content of an image that opens: ".heic", ".jpeg"."""
+    """The suffix for the content of an image that can be opened, such as ".heic" or ".jpeg"."""
     kind = of(content[:HEAD])
     if kind is not None and kind.suffixes:
         return kind.suffixes[0]
-    if content.startswith(TIFF):  # Pillow identifies none of a sensor's samples
+    if content.startswith(TIFF):  # Pillow does not identify a TIFF with samples of a sensor
         return ".tiff"
     with Image.open(io.BytesIO(content)) as picture:
         return f".{(picture.format or '').lower()}"
@@ -104,19 +106,23 @@ _STARTS: dict[Kind, tuple[bytes, ...]] = {
 
 
 def _of_brands(head: bytes) -> Kind:
-    """The kind of an ISO base media file, by its major brand and those that it is compatible to."""
+    """The kind of an ISO base media file, by its major brand and its compatible brands."""
     size = int.from_bytes(head[:4], "big")
-    brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)), 4))]
-    if brands[0] == b"crx ":
+    major = head[8:12]
+    brands = {major}
+    for start in range(16, min(size, len(head)), 4):
+        brands.add(head[start : start + 4])
+    if major == b"crx ":
         return RAW
-    if any(brand in (b"avif", b"avis") for brand in brands):
+    if not brands.isdisjoint((b"avif", b"avis")):
         return AVIF
-    still = brands[0] in (*_HEIC, b"mif1", b"msf1")
-    return HEIC if still or any(brand in _HEIC for brand in brands) else VIDEO
+    if major in (b"mif1", b"msf1") or not brands.isdisjoint(_HEIC):
+        return HEIC
+    return VIDEO
 
 
 def opens(kind: Kind) -> bool:
-    """Whether the library that opens files of a kind is installed; for JPEG XL, whether a plugin of
+    """True if the library that opens files of a kind is installed; for JPEG XL, if a plugin of
     Pillow was imported."""
     if kind is JPEG_XL:
         return ".jxl" in Image.registered_extensions()
@@ -124,7 +130,7 @@ def opens(kind: Kind) -> bool:
 
 
 def refusal(kind: Kind | None) -> str:
-    """Why a file of a kind is not opened, and what to do."""
+    """Why a file of a kind is not opened, and what to do about it."""
     if kind is None:
         return ""
     install = f"pip install 'patchword[{kind.extra}]', or " if kind.extra else ""
@@ -132,18 +138,20 @@ def refusal(kind: Kind | None) -> str:
 
 
 def counted_as(kind: Kind) -> str:
-    """The name of a kind where its files are counted."""
+    """The name of a kind in messages that count its files."""
     return f"{kind.name} (install patchword[{kind.extra}])" if kind.extra else kind.name
 
 
 @cache
 def _installed(module: str) -> bool:
-    return bool(features.check("avif")) if module == "avif" else find_spec(module) is not None
+    if module == "avif":
+        return bool(features.check("avif"))
+    return find_spec(module) is not None
 
 
 @lru_cache(maxsize=1)
 def register() -> None:
-    """Let Pillow open HEIC."""
+    """Register HEIC with Pillow."""
     import pillow_heif
 
     pillow_heif.register_heif_opener()

@@ -1,4 +1,4 @@
-"""A single image of any type, given where several are expected, is taken as a list of one."""
+"""Accepts a single image wherever several are expected."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ R = TypeVar("R")
 
 
 def as_images(images: Images) -> Iterable[ImageLike]:
-    """Images as an iterable: a single one becomes a list of one.
+    """Images as an iterable: a single image becomes a list of one.
 
-    An array (H, W) or (H, W, C) is one image, and a tensor (C, H, W) too; with more axes, the
-    first is that of the images. An array (3, H, W) or (4, H, W) is one image too, which is refused
-    when it is opened: its channels seem to come first.
-    Raises UnsupportedError for what is neither an image nor a collection of them.
+    An array (H, W) or (H, W, C) is one image, and so is a tensor (C, H, W). With more axes, the
+    first is that of the images. An array (3, H, W) or (4, H, W) is one image too; opening it
+    refuses it, because its channels seem to come first. Raises UnsupportedError for anything that
+    is neither an image nor a collection of images.
     """
     if is_one(images):
         return [cast(ImageLike, images)]
@@ -39,25 +39,27 @@ def as_images(images: Images) -> Iterable[ImageLike]:
 
 
 def is_one(value: Any) -> bool:
-    """Whether this is one image, as `as_images` takes it."""
+    """True for one image, by the rules of `as_images`."""
     if isinstance(value, np.ndarray):
-        three = value.ndim == 3 and (value.shape[-1] in CHANNELS or value.shape[0] in (3, 4))
-        return value.ndim == 2 or three
+        if value.ndim != 3:
+            return value.ndim == 2
+        return value.shape[-1] in CHANNELS or value.shape[0] in (3, 4)
     if is_tensor(value):
-        three = value.ndim == 3 and (value.shape[0] in CHANNELS or value.shape[-1] in CHANNELS)
-        return value.ndim == 2 or three
+        if value.ndim != 3:
+            return value.ndim == 2
+        return value.shape[0] in CHANNELS or value.shape[-1] in CHANNELS
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
     return isinstance(value, kinds) or hasattr(value, "read")
 
 
-def results(found: Iterable[tuple[object, R | ImageError]]) -> Iterator[R]:
-    """The results of images, which stand beside them. Raises the first that is an ImageError, after
-    those who looked at the images have told what they saw."""
+def results(pairs: Iterable[tuple[object, R | ImageError]]) -> Iterator[R]:
+    """The results out of pairs of image and result. Raises the first ImageError among them, after
+    the generator of the pairs has ended, which may give warnings."""
     try:
-        for _, result in found:
+        for _, result in pairs:
             if isinstance(result, ImageError):
                 raise result
             yield result
     finally:
-        if isinstance(found, Generator):
-            found.close()
+        if isinstance(pairs, Generator):
+            pairs.close()

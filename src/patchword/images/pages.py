@@ -1,7 +1,8 @@
 """Files with several images: "stack.tif#3" is the third page of stack.tif.
 
-Pages are those of a TIFF (reduced copies and masks are none), the images of an .npy of several, and
-the frames of a DICOM. Frames of animations can be named so too, but a GIF is one image: its first.
+Pages are the pages of a TIFF (without reduced copies and masks), the images in an .npy file of
+several, and the frames of a DICOM file. A frame of an animation can be named in the same way, but
+without a number an animation is one image: its first frame.
 """
 
 from __future__ import annotations
@@ -22,33 +23,36 @@ _READERS = {
 
 
 def split(path: str) -> tuple[str, int | None]:
-    """ "stack.tif#3" -> ("stack.tif", 3). If a file has that whole name, None."""
-    found = _PAGE.match(path) if "#" in path else None
-    if found is None or os.path.lexists(path):
+    """ "stack.tif#3" -> ("stack.tif", 3). The page is None if there is a file with the full
+    name."""
+    match = _PAGE.match(path) if "#" in path else None
+    if match is None or os.path.lexists(path):
         return path, None
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def join(path: str, page: int | None) -> str:
-    """The other way."""
+    """The inverse of `split`."""
     return path if page is None else f"{path}#{page}"
 
 
 def every(path: str) -> list[str]:
-    """A file's pages by name, where its suffix says that it may have several and it does; else the
-    path alone."""
+    """The names of a file's pages; the path alone if it has one page, or if files with its suffix
+    cannot have several."""
     read = _READERS.get(os.path.splitext(path)[1].lower())
-    if read is None or not os.path.isfile(path):  # a named pipe would keep us waiting
+    if read is None or not os.path.isfile(path):  # reading a named pipe could wait forever
         return [path]
     try:
         with open(path, "rb") as file:
             count = len(read(file))
-    except Exception:  # whatever a damaged header is to its reader; opening the image raises it
+    except Exception:  # a damaged header, of many types; opening the image raises it
         return [path]
-    return [path] if count < 2 else [join(path, number + 1) for number in range(count)]
+    if count < 2:
+        return [path]
+    return [join(path, number) for number in range(1, count + 1)]
 
 
 def order(path: str) -> tuple[str, int]:
-    """The sort key of paths: page 10 follows page 9."""
+    """The sort key of paths: page 10 comes after page 9."""
     name, page = split(path)
     return name, page or 0

@@ -1,4 +1,4 @@
-"""An image as it was decoded, and the size that it has in its file."""
+"""A decoded image, with the size that it has in its file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _UPRIGHT = {  # EXIF orientation (tag 0x0112) -> how to undo it
 class Photo:
     """An upright image in sRGB.
 
-    pixels  as decoded: a PIL picture of mode RGB, or an array (h, w, 3), whichever decoding gave
-    size    (height, width) in the file: more than decoded for a JPEG that was decoded smaller
-    box     (left, top, right, bottom) of what the image covers of `pixels`: a JPEG of 427 pixels
-            that is decoded at half its size has 214, of which it covers 213.5
+    pixels  a PIL picture of mode RGB, or an array (h, w, 3)
+    size    (height, width) in the file: larger than that of `pixels` for a JPEG that was decoded at
+            a smaller scale
+    box     (left, top, right, bottom) of the image in `pixels`: a JPEG of 427 pixels that is
+            decoded at half its size has 214, of which the image covers 213.5
     """
 
     pixels: RGB | Image.Image
@@ -39,14 +40,14 @@ class Photo:
 
     @classmethod
     def whole(cls, pixels: RGB | Image.Image) -> Photo:
-        """A photo that has the size of its pixels."""
+        """A photo that was decoded at its full size."""
         height, width = _shape(pixels)
         return cls(pixels, (height, width), (0, 0, width, height))
 
     @classmethod
     def of(cls, pixels: RGB | Image.Image, stored: tuple[int, int], orientation: object) -> Photo:
-        """Decoded pixels, turned upright; stored: (width, height) in the file, orientation: in its
-        EXIF data."""
+        """A photo of decoded pixels, turned upright. stored: (width, height) in the file.
+        orientation: the value in its EXIF data."""
         height, width = _shape(pixels)
         longer, decoded = max(stored), max(height, width)
         scale = min(_SCALES, key=lambda scale: abs(longer / scale - decoded))
@@ -61,43 +62,47 @@ class Photo:
             pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
         if orientation in (5, 6, 7, 8):
             size, covered = size[::-1], covered[::-1]
-        height, width = _shape(pixels)  # what is not covered was right and below before the turn
+        # Before the turn, the pixels outside the image were at the right and at the bottom.
+        height, width = _shape(pixels)
         left = width - covered[0] if orientation in (2, 3, 6, 7) else 0
         top = height - covered[1] if orientation in (3, 4, 7, 8) else 0
         return cls(pixels, size, (left, top, left + covered[0], top + covered[1]))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(h, w) as decoded."""
+        """(h, w) of the decoded pixels."""
         return _shape(self.pixels)
 
     @property
     def array(self) -> RGB:
-        """As decoded, RGB uint8 (h, w, 3)."""
+        """The decoded pixels, RGB uint8 (h, w, 3)."""
         if isinstance(self.pixels, Image.Image):
             return np.array(self.pixels)
         return np.ascontiguousarray(self.pixels)
 
     @property
     def picture(self) -> Image.Image:
-        """The same as a PIL picture."""
+        """The decoded pixels as a PIL picture."""
         if isinstance(self.pixels, Image.Image):
             return self.pixels
         return Image.fromarray(self.pixels)
 
 
 def one_colour(pixels: RGB | Image.Image) -> str:
-    """The colour, "#ffffff", that all pixels have; empty where they differ."""
+    """The colour of all pixels, such as "#ffffff"; empty if they differ."""
     height, width = _shape(pixels)
     middle = height // 2, width // 2
+    # Most photos differ at the two pixels that are compared first.
     if isinstance(pixels, Image.Image):
         if pixels.getpixel((0, 0)) != pixels.getpixel(middle[::-1]):
-            return ""  # without looking at the others
-        ends = np.array(pixels.getextrema())  # (3, 2)
-        return "" if (ends[:, 0] != ends[:, 1]).any() else "#" + bytes(ends[:, 0].tolist()).hex()
-    first = pixels[0, 0]
-    same = (pixels[middle] == first).all() and (pixels == first).all()
-    return "#" + bytes(first.tolist()).hex() if same else ""
+            return ""
+        least, greatest = np.array(pixels.getextrema()).T  # (3,) each
+        same = (least == greatest).all()
+        colour = least
+    else:
+        colour = pixels[0, 0]
+        same = (pixels[middle] == colour).all() and (pixels == colour).all()
+    return "#" + bytes(colour.tolist()).hex() if same else ""
 
 
 def _shape(pixels: RGB | Image.Image) -> tuple[int, int]:

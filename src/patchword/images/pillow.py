@@ -1,5 +1,5 @@
-"""Files that Pillow reads, opened without its limit of pixels and its warnings; those that it would
-open wrong are refused."""
+"""Opens files with Pillow, without its limit of pixels and its warnings. Files that Pillow would
+open wrongly are refused."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PCX_PALETTE = 769  # bytes at the end of a file of 256 colours, also of grey
 
 
 def filter_of(library: str) -> tuple[str, None, type[Warning], re.Pattern[str], int]:
-    """The filter of a library's warnings, as `warnings` keeps it."""
+    """The entry of `warnings.filters` that ignores a library's warnings."""
     return "ignore", None, Warning, re.compile(rf"{library}\."), 0
 
 
 @contextmanager
 def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
-    """The opened, not yet decoded, picture (an ImageFile) of the file that `start` opens."""
+    """The opened picture (an ImageFile), not yet decoded, of the file that `start` opens."""
     with start() as file:
         quieten("PIL")
         with _identify(file) as picture:
@@ -48,14 +48,15 @@ def opened(start: Callable[[], BinaryIO], frame: int) -> Iterator[Any]:
             if picture.format == "TIFF":  # decoding reads these tags
                 exif = picture.getexif()
                 for group in TiffTags.TAGS_V2_GROUPS:
-                    with suppress(KeyError):  # of a group in another: before 13, Pillow's for none
+                    with suppress(KeyError):  # Pillow before 13 raises it for a missing group
                         exif.get_ifd(group)
             yield picture
 
 
 def _identify(file: BinaryIO) -> Any:
-    """The picture by its header, as `PIL.Image.open` gives it but without Pillow's limit of pixels,
-    which is global and applies before a JPEG is scaled; ours is `max_pixels`."""
+    """The picture of a file, identified by its header, as `PIL.Image.open` does. But without
+    Pillow's limit of pixels, which is global and applies before a JPEG is scaled; the limit here is
+    `max_pixels`."""
     prefix = file.read(16)
     tried: set[str] = set()
     for initialise in (Image.preinit, Image.init):
@@ -73,11 +74,11 @@ def _identify(file: BinaryIO) -> Any:
 
 
 def prepare(picture: Any) -> None:
-    """Make a TIFF ready to be decoded: its memory, and the order of its bytes.
+    """Prepare a TIFF for decoding: allocate its memory, and set its byte order.
 
-    Pillow makes the memory as it decodes, and checks its own limit of pixels there, which is
-    global; ours is `max_pixels`. libtiff gives samples in the machine's order of bytes, but signed
-    ones and floats Pillow takes to be in the file's.
+    Pillow allocates the memory when it decodes, and then checks its own global limit of pixels; the
+    limit here is `max_pixels`. libtiff gives samples in the machine's byte order, but Pillow reads
+    signed samples and floats in the file's.
     """
     if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture._im is None:
         size = picture._tile_size
@@ -86,19 +87,20 @@ def prepare(picture: Any) -> None:
 
 
 def _native(tile: Any) -> Any:
-    """A tile of a TIFF with the name of its samples as they are decoded."""
+    """A tile of a TIFF whose samples libtiff decodes, with the name of their native format."""
     if tile.codec_name != "libtiff" or tile.args[0] not in _NATIVE:
         return tile
     return tile._replace(args=(_NATIVE[tile.args[0]], *tile.args[1:]))
 
 
 def refuse_unsound(picture: Any, max_pixels: int) -> None:
-    """Refuse what Pillow would open by running a program, or wrong, or with endless work."""
+    """Refuse a file that Pillow would open by running a program, or wrongly, or with endless
+    work."""
     refuse_if(picture.format == "EPS", "PostScript is a program; convert it to PNG first")
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         many = _scans(picture) > MOST_SCANS
         refuse_if(many, f"damaged: a JPEG in more than {MOST_SCANS} scans")
-    if picture.format == "TIFF":  # libtiff holds a tile, however small the picture is
+    if picture.format == "TIFF":  # libtiff allocates a whole tile, even if the picture is smaller
         width, height = (picture.tag_v2.get(tag, 0) for tag in _TILE)
         refuse_if(width * height > max_pixels, f"damaged: in tiles of {width} x {height} pixels")
     if picture.format == "PCX" and picture.mode == "L":
@@ -107,8 +109,11 @@ def refuse_unsound(picture: Any, max_pixels: int) -> None:
     tiles = [tile for tile in picture.tile if tile.codec_name == "raw"]
     if picture.format == "TIFF" and tiles:
         width, height = picture._tile_size
-        there = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (tile.extents for tile in tiles))
-        refuse_if(there < width * height, "truncated: it does not say where all its pixels are")
+        covered = 0
+        for tile in tiles:
+            left, top, right, bottom = tile.extents
+            covered += (right - left) * (bottom - top)
+        refuse_if(covered < width * height, "truncated: it does not say where all its pixels are")
     if picture.format == "BMP" and tiles and "BGR;15" in str(tiles[0].args):
         # BITMAPV3 header and later: the mask of the alpha bit lies at byte 66.
         picture.fp.seek(14)
@@ -130,9 +135,9 @@ def refuse_unsound(picture: Any, max_pixels: int) -> None:
 
 
 def _scans(picture: Any) -> int:
-    """The scans of a JPEG, counted until they are too many. Each is a pass over all pixels, and ten
-    bytes may be one. Of those that have all components at once there is one (ISO/IEC 10918-1,
-    section B.2), where the file is not progressive."""
+    """The number of scans of a JPEG, counted up to `MOST_SCANS` + 1. Each scan is a pass over all
+    pixels, and needs only ten bytes of the file. If a file is not progressive and its first scan
+    has all components, there is one scan (ISO/IEC 10918-1, section B.2)."""
     file, start = picture.fp, picture.tile[0].offset
     file.seek(start + 2)
     head = file.read(4)
@@ -142,19 +147,24 @@ def _scans(picture: Any) -> int:
     if head[:2] == bytes([0xFF, _SOS]) and file.read(1) == bytes([picture.layers]):
         return 1
     file.seek(start + 2)
-    content, at, count = file.read(), 0, 0
-    while (found := _MARKER.search(content, at)) and found[0][1] != _EOI and count <= MOST_SCANS:
-        count += found[0][1] == _SOS
-        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    content, position, count = file.read(), 0, 0
+    while count <= MOST_SCANS:
+        marker = _MARKER.search(content, position)
+        if marker is None or marker[0][1] == _EOI:
+            break
+        if marker[0][1] == _SOS:
+            count += 1
+        segment_length = int.from_bytes(content[marker.end() : marker.end() + 2])
+        position = marker.end() + segment_length
     return count
 
 
 def quieten(library: str) -> None:
-    """Keep a library's warnings and log from the user: they name no file, hold values of it, which
-    are nothing for the log of a server, and what matters (damage, bombs) is an error here.
+    """Hide a library's warnings and log. They do not name the file, may contain values of it, which
+    do not belong in a server's log, and serious problems (damage, bombs) are errors here.
 
-    Filters are global, and images are opened in threads, so this one is added for good. To add and
-    remove it around each image would sometimes undo a change by another thread in between.
+    Filters are global and images are opened in threads, so that the filter is added permanently:
+    adding and removing it around each image could undo a change by another thread.
     """
     if filter_of(library) not in warnings.filters:
         warnings.filterwarnings("ignore", module=rf"{library}\.")

@@ -1,4 +1,4 @@
-"""Work done in threads before its result is wanted."""
+"""Threads that compute results before they are needed, and how many processors there are."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from typing import TypeVar
 
 from patchword.errors import in_threads
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds, and of how many
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "quota period", microseconds
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def cores() -> int:
-    """The processors that this process may use: those that it may run on, and of a container no
-    more than its quota (Linux's control groups, version 2)."""
-    able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The number of processors that this process may use: those that it may run on, at most a
+    container's quota (Linux's control groups, version 2)."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()
-        most = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # "max": none
-        return able or 1
-    return max(1, min(able or 1, most))
+        limit = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # "max": there is no quota
+        return count
+    return max(1, min(count, limit))
 
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for a generator: nobody waits for their end. An abandoned generator may be ended by
-    the garbage collector in any thread, also in one that is just starting and holds a lock of
-    Python's that waiting for another thread needs."""
+    """A pool of threads for a generator, whose end is not waited for. The garbage collector may end
+    an abandoned generator in any thread. That thread may be starting and hold a lock of Python that
+    waiting for another thread needs."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -47,10 +50,10 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
 ) -> Iterator[U]:
-    """work(item) for each, in order, at most `count` of them begun before they are wanted."""
+    """work(item) for each item, in order. At most `count` are begun before they are needed."""
     source, work = iter(items), in_threads(work)
     pending = deque(pool.submit(work, item) for item in islice(source, count))
     while pending:
-        done = pending.popleft().result()
+        result = pending.popleft().result()
         pending.extend(pool.submit(work, item) for item in islice(source, 1))
-        yield done
+        yield result

@@ -1,8 +1,9 @@
-"""From RGB uint8 (H, W, 3) to a network's float32 (3, h, w), and the geometry to map it back.
+"""Preprocessing: RGB uint8 (H, W, 3) -> the network's input float32 (3, h, w), and its geometry.
 
-Equal to transformers' PIL processors (crop_rounding "floor") and to torchvision's transforms as
-open_clip and timm use them ("round"): resize with Pillow's antialiased filters, centre crop with
-black, or the level `fill`, where the resized image is smaller, rescale, normalise.
+The steps: resize with Pillow's antialiased filters; crop the centre, padded with black or with the
+level `fill` where the resized image is smaller; rescale; normalise. The result equals that of
+transformers' PIL processors (crop_rounding "floor") and of torchvision's transforms as open_clip
+and timm use them ("round").
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from patchword.config import PreprocessConfig
 from patchword.errors import ImageError
 from patchword.images.photo import Photo
 
-_WHOLE = 1 << 24  # pixels: up to here the image is resized whole, beyond only what the crop keeps
+_RESIZED_WHOLE = 1 << 24  # pixels; of a larger resized image only the crop is computed
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,10 +32,10 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """The part of the source that a network's input shows. All (height, width), in pixels.
+    """Which part of the source is in a network's input. All fields are (height, width) in pixels.
 
-    The source is resized to `resized`; the input is the window of `size` with its top left corner
-    at `crop` (top, left) in it, negative where padding was added.
+    The source is resized to `resized`. The input is the window of `size` whose top left corner is
+    at `crop` (top, left) of the resized image; `crop` is negative where padding was added.
     """
 
     source: tuple[int, int]
@@ -45,50 +46,51 @@ class Geometry:
     def to_source(
         self, values: NDArray[Any], cell: int | None = None, rows: range | None = None
     ) -> NDArray[np.float32]:
-        """values (..., h, w), a grid of cells over the input -> (..., H, W) of the source, or some
-        of its rows.
+        """Interpolate values (..., h, w) of a grid of cells over the input to pixels of the source:
+        (..., H, W), or some of its rows.
 
-        cell: pixels of the input a side, from its top left corner: patches that do not divide the
-        input leave its last pixels out. None: the cells cover all of it.
-        Bilinear between cell centres, constant beyond the outermost; NaN for source pixels whose
-        centre the input does not show.
+        cell: the side of a cell in pixels of the input, from its top left corner: patches that do
+        not divide the input leave its last pixels out. None: the cells cover the input.
+        Bilinear between cell centres, constant beyond the outermost. NaN for source pixels whose
+        centre is outside the input.
         """
         out = np.asarray(values, np.float32)
-        wanted = (range(self.source[0]) if rows is None else rows, range(self.source[1]))
+        pixels = (range(self.source[0]) if rows is None else rows, range(self.source[1]))
         for axis in (-2, -1):
             side = cell or self.size[axis] / out.shape[axis]
-            out = self._along(out, axis, side, wanted[axis])
+            out = self._interpolate(out, axis, side, pixels[axis])
         return out
 
-    def _along(
-        self, values: NDArray[np.float32], axis: int, side: float, wanted: range
+    def _interpolate(
+        self, values: NDArray[np.float32], axis: int, side: float, pixels: range
     ) -> NDArray[np.float32]:
-        """One axis of `to_source`, at the wanted of its pixels; side: of a cell, in pixels of the
-        input."""
+        """`to_source` along one axis, for these pixels of the source. side: of a cell, in pixels of
+        the input."""
         cells, factor = values.shape[axis], self.resized[axis] / self.source[axis]
-        centre = (np.arange(wanted.start, wanted.stop) + 0.5) * factor - self.crop[axis]
-        shown = (centre >= 0) & (centre < self.size[axis])  # in pixels of the input
-        cell = np.clip(centre / side - 0.5, 0, cells - 1)
-        low = np.floor(cell).astype(np.intp)
+        # Centres of the source's pixels, in pixels of the input.
+        centre = (np.arange(pixels.start, pixels.stop) + 0.5) * factor - self.crop[axis]
+        inside = (centre >= 0) & (centre < self.size[axis])
+        position = np.clip(centre / side - 0.5, 0, cells - 1)
+        low = np.floor(position).astype(np.intp)
         high = np.minimum(low + 1, cells - 1)
-        weight = np.where(shown, cell - low, np.nan).astype(np.float32)
+        weight = np.where(inside, position - low, np.nan).astype(np.float32)
         if axis == -2:
             weight = weight[:, None]
+        # low + (high - low) * weight, in place
+        low_values = values.take(low, axis)
         out: NDArray[np.float32] = values.take(high, axis)
-        first = values.take(low, axis)
-        out -= first
+        out -= low_values
         out *= weight
-        out += first
+        out += low_values
         return out
 
 
 def at_size(config: PreprocessConfig, size: int | tuple[int, int]) -> PreprocessConfig:
-    """The same preprocessing to another size, pixels (H, W) or one number for a square.
+    """The same preprocessing to another size: pixels (H, W), or one number for a square.
 
-    A square keeps the share of the resized image that is cropped away; for any other size the whole
-    image is squashed, except by preprocessing with two sides ("cover", "contain"). Where images
-    keep their own shape, `size` says how many patches they may have: as many as an image of that
-    size has.
+    For a square the same share of the resized image is cropped away. For any other size the image
+    is squashed, except by preprocessing with two sides ("cover", "contain"). If images keep their
+    aspect ratio ("patches"), they may have as many patches as an image of `size` has.
     """
     if config.resize == "patches":
         height, width = size if isinstance(size, tuple) else (size, size)
@@ -113,10 +115,10 @@ class Preprocess:
 
     @property
     def at_least(self) -> int:
-        """The shorter side (pixels) of the smallest source that need not be enlarged, by a whole
-        patch or more where its shape is kept in patches."""
+        """The shorter side (pixels) of the smallest source that is not enlarged; with "patches",
+        not by a patch or more."""
         config = self.config
-        if config.resize == "patches":  # a square's; what is longer has too many patches sooner
+        if config.resize == "patches":  # for a square; a longer image needs a shorter side
             return math.isqrt(config.max_patches * config.patch_size**2 - 1) + 1
         if config.resize == "contain":
             return min(config.size)
@@ -134,8 +136,8 @@ class Preprocess:
         return self.normalised(pixels), geometry
 
     def seen(self, photo: Photo) -> tuple[NDArray[np.uint8], Geometry]:
-        """What a network sees of a photo, before it is normalised: uint8 (3, *geometry.size); and
-        its Geometry, from the size of the photo in its file."""
+        """The network's input before it is normalised, uint8 (3, *geometry.size), and its Geometry,
+        whose source is the photo at the size in its file."""
         geometry = self.geometry(*photo.size)
         return np.ascontiguousarray(self._window(photo, geometry).transpose(2, 0, 1)), geometry
 
@@ -144,25 +146,27 @@ class Preprocess:
         return np.stack([self.levels[c][pixels[c]] for c in range(3)])
 
     def photo(self, pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """Normalised pixels (3, H, W) as a photo (H, W, 3) again."""
-        std, mean = (np.array(level, np.float32) for level in (self.config.std, self.config.mean))
+        """The inverse of `normalised`: pixels (3, H, W) as a photo uint8 (H, W, 3)."""
+        std, mean = np.array(self.config.std, np.float32), np.array(self.config.mean, np.float32)
         levels = (pixels.transpose(1, 2, 0) * std + mean) / self.config.rescale
         return levels.round().clip(0, 255).astype(np.uint8)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Where a source of that many pixels is resized to and cropped."""
+        """The geometry of a source of height x width pixels."""
         config = self.config
+        source = (height, width)
         if config.resize == "patches":
-            whole = whole_patches((height, width), config.patch_size, config.max_patches)
-            return Geometry((height, width), whole, (0, 0), whole)
+            size = whole_patches(source, config.patch_size, config.max_patches)
+            return Geometry(source, size, (0, 0), size)
         if config.resize == "squash":
-            return Geometry((height, width), config.size, (0, 0), config.size)
+            return Geometry(source, config.size, (0, 0), config.size)
         resized = self._resized(height, width)
-        top, left = (self._margin(resized[i] - config.size[i]) for i in (0, 1))
-        return Geometry((height, width), resized, (top, left), config.size)
+        top = self._margin(resized[0] - config.size[0])
+        left = self._margin(resized[1] - config.size[1])
+        return Geometry(source, resized, (top, left), config.size)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size before the crop, where it is not known from the start."""
+        """The size before the crop, for preprocessing that crops or pads."""
         config = self.config
         if config.resize in ("cover", "contain"):  # as open_clip's ResizeKeepRatio
             ratios = height / config.size[0], width / config.size[1]
@@ -175,44 +179,50 @@ class Preprocess:
         return (config.resize_to, longer) if height == short else (longer, config.resize_to)
 
     def _margin(self, spare: int) -> int:
-        """Half of the spare pixels, or minus half of the missing ones, rounded as the reference
-        does."""
+        """Half of the spare pixels, or minus half of the missing pixels, rounded as in the
+        reference library."""
         if self.config.crop_rounding == "floor":
             return spare // 2
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
     def _window(self, photo: Photo, geometry: Geometry) -> NDArray[np.uint8]:
-        """The input (h, w, 3) before normalising: resized, cropped, padded outside the image."""
+        """The input (h, w, 3) before it is normalised: resized, cropped, padded."""
         height, width = geometry.resized
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)
         x0, x1 = max(left, 0), min(left + window_w, width)
         picture, method = photo.picture, FILTERS[self.config.interpolation]
-        if height * width <= _WHOLE:
-            seen = np.asarray(picture.resize((width, height), method, photo.box))[y0:y1, x0:x1]
+        if height * width <= _RESIZED_WHOLE:
+            resized = picture.resize((width, height), method, photo.box)
+            visible = np.asarray(resized)[y0:y1, x0:x1]
         else:
-            # A strip of extreme aspect would take gigabytes whole. Only what the crop keeps is
-            # computed: the same filter at the same places, up to the rounding of its weights.
-            first_column, first_row, last_column, last_row = photo.box
-            down, across = (last_row - first_row) / height, (last_column - first_column) / width
-            above, below = first_row + y0 * down, first_row + y1 * down
-            before, behind = first_column + x0 * across, first_column + x1 * across
-            low, high = _reach(above, below, down, picture.height)
-            first, last = _reach(before, behind, across, picture.width)
-            box = (before - first, above - low, behind - first, below - low)
-            part = picture.crop((first, low, last, high))
-            seen = np.asarray(part.resize((x1 - x0, y1 - y0), method, box))
+            # Resizing a strip of extreme aspect ratio would take gigabytes. Only the crop is
+            # computed: the same filter at the same positions, up to the rounding of its weights.
+            box_left, box_top, box_right, box_bottom = photo.box
+            scale_y, scale_x = (box_bottom - box_top) / height, (box_right - box_left) / width
+            source_top, source_bottom = box_top + y0 * scale_y, box_top + y1 * scale_y
+            source_left, source_right = box_left + x0 * scale_x, box_left + x1 * scale_x
+            first_row, last_row = _reach(source_top, source_bottom, scale_y, picture.height)
+            first_column, last_column = _reach(source_left, source_right, scale_x, picture.width)
+            part = picture.crop((first_column, first_row, last_column, last_row))
+            box = (
+                source_left - first_column,
+                source_top - first_row,
+                source_right - first_column,
+                source_bottom - first_row,
+            )
+            visible = np.asarray(part.resize((x1 - x0, y1 - y0), method, box))
         if (y1 - y0, x1 - x0) == geometry.size:
-            return seen
+            return visible
         level = self.config.fill if self.config.resize == "contain" else 0
         out = np.full((window_h, window_w, 3), level, np.uint8)
-        out[y0 - top : y1 - top, x0 - left : x1 - left] = seen
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = visible
         return out
 
 
 def whole(config: PreprocessConfig, squash: bool = True) -> Preprocess:
-    """The preprocessing that a config states; with `squash` one that shows the whole image,
-    squashed to its size, where that one would crop it."""
+    """The preprocessing of a config. With `squash`, an image that it would crop is squashed to its
+    size instead, so that the whole image is visible."""
     crops = config.resize not in ("squash", "contain", "patches")
     return Preprocess(replace(config, resize="squash") if squash and crops else config)
 
@@ -220,8 +230,8 @@ def whole(config: PreprocessConfig, squash: bool = True) -> Preprocess:
 def resize(
     image: NDArray[np.uint8], size: tuple[int, int], config: PreprocessConfig
 ) -> NDArray[np.uint8]:
-    """RGB uint8 (H, W, 3) at another `size` (H, W), by the filter of a preprocessing; the image
-    itself where it has that size."""
+    """RGB uint8 (H, W, 3) resized to `size` (H, W) by the filter of a preprocessing; the image
+    itself if it has that size."""
     if image.shape[:2] == size:
         return image
     picture = Image.fromarray(image).resize(size[::-1], FILTERS[config.interpolation])
@@ -229,18 +239,21 @@ def resize(
 
 
 def whole_patches(source: tuple[int, int], patch_size: int, most: int) -> tuple[int, int]:
-    """The size (H, W) in whole patches, at most `most` of them, that a source (H, W) is resized to.
+    """The size (H, W) to which a source (H, W) is resized: whole patches, at most `most` of them.
 
-    Both sides are scaled by one factor, then rounded up to whole patches; the factor is the
-    largest that the number of patches allows (SigLIP 2's NaFlex; Tschannen et al. 2025, section
-    2.4.2). It is found by bisection to 1e-5, at most 100, as transformers' Siglip2ImageProcessor
-    and big_vision find it: a closer one would now and then give another size.
+    Both sides are scaled by one factor, then rounded up to whole patches. The factor is the largest
+    that the number of patches allows (SigLIP 2's NaFlex; Tschannen et al. 2025, section 2.4.2), at
+    most 100. Bisection to 1e-5 finds it, as in transformers' Siglip2ImageProcessor and big_vision:
+    a more exact factor would sometimes give another size.
     """
     low, high = 1e-6, 100.0
     while high - low >= 1e-5:
         middle = (low + high) / 2
         rows, columns = (_patches(side * middle, patch_size) for side in source)
-        low, high = (middle, high) if rows * columns <= most else (low, middle)
+        if rows * columns <= most:
+            low = middle
+        else:
+            high = middle
     return (
         _patches(source[0] * low, patch_size) * patch_size,
         _patches(source[1] * low, patch_size) * patch_size,
@@ -248,11 +261,12 @@ def whole_patches(source: tuple[int, int], patch_size: int, most: int) -> tuple[
 
 
 def _patches(length: float, patch_size: int) -> int:
-    """How many patches cover that many pixels, at least one."""
+    """How many patches cover `length` pixels, at least one."""
     return max(1, math.ceil(length / patch_size))
 
 
 def _reach(start: float, stop: float, scale: float, source: int) -> tuple[int, int]:
-    """The source pixels that start..stop resized by `scale` depends on; Lanczos spans 3 a side."""
+    """The range of source pixels on which start..stop depends when it is resized by `scale`.
+    Lanczos reaches 3 pixels to each side."""
     margin = 3 * max(scale, 1.0) + 1
     return max(0, math.floor(start - margin)), min(source, math.ceil(stop + margin))

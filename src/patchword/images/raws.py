@@ -1,5 +1,5 @@
-"""Camera raws, read by rawpy (LibRaw): the photo that the camera embedded in them; where that is
-only a thumbnail, LibRaw's own rendering of the sensor's samples."""
+"""Camera raw files, read by rawpy (LibRaw): the photo that the camera embedded; if that is only a
+thumbnail, the sensor's samples as LibRaw renders them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def read(file: BinaryIO, max_pixels: int) -> bytes | NDArray[np.uint8]:
 
     try:
         with rawpy.imread(file) as raw:
-            if (photo := _embedded(raw)) is not None:
+            photo = _embedded(raw)
+            if photo is not None:
                 return photo
             if raw.sizes.width * raw.sizes.height > max_pixels:
                 raise TooManyPixelsError(raw.sizes.width, raw.sizes.height)
@@ -35,22 +36,23 @@ def read(file: BinaryIO, max_pixels: int) -> bytes | NDArray[np.uint8]:
 
 
 def _embedded(raw: Any) -> bytes | NDArray[np.uint8] | None:
-    """The embedded photo; None where there is none, or a thumbnail of a larger one."""
+    """The embedded photo; None if there is none, or only a thumbnail."""
     import rawpy
 
     try:
-        found = raw.extract_thumb()
+        thumbnail = raw.extract_thumb()
     except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
         return None
-    photo: bytes | NDArray[np.uint8] = found.data
-    if isinstance(photo, bytes):  # LibRaw gives it an EXIF of its own, with the raw's orientation
+    photo: bytes | NDArray[np.uint8] = thumbnail.data
+    if isinstance(photo, bytes):  # a JPEG; LibRaw adds EXIF data with the raw's orientation
         with Image.open(io.BytesIO(photo)) as header:
             side = min(header.size)
     else:
         photo = np.ascontiguousarray(np.rot90(photo, _TURNS.get(raw.sizes.flip, 0)))
         side = min(photo.shape[:2])
-    small = side < min(_THUMBNAIL, raw.sizes.width, raw.sizes.height)
-    return None if small else photo
+    if side < min(_THUMBNAIL, raw.sizes.width, raw.sizes.height):
+        return None
+    return photo
 
 
 def _message(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Opens images for an index, and keeps what it stores of each: its size, and a thumbnail."""
+"""Opens images for an index, and records what it stores of each: its size and a thumbnail."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Read = Callable[[], bytes]
 
 
 class Seen(NamedTuple):
-    """What is stored of an opened image: its upright size in pixels, a small JPEG of it, and the
-    hash of its content where that was inside another file."""
+    """What an index stores of an opened image: its upright size in pixels, a small JPEG of it, and
+    the hash of its content if it was inside another file."""
 
     width: int
     height: int
@@ -42,49 +42,49 @@ class Content(io.BytesIO):
 
 @dataclass(frozen=True)
 class Reader(Opener):
-    """An opener that notes in `seen`, by the names of images, what is stored of each. It is called
-    by several threads, with one image each. inside: how the bytes of those that are inside other
-    files are read, by name."""
+    """An opener that records in `seen`, by the names of images, what an index stores of each.
+    Several threads call it, with one image each. inside: functions that read the bytes of images
+    inside other files, by name."""
 
     thumbnails: bool = True
     inside: Mapping[str, Read] = field(default_factory=dict, compare=False)
     seen: dict[str, Seen] = field(default_factory=dict, compare=False)
 
     def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
-        """As it is sent to another process: without what is inside other files, and empty."""
+        """Pickled for another process: without `inside`, and with `seen` empty."""
         return Reader, (self.stretch, self.max_pixels, self.urls, self.exact, self.thumbnails)
 
     def sized(self, image: ImageLike, *, at_least: int | None = None, exact: bool = False) -> Photo:
         name = name_of(image)
         read = image.getvalue if isinstance(image, Content) else self.inside.get(name)
         if read is None:
-            return self._noted(name, image, "", at_least, exact)
+            return self._open(name, image, "", at_least, exact)
         content = read()
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return self._noted(name, Content(name, content), digest, at_least, exact)
+        return self._open(name, Content(name, content), digest, at_least, exact)
 
-    def sent(self, image: ImageLike) -> ImageLike | None:
+    def to_send(self, image: ImageLike) -> ImageLike | None:
         name = name_of(image)
         read = self.inside.get(name)
-        return super().sent(image) if read is None else Content(name, read())
+        return super().to_send(image) if read is None else Content(name, read())
 
-    def noted(self, image: ImageLike) -> Seen:
+    def recorded(self, image: ImageLike) -> Seen:
         return self.seen[name_of(image)]
 
-    def note(self, image: ImageLike, noted: Seen) -> None:
-        self.seen[name_of(image)] = noted
+    def record(self, image: ImageLike, recorded: Seen) -> None:
+        self.seen[name_of(image)] = recorded
 
-    def _noted(
+    def _open(
         self, name: str, image: ImageLike, digest: str, at_least: int | None, exact: bool
     ) -> Photo:
         photo = super().sized(image, at_least=at_least, exact=exact)
-        small: Any = None
+        jpeg = None
         if self.thumbnails:
             source = photo
             if max(photo.shape) < min(THUMBNAIL, max(photo.size)):  # decoded for a small network
                 source = super().sized(image, at_least=THUMBNAIL // 2)
-            small = thumbnail(source.picture)
-        self.seen[name] = Seen(photo.size[1], photo.size[0], small, digest)
+            jpeg = thumbnail(source.picture)
+        self.seen[name] = Seen(photo.size[1], photo.size[0], jpeg, digest)
         return photo
 
 

@@ -1,4 +1,4 @@
-"""Tensors as arrays, without importing torch."""
+"""Converts tensors to arrays, without importing torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Tensor(Protocol):
 
 
 def is_tensor(value: Any) -> TypeGuard[Tensor]:
-    """Whether it is a torch tensor, by its methods."""
+    """True for a torch tensor, recognised by its methods."""
     return hasattr(value, "detach") and hasattr(value, "is_floating_point")
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor (C, H, W), as torchvision has them, (H, W, C) or (H, W) as an array (H, W, C) or
-    (H, W). Raises RefusedError where its shape may be either."""
+    """A tensor (C, H, W), as in torchvision, (H, W, C) or (H, W) as an array (H, W, C) or (H, W).
+    Raises RefusedError for a shape that may be (C, H, W) or (H, W, C)."""
     values = tensor.detach().cpu()
     array: NDArray[Any] = (values.float() if tensor.is_floating_point() else values).numpy()
     if array.ndim != 3 or array.shape[0] not in CHANNELS:

@@ -1,5 +1,5 @@
-"""The directories of a TIFF, one for each image in it, without decoding any (TIFF 6.0, section 2;
-BigTIFF)."""
+"""Reads the directories of a TIFF, one for each image in it, without decoding the images (TIFF 6.0,
+section 2; BigTIFF)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from patchword.errors import counted
 from patchword.images.kinds import TIFF
 
 _SUBFILE, _OLD_SUBFILE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 255, 262, 330, 50706
@@ -25,51 +26,55 @@ _COMPRESSIONS = {
 _KINDS = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex numbers"}  # SampleFormat
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _CFA, _LINEAR_RAW = 32803, 34892
-_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types that are read here
-_MOST = 4_000_000  # tags in all directories, after which a file is taken to be damaged
-_INSIDE = 16  # directories in a page that are looked at
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types -> struct formats
+_MOST = 4_000_000  # tags in all directories; a file with more counts as damaged
+_INSIDE = 16  # sub-directories of a page that are read
 
-Tags = dict[int, tuple[int, ...]]  # the numbers of those tags that are read
+Tags = dict[int, tuple[int, ...]]  # the numbers in each tag of `_WANTED`
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """Which of the directories are pages, from 0: not reduced copies (thumbnails, levels of a
-    pyramid) nor masks. Where all are, the first."""
-    kept = [number for number, tags in enumerate(directories(file)) if _is_page(tags)]
-    return kept or [0]
+    """The numbers, from 0, of the directories that are pages: neither reduced copies (thumbnails,
+    levels of a pyramid) nor masks. The first if there are no others."""
+    numbers = [number for number, tags in enumerate(directories(file)) if _is_page(tags)]
+    return numbers or [0]
 
 
 def is_raw(file: BinaryIO) -> bool:
-    """Whether a TIFF is the raw file of a camera: a DNG, or with samples of its sensor."""
+    """True if a TIFF is a camera's raw file: a CR2, a DNG, or one with samples of the sensor."""
     file.seek(0)
     if file.read(10)[8:] == b"CR":  # CR2
         return True
     first = next(directories(file), {})
-    inside = [next(directories(file, at), {}) for at in first.get(_SUB_IFDS, ())[:_INSIDE]]
-    sensors = (tags.get(_PHOTOMETRIC, (0,))[0] in (_CFA, _LINEAR_RAW) for tags in (first, *inside))
-    return _DNG_VERSION in first or any(sensors)
+    if _DNG_VERSION in first:
+        return True
+    offsets = first.get(_SUB_IFDS, ())[:_INSIDE]
+    sub_directories = [next(directories(file, offset), {}) for offset in offsets]
+    photometric = [tags.get(_PHOTOMETRIC, (0,))[0] for tags in (first, *sub_directories)]
+    return any(value in (_CFA, _LINEAR_RAW) for value in photometric)
 
 
 def unusual(file: BinaryIO, number: int) -> str:
-    """What a directory, from 0, has that few programs read: "3 channels of 32-bit floats"; empty
-    where it has nothing of that kind."""
+    """What makes a directory, from 0, unreadable for many programs, such as "3 channels of 32-bit
+    floats"; empty if nothing does."""
     file.seek(0)
     if file.read(4) == TIFF[-1]:
         return "64-bit offsets in big-endian order"
     tags = next(islice(directories(file), number, None), {})
-    if compression := _COMPRESSIONS.get(tags.get(_COMPRESSION, (1,))[0]):
+    compression = _COMPRESSIONS.get(tags.get(_COMPRESSION, (1,))[0])
+    if compression:
         return f"{compression} inside"
     bits, form = (tags.get(tag, (1,))[0] for tag in (_BITS, _SAMPLE_FORMAT))
     if (bits <= 8 and form == 1) or form not in _KINDS:
         return ""
     channels = tags.get(_CHANNELS, (1,))[0]
     white = ", 0 being white" if tags.get(_PHOTOMETRIC) == (0,) else ""
-    return f"{channels} channel{'s' * (channels != 1)} of {bits}-bit {_KINDS[form]}{white}"
+    return f"{counted(channels, 'channel')} of {bits}-bit {_KINDS[form]}{white}"
 
 
 def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
-    """The tags of each directory in the order of the file, from the one at `start` or from the
-    first; a damaged one ends them."""
+    """The tags of each directory in the order of the file, from the one at offset `start` or from
+    the first, up to a damaged one."""
     file.seek(0)
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
@@ -77,39 +82,42 @@ def directories(file: BinaryIO, start: int | None = None) -> Iterator[Tags]:
         return
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
-    wide = struct.calcsize(word)
-    at = struct.unpack_from(order + word, head, 8 if big else 4)[0] if start is None else start
+    word_size = struct.calcsize(word)
+    if start is None:
+        (offset,) = struct.unpack_from(order + word, head, 8 if big else 4)
+    else:
+        offset = start
     seen: set[int] = set()
-    read = 0
-    while at and at not in seen and read < _MOST:
-        seen.add(at)
-        file.seek(at)
+    tags_read = 0
+    while offset and offset not in seen and tags_read < _MOST:
+        seen.add(offset)
+        file.seek(offset)
         try:
             (length,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
             table = file.read(min(length, 1 << 16) * entry)
-            (following,) = struct.unpack(order + word, file.read(wide))
-            read += 1 + len(table) // entry
+            (next_offset,) = struct.unpack(order + word, file.read(word_size))
+            tags_read += 1 + len(table) // entry
             yield _tags(file, table, order, word, entry)
         except struct.error:
             return
-        at = following
+        offset = next_offset
 
 
 def _tags(file: BinaryIO, table: bytes, order: str, word: str, entry: int) -> Tags:
-    """The tags of a directory that are used here; of one that is there twice the first, as Pillow
-    has it."""
-    found: Tags = {}
-    wide = struct.calcsize(word)
-    whole = memoryview(table)[: len(table) // entry * entry]
-    for tag, kind, count, value in struct.iter_unpack(f"{order}HH{word}{wide}s", whole):
-        if tag not in _WANTED or tag in found or kind not in _FORMATS or not 0 < count < 1000:
+    """The tags of `_WANTED` in a directory. Of a tag that is there twice the first counts, as in
+    Pillow."""
+    tags: Tags = {}
+    word_size = struct.calcsize(word)
+    entries = memoryview(table)[: len(table) // entry * entry]  # without an incomplete last one
+    for tag, kind, count, value in struct.iter_unpack(f"{order}HH{word}{word_size}s", entries):
+        if tag not in _WANTED or tag in tags or kind not in _FORMATS or not 0 < count < 1000:
             continue
         form = f"{order}{count}{_FORMATS[kind]}"
-        if struct.calcsize(form) > wide:
+        if struct.calcsize(form) > word_size:  # the value is an offset
             file.seek(struct.unpack(order + word, value)[0])
             value = file.read(struct.calcsize(form))
-        found[tag] = struct.unpack_from(form, value)
-    return found
+        tags[tag] = struct.unpack_from(form, value)
+    return tags
 
 
 def _is_page(tags: Tags) -> bool:

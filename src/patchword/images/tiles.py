@@ -1,9 +1,10 @@
-"""AnyRes: one photo as a thumbnail and a grid of tiles, each of the size that a tower takes.
+"""AnyRes: divides photos into a thumbnail and a grid of tiles, each of the size of a tower's input.
 
-As LLaVA-NeXT does it (Liu et al. 2024, "LLaVA-NeXT: Improved reasoning, OCR, and world knowledge",
-section "Dynamic high resolution") and transformers' LlavaNextImageProcessorPil computes it. The
-photo is resized, its shape kept, into the one of several canvases that shows most of it; black
-fills what is left, and the canvas is cut. Sizes are (height, width), in pixels or patches.
+The method of LLaVA-NeXT (Liu et al. 2024, "LLaVA-NeXT: Improved reasoning, OCR, and world
+knowledge", section "Dynamic high resolution"), computed as in transformers'
+LlavaNextImageProcessorPil. The photo is resized with its aspect ratio into one of several canvases,
+the one that keeps most of its pixels. The rest of the canvas is black, and the canvas is cut into
+tiles. Sizes are (height, width), in pixels or patches.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Tiling:
 
     @property
     def resized(self) -> Size:
-        """The photo's size on the canvas, its shape kept up to one pixel."""
+        """The photo's size on the canvas, with its aspect ratio up to one pixel."""
         (height, width), (canvas_h, canvas_w) = self.source, self.canvas
         across, down = canvas_w / width, canvas_h / height
         if across < down:
@@ -57,22 +58,22 @@ class Tiling:
         return (canvas_h - height) // 2, (canvas_w - width) // 2
 
     def merge(self, features: NDArray[Any], patches: Size) -> NDArray[Any]:
-        """features (rows, columns, h * w, D) of every tile's h by w `patches`, row by row -> those
-        of the whole canvas (rows * h, columns * w, D)."""
+        """Features (rows, columns, h * w, D) of the h x w `patches` of each tile -> features
+        (rows * h, columns * w, D) of the canvas."""
         (rows, columns), (height, width) = self.grid, patches
         cells = features.reshape(rows, columns, height, width, -1).swapaxes(1, 2)
         return cells.reshape(rows * height, columns * width, -1)
 
     def unpad(self, features: NDArray[Any]) -> NDArray[Any]:
-        """features (H, W, ...) of the whole canvas -> a view of those that show the photo."""
+        """Features (H, W, ...) of the canvas -> a view of the part that shows the photo."""
         top, bottom, left, right = self.shown((features.shape[0], features.shape[1]))
         return features[top:bottom, left:right]
 
     def shown(self, cells: Size) -> tuple[int, int, int, int]:
         """(top, bottom, left, right): which rows and columns of a canvas of `cells` show the photo.
 
-        As `unpad_image` of transformers' modeling_llava_next.py: half of what is left over, rounded
-        down, goes at either side.
+        As `unpad_image` of transformers' modeling_llava_next.py: half of the rest, rounded down, is
+        at each side.
         """
         (height, width), (rows, columns) = self.source, cells
         if width / height > columns / rows:
@@ -82,8 +83,8 @@ class Tiling:
         return 0, rows, spare, columns - spare
 
     def tokens(self, patches: Size, newline: bool = True) -> int:
-        """How many tokens a language model gets: those of the thumbnail, those of the tiles that
-        show the photo, and, with `newline`, one after each row of these.
+        """How many tokens a language model gets: those of the thumbnail, those of the tiles where
+        they show the photo, and, with `newline`, one after each row of the tiles' tokens.
 
         patches: of one tile, and of the thumbnail. As `_get_number_of_features` of transformers'
         processing_llava_next.py without the class token.
@@ -102,18 +103,18 @@ def canvases(
     preprocess: Preprocess, candidates: Sequence[Sequence[int]] | None = None
 ) -> list[Size]:
     """The candidates as (height, width); for None, `pinpoints` of the preprocessing's size. Raises
-    UnsupportedError for one that is not two positive whole numbers."""
+    UnsupportedError for a candidate that is not two positive whole numbers."""
     if candidates is None:
         return pinpoints(preprocess.config.size)
     return [_canvas(candidate) for candidate in candidates]
 
 
 def select_best_resolution(size: Size, candidates: Sequence[Sequence[int]]) -> Size:
-    """The canvas on which a photo of `size` keeps most pixels; of equals the smallest, then the
+    """The canvas on which a photo of `size` keeps most pixels; of equal ones the smallest, then the
     first (transformers' image_processing_utils.py).
 
-    Raises UnsupportedError for no candidates, for one that is not two positive whole numbers, and
-    for a photo without pixels.
+    Raises UnsupportedError if there are no candidates, for a candidate that is not two positive
+    whole numbers, and for a photo without pixels.
     """
     if not len(candidates):
         raise UnsupportedError("no canvases to choose from: the list of (height, width) is empty")
@@ -151,11 +152,11 @@ def cut(
     preprocess: Preprocess,
     candidates: Sequence[Sequence[int]] | None = None,
 ) -> tuple[NDArray[np.float32], Tiling]:
-    """RGB uint8 (H, W, 3) -> (1 + rows * columns, 3, S, S), the thumbnail and then the tiles row by
-    row, normalised; and their tiling.
+    """RGB uint8 (H, W, 3) -> normalised inputs (1 + rows * columns, 3, S, S), the thumbnail before
+    the tiles row by row; and their tiling.
 
-    The thumbnail is the whole photo, squashed. Nothing is cropped away, whatever the preprocessing
-    crops. Raises ImageError, and the errors of `tiling`.
+    The thumbnail is the whole photo, squashed. Nothing is cropped, also if the preprocessing would
+    crop. Raises ImageError, and the errors of `tiling`.
     """
     plan = tiling((image.shape[0], image.shape[1]), preprocess, candidates)
     config = preprocess.config

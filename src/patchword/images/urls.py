@@ -1,4 +1,4 @@
-"""Images from the web: https and http, within limits of size, time and redirects."""
+"""Fetches images from the web by https and http, with limits of size, time and redirects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from patchword.images.unreadable import RefusedError
 
 SCHEMES = ("https://", "http://")
 MAX_BYTES = 256 << 20
-SILENCE = 20.0  # seconds to wait for a server's next bytes
-MAX_SECONDS = 120.0  # for all of an image
+SILENCE = 20.0  # most seconds between two answers of a server
+MAX_SECONDS = 120.0  # for one image
 MAX_REDIRECTS = 5
 
 _CHUNK = 1 << 16
-_KEPT = string.punctuation  # "%" too: what is escaped stays so
+_KEPT = string.punctuation  # not escaped; with "%", so that nothing is escaped twice
 
 
 def is_url(text: str) -> bool:
-    """Whether a name is an address on the web."""
+    """True for an address on the web."""
     return text[:8].lower().startswith(SCHEMES)
 
 
@@ -33,9 +33,9 @@ def fetch(
     max_bytes: int | None = None,
     max_seconds: float | None = None,
 ) -> bytes:
-    """The content at an address, whatever type the server gives it. web: what connects, by default
-    `opener()`; max_bytes, max_seconds: by default `MAX_BYTES`, `MAX_SECONDS`. Raises RefusedError
-    with the reason."""
+    """The content at an address; the type that the server states is ignored. web: what connects,
+    by default `opener()`. max_bytes, max_seconds: by default `MAX_BYTES`, `MAX_SECONDS`. Raises
+    RefusedError with the reason."""
     max_bytes, max_seconds = max_bytes or MAX_BYTES, max_seconds or MAX_SECONDS
     deadline = time.monotonic() + max_seconds
     silence = min(SILENCE, max_seconds)
@@ -45,7 +45,7 @@ def fetch(
         with (web or opener()).open(request, timeout=silence) as answer:
             return _content(answer, deadline, max_bytes, max_seconds)
     except urllib.error.HTTPError as error:
-        error.close()  # else whoever keeps the ImageError keeps a connection open
+        error.close()  # otherwise a stored ImageError would keep the connection open
         reason = " ".join(str(error.reason).split())
         raise RefusedError(f"the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
@@ -57,7 +57,8 @@ def fetch(
 
 
 def _ascii(url: str) -> str:
-    """An address as browsers show it, with letters of any script and spaces, as it is sent."""
+    """An address with spaces and letters of any script, as browsers show it, in the ASCII form that
+    is sent."""
     parts = urlsplit(url)
     netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
     path, query = (quote(part, safe=_KEPT) for part in (parts.path, parts.query))
@@ -68,7 +69,7 @@ def _content(
     answer: http.client.HTTPResponse, deadline: float, max_bytes: int, max_seconds: float
 ) -> bytes:
     content = bytearray()
-    while chunk := answer.read1(_CHUNK):  # what has arrived: a slow server is noticed
+    while chunk := answer.read1(_CHUNK):  # returns what has arrived, so that the time is checked
         content += chunk
         if len(content) > max_bytes:
             raise RefusedError(f"more than {max_bytes >> 20} MB; download it and give its path")
@@ -101,19 +102,19 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def opener(*connecting: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
-    """Opens http and https alone: no files, no FTP. connecting: the handlers that connect; by
-    default urllib's own, by the proxies of the environment."""
-    found = urllib.request.OpenerDirector()
-    usual = (
+    """An opener of http and https only: no files, no FTP. connecting: the handlers that connect; by
+    default urllib's, with the proxies of the environment."""
+    director = urllib.request.OpenerDirector()
+    default = (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
     )
     for handler in (
-        *(connecting or usual),
+        *(connecting or default),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
     ):
-        found.add_handler(handler)
-    return found
+        director.add_handler(handler)
+    return director

@@ -1,4 +1,4 @@
-"""A photo as views: the whole of it, and overlapping tiles in which small things are larger."""
+"""Divides a photo into views: the whole photo, and overlapping tiles that show details larger."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from patchword.errors import UnsupportedError
 Size = tuple[int, int]  # (height, width), in pixels
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the photo
 
-CLOSE = 8.0  # pixels of a photo for one of the network's: tiles are seen no smaller
+CLOSE = 8.0  # most pixels of a photo that become one pixel of the network's input
 MOST = 2000  # tiles of a photo
-LONGER = 1.1  # a photo that is so much longer than wide is looked at in squares of its shorter side
+LONGER = 1.1  # photos with a higher aspect ratio get tiles with their shorter side too
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,27 +28,28 @@ class View:
 
 
 def views(photo: NDArray[np.uint8], size: Size, tile: int | None = None) -> list[View]:
-    """The whole photo (H, W, 3), then its tiles, squares that overlap by half, row by row; the last
-    ones lie at the border.
+    """The whole photo (H, W, 3), then its tiles row by row: squares that overlap by half, the last
+    ones at the border.
 
-    size  (h, w) of what the network is given
-    tile  pixels of the photo a side; None: its shorter side where it is much longer than wide,
-          then half of it, a quarter, ..., down to tiles that are seen at 1:8 or larger
+    size  (h, w) of the network's input
+    tile  side of a tile in pixels of the photo; None: the photo's shorter side if its aspect ratio
+          is above `LONGER`, then half of it, a quarter, ..., down to tiles that the network sees at
+          1:8 or larger
 
-    Raises UnsupportedError for tiles that are more than 2,000.
+    Raises UnsupportedError for more than 2,000 tiles.
     """
     height, width = photo.shape[:2]
     sides = tile_sides((height, width), min(size), tile)
-    boxes = [box for side in sides for box in corners((height, width), side)]
-    found = [View((0, 0, width, height), photo)]
-    for left, top, right, bottom in boxes:
-        found.append(View((left, top, right, bottom), photo[top:bottom, left:right]))
-    return found
+    result = [View((0, 0, width, height), photo)]
+    for side in sides:
+        for left, top, right, bottom in corners((height, width), side):
+            result.append(View((left, top, right, bottom), photo[top:bottom, left:right]))
+    return result
 
 
 def tile_sides(photo: Size, network: int, tile: int | None = None) -> list[int]:
-    """The sides of a photo's tiles in its pixels, the largest first, see `views`, and its error;
-    network: pixels of what the network is given."""
+    """The sides of a photo's tiles in its pixels, the largest first; see `views`, also for the
+    error. network: the shorter side of the network's input in pixels."""
     sides = list(_sides(photo, network)) if tile is None else [min(tile, *photo)]
     count = sum(math.prod(len(_starts(length, side)) for length in photo) for side in sides)
     if count > MOST:
@@ -60,7 +61,7 @@ def tile_sides(photo: Size, network: int, tile: int | None = None) -> list[int]:
 
 
 def _sides(photo: Size, network: int) -> Iterator[int]:
-    """Of the tiles, from the largest."""
+    """The default sides of tiles, from the largest."""
     side = min(photo)
     if max(photo) > LONGER * side:
         yield side
@@ -74,12 +75,12 @@ def _sides(photo: Size, network: int) -> Iterator[int]:
 
 
 def corners(photo: Size, side: int) -> list[Box]:
-    """Squares of that side over a photo, half of it apart."""
+    """The boxes of tiles with that side, half a side apart."""
     tops, lefts = (_starts(length, side) for length in photo)
     return [(left, top, left + side, top + side) for top in tops for left in lefts]
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where squares of that side begin along a photo's side."""
+    """Where tiles with that side begin along one side of a photo."""
     step = max(side // 2, 1)
     return [min(i * step, length - side) for i in range(math.ceil((length - side) / step) + 1)]

@@ -127,7 +127,7 @@ class Actor:
     def _load(self) -> Adding:
         job = self.job
         os.environ.update(job.environment)
-        processes.alone()  # each CPU of the cluster has an actor
+        processes.disable()  # each CPU of the cluster has an actor
         store = Store(job.index)
         if not store.exists() or store.metadata.get("mark") != job.mark:
             raise IndexStoreError(

@@ -140,7 +140,7 @@ def tokens(model: Bundle, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
             found = tower.dense(pixels, DenseEdit(), project=False)[None]
         else:
             names = [_name(tower.layer_names, layer) for layer in layers]
-            taps = Taps(names, alone=True)
+            taps = Taps(names, stop_early=True)
             tower.encode(pixels, taps)
             kept = taps.result()
             if any(kept[name].ndim != 3 for name in names):

@@ -18,7 +18,7 @@ from patchword.inspect.inspector import Inspector, calibrated, group_of, named
 from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
-from patchword.nn.inference_mode import unrounded
+from patchword.nn.inference_mode import without_autocast
 from patchword.scope import GOOD, Check, together
 
 FEWEST = 4  # photos to learn from, where others are held out
@@ -139,7 +139,7 @@ class _Run:
             if sources and not opened:
                 raise next(iter(self.broken.values()))
 
-        with unrounded(self.model.device):
+        with without_autocast(self.model.device):
             return self.method.fit(self.model, photos())
 
     def _scored(

@@ -16,7 +16,7 @@ from patchword.images.prefetch import ahead, threads
 from patchword.inspect.acquisition import Look, short
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
-from patchword.nn.inference_mode import unrounded
+from patchword.nn.inference_mode import without_autocast
 from patchword.scope import Check
 from patchword.show import plots
 from patchword.tasks.out_of_scope import judge
@@ -86,7 +86,7 @@ def found_each(
     laid: list[tuple[str, Finding]] = []
     try:
         while True:
-            with unrounded(model.device):
+            with without_autocast(model.device):
                 finding = next(findings, None)
             while waiting:
                 source, shown = waiting.popleft()

@@ -15,31 +15,34 @@ from patchword.models.mae import MaskedAutoencoder
 from patchword.models.towers import ImageModel, TextModel
 from patchword.models.two_tower import TwoTower
 
-TEXT = "text."  # before the names of the tensors of a text tower
+TEXT = "text."  # names of the tensors of a text tower begin with it
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """The network that `config` describes, with fresh parameters."""
+    """The network that `config` describes, with new parameters."""
     if config.blip:
         return Blip(config)
     if config.masked:
         return MaskedAutoencoder(config)
     if config.text is None:
         return ImageModel(config)
-    return TextModel(config) if config.vision is None else TwoTower(config)
+    if config.vision is None:
+        return TextModel(config)
+    return TwoTower(config)
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights to start training from: truncated normal, std 0.02, biases 0 (ViT's own).
+    """Initialise weights for training: truncated normal with standard deviation 0.02, biases 0, as
+    ViT's code.
 
     In a BLIP linear layers are Xavier-uniform (Glorot & Bengio 2010, eq. 16), as in MAE's code:
-    many of them lie between image and words, and with 0.02 narrow models take long to learn to use
-    the image at all.
+    there are many of them between image and words, and narrow models with 0.02 take long to learn
+    to use the image at all.
     """
-    wide = isinstance(network, Blip)
+    xavier = isinstance(network, Blip)
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            if wide:
+            if xavier:
                 nn.init.xavier_uniform_(module.weight)
             else:
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -50,21 +53,21 @@ def initialise(network: nn.Module) -> None:
 
 
 def outline(config: ModelConfig) -> nn.Module:
-    """What `build` makes, on the meta device: names and shapes, to which the tensors of a
+    """The result of `build` on the meta device: names and shapes, to which the tensors of a
     checkpoint are assigned."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _NoInitialisation():
         return build(config)
 
 
 def text_outline(config: ModelConfig) -> nn.Module:
-    """The outline of the text tower alone of a model with two: the tensors of `build` whose names
+    """The outline of only the text tower of a two-tower model: the tensors of `build` whose names
     begin with `TEXT`."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _NoInitialisation():
         return TextModel(config)
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out `normal_`, which on the meta device loads torch's whole compiler, a second, and
+class _NoInitialisation(TorchFunctionMode):
+    """Skips `normal_`, which on the meta device imports torch's compiler, in a second, and
     `uniform_`, of which each call is slow there."""
 
     def __torch_function__(

@@ -24,18 +24,18 @@ from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
     BlockCache,
     activation,
-    caches,
     causal_mask,
+    empty_caches,
     padding_mask,
-    run,
+    run_blocks,
 )
 
-SCORED_AT_ONCE = 2048  # ids of answers that are scored at once: each takes logits of 30,000 words
+SCORED_AT_ONCE = 2048  # ids of answers: the logits of each take 30,000 numbers
 TEMPERATURE = 0.07  # initial, of the contrastive score (salesforce/BLIP, models/blip_*.py)
 
 
-class Answers(NamedTuple):
-    """The outputs of a BLIP for images and texts; None where it has no such head."""
+class Outputs(NamedTuple):
+    """The outputs of a BLIP for images and texts; None for a head that it does not have."""
 
     image: Tensor | None  # (B, D), unit, float32
     text: Tensor | None  # (B, D), unit, float32
@@ -43,9 +43,12 @@ class Answers(NamedTuple):
     words: Tensor | None  # logits (B, L, V) of the id after each
 
 
-class Words(nn.Module):
-    """BERT's language modelling head: (..., D) -> logits (..., V), with the embedding's weights
-    (Devlin et al. 2019; Press & Wolf 2017)."""
+class LanguageModelHead(nn.Module):
+    """BERT's language modelling head: x (..., D) -> logits (..., V). It shares the weights E of the
+    token embedding (Devlin et al. 2019; Press & Wolf 2017):
+
+        logits = LN(act(x W + b)) E^T + b_V
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -59,15 +62,15 @@ class Words(nn.Module):
 
 
 class Decoder(TextTransformer):
-    """A text decoder: ids (B, L) and a context -> (B, L, D)."""
+    """A text decoder of its own: ids (B, L) and a context -> (B, L, D)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config, 0)
-        self.words = Words(config)
+        self.words = LanguageModelHead(config)
 
 
 class SelfAttention(nn.Module):
-    """The first part of a post-norm block: norm(x + attention(x))."""
+    """The first half of a post-norm block: x = LN(x + MSA(x))."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -81,26 +84,30 @@ class SelfAttention(nn.Module):
 
 
 class SharedDecoder(nn.Module):
-    """What a decoder does not share with the text tower: self-attention, and the head over the
-    vocabulary (Li et al. 2022, section 3.2, and table 3)."""
+    """The parts of a decoder that it does not share with the text tower: self-attention, and the
+    language modelling head (Li et al. 2022, section 3.2, and table 3)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(SelfAttention(config) for _ in range(config.depth))
-        self.words = Words(config)
+        self.words = LanguageModelHead(config)
 
 
 class Blip(ImageEncoder, TextEncoder):
-    """Image tokens (B, N, C) are encoded once; text tower and decoder cross-attend to them.
+    """An image is encoded once. The text tower and the decoder cross-attend to its tokens
+    (B, N, C).
+    Three uses of these parts, one for each loss of Li et al. 2022, section 3.2:
 
-    With `config.embed_dim` images and texts have vectors in a joint space, as in CLIP (ITC); with
-    `config.matching` a head on a text that cross-attends to an image classifies whether they match
-    (ITM); with `config.decoder` texts are generated (LM): captions of an image
-    (`config.writes_captions`), or answers to a question that cross-attends to the image
-    (`config.answers_questions`).
+        `config.embed_dim`  contrastive (ITC): images and texts have vectors in a joint space, as in
+                            CLIP
+        `config.matching`   matching (ITM): a text cross-attends to an image, and a head on its
+                            first token classifies whether they match
+        `config.decoder`    language modelling (LM): the decoder generates captions of an image
+                            (`config.writes_captions`), or answers to a question that cross-attends
+                            to the image (`config.answers_questions`)
 
-    Texts (R, L) about images (B, ...) may be more than those: then R is a multiple of B, and R / B
-    consecutive texts belong to each image.
+    There may be several texts about each image: then the number of texts R is a multiple of the
+    number of images B, and R / B consecutive texts belong to each image.
 
     Taps: "image." as in VisionTransformer; "text." as in TextTransformer, and
     "text.blocks.{i}.cross.attn" (R, H, L, N) when texts cross-attend to images; the same under
@@ -114,7 +121,7 @@ class Blip(ImageEncoder, TextEncoder):
         if config.blip is None or not isinstance(config.vision, ViTConfig):
             raise ConfigError("a BLIP needs a blip config and a ViT")
         self.config = config
-        self.reads_all = config.blip.image_tokens == "all"  # else the patches alone
+        self.attends_to_class_token = config.blip.image_tokens == "all"  # else to patches only
         self.image = VisionTransformer(config.vision, config.embed_dim, head_bias=True)
         if config.text is not None:
             self.text = TextTransformer(config.text, config.embed_dim)
@@ -130,7 +137,7 @@ class Blip(ImageEncoder, TextEncoder):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied by; 1 without a joint space."""
+        """exp(logit_scale), clipped at the limit: the factor of cosines; 1 without joint space."""
         if not self.config.embed_dim:
             return torch.ones(())
         return self.logit_scale.exp().clamp(max=self.config.scale_limit)
@@ -141,14 +148,16 @@ class Blip(ImageEncoder, TextEncoder):
         return torch.zeros(())
 
     def pairs(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
-        """Unit features of images (B, D) and texts (T, D), float32, and the scale (): what a loss
-        over pairs takes. With `config.embed_dim`."""
-        image, text = self.image(pixels).float(), self.text(ids).float()
-        return F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.scale
+        """The arguments of a loss over pairs: unit features of images (B, D) and texts (T, D),
+        float32, and the scale (). Needs `config.embed_dim`."""
+        image = F.normalize(self.image(pixels).float(), dim=-1)
+        text = F.normalize(self.text(ids).float(), dim=-1)
+        return image, text, self.scale
 
     def image_tokens(self, pixels: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        """Pixels (B, 3, H, W) -> tokens (B, N, C), class token first, normed."""
-        return self.image.norm(self.image.encode(pixels, taps.inside("image")).values)  # type: ignore[no-any-return]
+        """Pixels (B, 3, H, W) -> normed tokens (B, N, C), class token first."""
+        tokens = self.image.encode(pixels, taps.inside("image"))
+        return self.image.norm(tokens.values)  # type: ignore[no-any-return]
 
     def image_features(self, tokens: Tensor) -> Tensor:
         """Image tokens (B, N, C) -> unit features (B, D) in the joint space, float32."""
@@ -159,29 +168,37 @@ class Blip(ImageEncoder, TextEncoder):
         ids: Tensor,
         tokens: Tensor,
         taps: Taps = NO_TAPS,
-        first: bool = False,
+        only_first: bool = False,
         start: int | None = None,
     ) -> Tensor:
-        """Texts (R, L) that cross-attend to image tokens (B, N, C) -> (R, L, D); the first token
-        alone, (R, 1, D), with `first`. start: the id put first; None is the config's, -1 none."""
+        """Texts (R, L) that cross-attend to image tokens (B, N, C) -> (R, L, D); with `only_first`
+        the first token, (R, 1, D). start: the id that replaces the first of each text; None: the
+        config's; -1: texts stay as they are."""
         text, taps = self.text, taps.inside("text")
         start = text.config.start_token if start is None else start
         if start >= 0:
             ids = torch.cat([ids.new_full((ids.shape[0], 1), start), ids[:, 1:]], dim=1)
         x = text.embed(ids)
         taps.keep("tokens", x)
-        only = ids.new_zeros(ids.shape[0], 1) if first else None
-        seen = self.image_mask(tokens)
-        return run(text.blocks, x, text.mask(ids, x), taps, tokens, None, seen, only=only)
+        return run_blocks(
+            text.blocks,
+            x,
+            text.mask(ids, x),
+            taps,
+            context=tokens,
+            context_mask=self.image_mask(tokens),
+            output_indices=ids.new_zeros(ids.shape[0], 1) if only_first else None,
+        )
 
     def image_mask(self, tokens: Tensor) -> Tensor | None:
-        """The additive mask (B, 1, 1, N) of cross-attention to image tokens (B, N, C): see
-        `BlipConfig.image_tokens`; None where all are attended to."""
-        if self.reads_all:
+        """The additive mask (B, 1, 1, N) of cross-attention to image tokens (B, N, C), which hides
+        the class token; None if texts attend to all (see `BlipConfig.image_tokens`)."""
+        if self.attends_to_class_token:
             return None
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        # One for all rows is a constant of an exported graph, which OpenVINO misreads in bfloat16.
-        return padding_mask((place > 0).expand(tokens.shape[0], -1), tokens)
+        is_patch = torch.arange(tokens.shape[1], device=tokens.device) > 0
+        # A mask (1, 1, 1, N) would be a constant of an exported graph, which OpenVINO misreads in
+        # bfloat16.
+        return padding_mask(is_patch.expand(tokens.shape[0], -1), tokens)
 
     @overload
     def match(self, tokens: Tensor, ids: Tensor, *, start: int | None = None) -> Tensor: ...
@@ -197,12 +214,13 @@ class Blip(ImageEncoder, TextEncoder):
         *,
         start: int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits (R, 2), no match and match, of texts (R, L) with image tokens (B, N, C); with
-        `config.matching`. start: the id that stands first instead of the config's."""
-        wanted = Taps(taps)
-        seen = self.cross_attend(ids, tokens, wanted, first=True, start=start)
-        logits = self.match_head(seen[:, 0])
-        return (logits, wanted.result()) if taps else logits
+        """Logits (R, 2), no match and match, of texts (R, L) with image tokens (B, N, C). Needs
+        `config.matching`. start: the id that replaces the first of each text instead of the
+        config's."""
+        requested = Taps(taps)
+        states = self.cross_attend(ids, tokens, requested, only_first=True, start=start)
+        logits = self.match_head(states[:, 0])
+        return (logits, requested.result()) if taps else logits
 
     def decode(
         self,
@@ -212,31 +230,43 @@ class Blip(ImageEncoder, TextEncoder):
         cache: Sequence[BlockCache] | None = None,
         taps: Taps = NO_TAPS,
     ) -> Tensor:
-        """Ids (R, L) -> (R, L, D), from which `words` are predicted.
+        """Ids (R, L) -> states (R, L, D), from which `word_logits` predicts the next ids.
 
-        context (B, M, C): image tokens, with `image_mask` as mask, or a question's. mask: additive,
-        of the context. cache: of `empty_cache`; then ids are the new ones, which follow those of
+        context (B, M, C): image tokens, with `image_mask` as mask, or the states of a question,
+        with `question_mask`. cache: of `empty_cache`; then ids are new ones, which follow those of
         earlier calls.
         """
-        taps = taps.inside("decoder")
-        before = 0 if cache is None else cache[0][0].length
-        source = self.text if isinstance(self.decoder, SharedDecoder) else self.decoder
-        x = source.embed(ids, start=before)
+        past = 0 if cache is None else cache[0][0].length
+        transformer = self._decoding_transformer
+        x = transformer.embed(ids, start=past)
         causal = None
         if ids.shape[1] > 1:
-            causal = causal_mask(before + ids.shape[1], x)[before:]
-        shared = isinstance(self.decoder, SharedDecoder)
-        firsts = self.decoder.blocks if shared else None
-        return run(source.blocks, x, causal, taps, context, cache, mask, firsts=firsts)
+            causal = causal_mask(past + ids.shape[1], x)[past:]
+        own_self_attention = isinstance(self.decoder, SharedDecoder)
+        return run_blocks(
+            transformer.blocks,
+            x,
+            causal,
+            taps.inside("decoder"),
+            context,
+            cache,
+            context_mask=mask,
+            self_attentions=self.decoder.blocks if own_self_attention else None,
+        )
 
-    def words(self, x: Tensor) -> Tensor:
-        """What `decode` returns, (..., D) -> logits (..., V) of the id after each."""
-        source = self.text if isinstance(self.decoder, SharedDecoder) else self.decoder
-        return self.decoder.words(x, source.token_embed.weight)  # type: ignore[no-any-return]
+    def word_logits(self, states: Tensor) -> Tensor:
+        """States (..., D) of `decode` -> logits (..., V) of the id after each."""
+        embedding = self._decoding_transformer.token_embed.weight
+        return self.decoder.words(states, embedding)  # type: ignore[no-any-return]
+
+    @property
+    def _decoding_transformer(self) -> TextTransformer:
+        """The transformer whose embedding, cross-attention and MLPs the decoder uses."""
+        return self.text if isinstance(self.decoder, SharedDecoder) else self.decoder
 
     def empty_cache(self) -> list[BlockCache]:
         """Empty caches of keys and values, for successive calls of `decode`."""
-        return caches(len(self.decoder.blocks))
+        return empty_caches(len(self.decoder.blocks))
 
     def write(
         self,
@@ -245,31 +275,31 @@ class Blip(ImageEncoder, TextEncoder):
         options: GenerationOptions,
         keys: Sequence[Tensor] | Tensor = (),
     ) -> Written:
-        """Texts (B * count, L) about images with tokens (B, N, C).
+        """Generate texts (B * count, L) about images with tokens (B, N, C).
 
-        prompt (P,): ids that the texts continue; the first is replaced by the decoder's start
-        token. keys: of each image, such as its pixels; what is sampled follows from them and the
-        seed. Raises ConfigError for options that cannot be.
+        prompt (P,): ids that the texts continue; the decoder's start token replaces the first.
+        keys: one for each image, such as its pixels; key and seed determine its samples. Raises
+        ConfigError for options that are not possible.
         """
         return self._write(tokens, prompt, options, self.image_mask(tokens), keys)
 
-    def read(self, tokens: Tensor, ids: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        """The intermediates `taps` of the decoder as it writes texts (R, L) about image tokens
-        (B, N, C); each id is written from what is at the place before it."""
-        wanted = Taps(taps)
-        self.decode(ids, tokens, self.image_mask(tokens), taps=wanted)
-        return wanted.result()
+    def decoder_taps(self, tokens: Tensor, ids: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """The tensors `taps` of the decoder when it writes texts (R, L) about image tokens
+        (B, N, C). The state at each position predicts the id at the next."""
+        requested = Taps(taps)
+        self.decode(ids, tokens, self.image_mask(tokens), taps=requested)
+        return requested.result()
 
     def caption(self, pixels: Tensor, prompt: Tensor, options: GenerationOptions) -> Written:
-        """Texts (B * count, L) about the images of pixels (B, 3, H, W); see `write`. What is
-        sampled of an image follows from its pixels and the seed."""
+        """`write` about images of pixels (B, 3, H, W), with their pixels as keys."""
         return self.write(self.image_tokens(pixels), prompt, options, pixels)
 
     def answer(self, tokens: Tensor, ids: Tensor, options: GenerationOptions) -> Written:
-        """Answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C).
+        """Generate answers (Q * count, L) to questions (Q, L') about image tokens (B, N, C). Needs
+        `config.answers_questions`.
 
-        With `config.answers_questions`. A question's padding is masked, so that its answer is the
-        same in any batch. What is sampled follows from the question and the seed.
+        A question's padding is masked, so that its answer is the same in any batch. Question and
+        seed determine its samples.
         """
         states = self.cross_attend(ids, tokens)
         keys = [row[row != self.text.config.pad_token] for row in ids]
@@ -283,29 +313,29 @@ class Blip(ImageEncoder, TextEncoder):
         mask: Tensor | None,
         keys: Sequence[Tensor] | Tensor,
     ) -> Written:
-        """Texts (B * count, L) that cross-attend to a context (B, M, C) with a mask."""
+        """Generate texts (B * count, L) that cross-attend to a context (B, M, C) with a mask."""
         config = self.config.decoder
         assert config is not None
         if options.max_length > config.context:
             raise ConfigError(f"max_length is {options.max_length}, above {config.context} places")
-        start = prompt.clone()
-        start[0] = config.start_token
-        rows = start.to(context.device).expand(len(context), -1)
+        prompt = prompt.clone()
+        prompt[0] = config.start_token
+        prompts = prompt.to(context.device).expand(len(context), -1)
 
         def step(ids: Tensor, cache: Sequence[BlockCache]) -> Tensor:
-            return self.words(self.decode(ids, context, mask, cache)[:, -1])
+            return self.word_logits(self.decode(ids, context, mask, cache)[:, -1])
 
         end, pad = config.end_token, config.pad_token
-        seeds = [_bytes(each) for each in keys] if options.sampled else []
-        return generate(step, self.empty_cache(), rows, end, pad, options, seeds)
+        key_bytes = [_bytes(key) for key in keys] if options.sampled else []
+        return generate(step, self.empty_cache(), prompts, end, pad, options, key_bytes)
 
     def rank(self, tokens: Tensor, ids: Tensor, answers: Tensor, shortlist: int = 0) -> Ranked:
-        """How probable each of the answers (A, 1 + L) is to questions (Q, L') about image tokens
-        (B, N, C), for every id and the end token; with `config.answers_questions`.
+        """Log probabilities of all ids, end tokens included, of given answers (A, 1 + L) to
+        questions (Q, L') about image tokens (B, N, C). Needs `config.answers_questions`.
 
-        The answers' first ids are replaced by the decoder's start token. shortlist: only so many
-        are scored in full, those whose first token is the most probable (Li et al. 2022, section
-        5.3; salesforce/BLIP, models/blip_vqa.py `rank_answer`); 0: all.
+        The decoder's start token replaces the first id of each answer. shortlist: how many answers
+        to score, those whose first token is the most probable (Li et al. 2022, section 5.3;
+        salesforce/BLIP, models/blip_vqa.py `rank_answer`); 0: all.
         """
         config = self.config.decoder
         assert config is not None
@@ -314,26 +344,28 @@ class Blip(ImageEncoder, TextEncoder):
         states = self.cross_attend(ids, tokens)
         mask, cache = self.question_mask(ids, states), self.empty_cache()
         first = self.decode(answers[:1, :1].expand(len(states), -1), states, mask, cache)
-        likely = self.words(first[:, -1])[:, answers[:, 1]]  # (Q, A)
-        kept = shortlist if 0 < shortlist < len(answers) else len(answers)
-        chosen = likely.topk(kept, dim=1).indices.sort(dim=1).values
-        count = max(SCORED_AT_ONCE // (len(states) * answers.shape[1]), 1)
-        logprobs = likely.new_zeros(*chosen.shape, answers.shape[1] - 1, dtype=torch.float32)
-        for start in range(0, kept, count):
-            some = answers[chosen[:, start : start + count]].flatten(0, 1)
-            some = some[:, : int((some != config.pad_token).sum(dim=1).max())]
-            # The question's keys and values are those of the first step.
-            past = [(KVCache(), question) for _, question in cache]
-            logits = self.words(self.decode(some[:, :-1], states, mask, past)).float()
-            each = logits.log_softmax(dim=-1).gather(2, some[:, 1:, None])[..., 0]
-            each = each.masked_fill(some[:, 1:] == config.pad_token, 0)
-            each = torch.unflatten(each, 0, (len(states), -1))
-            logprobs[:, start : start + count, : each.shape[2]] = each
+        first_id_logits = self.word_logits(first[:, -1])[:, answers[:, 1]]  # (Q, A)
+        count = shortlist if 0 < shortlist < len(answers) else len(answers)
+        chosen = first_id_logits.topk(count, dim=1).indices.sort(dim=1).values  # (Q, count)
+        shape = (*chosen.shape, answers.shape[1] - 1)
+        logprobs = first_id_logits.new_zeros(shape, dtype=torch.float32)
+        batch_size = max(SCORED_AT_ONCE // (len(states) * answers.shape[1]), 1)
+        for start in range(0, count, batch_size):
+            batch = answers[chosen[:, start : start + batch_size]].flatten(0, 1)
+            batch = batch[:, : int((batch != config.pad_token).sum(dim=1).max())]
+            # Keys and values of the question are those of the first step.
+            answer_cache = [(KVCache(), cross_cache) for _, cross_cache in cache]
+            decoded = self.decode(batch[:, :-1], states, mask, answer_cache)
+            logits = self.word_logits(decoded).float()
+            scores = logits.log_softmax(dim=-1).gather(2, batch[:, 1:, None])[..., 0]
+            scores = scores.masked_fill(batch[:, 1:] == config.pad_token, 0)
+            scores = torch.unflatten(scores, 0, (len(states), -1))
+            logprobs[:, start : start + batch_size, : scores.shape[2]] = scores
         return Ranked(chosen, logprobs)
 
-    def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Answers:
+    def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor | None = None) -> Outputs:
         """All outputs for pairs of images and texts: pixels (B, 3, H, W), ids (B, L). A model that
-        only answers questions takes the answers (B, L') as `answers`."""
+        only answers questions takes questions as `ids` and their answers (B, L') as `answers`."""
         tokens = self.image_tokens(pixels)
         image = text = words = None
         matching: Any = None
@@ -343,12 +375,12 @@ class Blip(ImageEncoder, TextEncoder):
         if self.config.matching:
             matching = self.match(tokens, ids)
         if self.config.writes_captions:
-            words = self.words(self.decode(ids, tokens, self.image_mask(tokens)))
+            words = self.word_logits(self.decode(ids, tokens, self.image_mask(tokens)))
         elif self.config.answers_questions:
             states = self.cross_attend(ids, tokens)
-            written = ids if answers is None else answers
-            words = self.words(self.decode(written, states, self.question_mask(ids, states)))
-        return Answers(image, text, matching, words)
+            answers = ids if answers is None else answers
+            words = self.word_logits(self.decode(answers, states, self.question_mask(ids, states)))
+        return Outputs(image, text, matching, words)
 
     def question_mask(self, ids: Tensor, like: Tensor) -> Tensor:
         """The additive padding mask (Q, 1, 1, L) of questions."""
@@ -356,5 +388,5 @@ class Blip(ImageEncoder, TextEncoder):
 
 
 def _bytes(values: Tensor) -> bytes:
-    """The bytes of a tensor, whatever its device: its key for sampling."""
+    """The bytes of a tensor on any device: its key for sampling."""
     return values.float().cpu().numpy().tobytes()

@@ -1,5 +1,5 @@
-"""How patch features come out of an image tower, as data: which tokens of the last layers mix with
-which, and what of the layer follows."""
+"""Edits of an image tower's last layers, as data. They change which tokens attend to which, and
+which parts of a layer follow, so that patch features can be compared with texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Positions = Literal["own", "offset", "bicubic", "bilinear", "none"]
 
 @dataclass(frozen=True)
 class Normalised:
-    """Queries, keys and values of unit length, smoothed by their own likeness before they are
+    """Queries, keys and values z of unit length, smoothed by self-similarity before they are
     compared (GEM, Bousselham et al. 2023, section 3.2).
 
-    steps        how often z becomes softmax(t z z^T) z, of unit length again
+    steps        how often z <- normalise(softmax(t z z^T) z)
     temperature  t; None: the mean length of the normed tokens (B, N, D) times 1 / sqrt(d)
     """
 
@@ -25,8 +25,9 @@ class Normalised:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A <- total ((1 - share) A + share A'), A' the mean attention, head by head, of blocks
-    `first` up to `end`, counted as of 12 (ResCLIP, Yang et al. 2024, section 3.2)."""
+    """A <- total ((1 - share) A + share A'), with A' the mean attention of blocks `first` to
+    `end` - 1 in each head (ResCLIP, Yang et al. 2024, section 3.2). Blocks are numbered as in a
+    tower of 12."""
 
     total: float = 2.0
     share: float = 0.6
@@ -36,12 +37,13 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Semantic:
-    """A second pass in which patches that the first gave one label attend to each other: logits <-
-    total ((1 - share) logits + share E) (ResCLIP, section 3.3; E: see `where.resclip`).
+    """A second pass, in which patches with the same label in the first pass attend to each other:
+    logits <- total ((1 - share) logits + share E) (ResCLIP, section 3.3; for E see
+    `where.resclip`).
 
-    threshold  labels whose probability is below count as the first text
-    paths      whether the straight line between two patches has to stay in their label
-    scale      what cosines are multiplied by before the softmax over texts
+    threshold  a label with a lower probability counts as the first text
+    paths      true: the straight line between two patches must stay inside their label
+    scale      factor of cosines before the softmax over texts
     """
 
     total: float = 2.1
@@ -53,15 +55,15 @@ class Semantic:
 
 @dataclass(frozen=True)
 class Calibration:
-    """SC-CLIP (Bai et al. 2024, "Self-calibrated CLIP"); blocks counted as of 12.
+    """SC-CLIP (Bai et al. 2024, "Self-calibrated CLIP"). Blocks are numbered as in a tower of 12.
 
-    likeness     the block whose patches say which patch is like which
-    detail       the block by whose patches the result is averaged
-    first, end   the blocks whose sum goes through the same attention
-    class_share  of the class token, where there is one, that is added to every patch
-    least        cosines below count as 0 where patches are averaged
-    neighbours   of a patch, with which it is compared to find outliers
-    outliers     the share of patches that are
+    likeness     the block whose patches are compared with each other for attention
+    detail       the block whose patches are compared with each other to average the result
+    first, end   the outputs of blocks first to end - 1 are summed and go through the attention too
+    class_share  share of the class token, if there is one, that is added to every patch
+    least        lower cosines count as 0 in averages
+    neighbours   number of nearest patches in the outlier score
+    outliers     share of patches that are outliers
     """
 
     likeness: int = 8
@@ -76,14 +78,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Refined:
-    """What MaskCLIP makes of the cosines of several texts (Zhou et al. 2022, section 3.2, "key
-    smoothing" and "prompt denoising", as its code has them; the thresholds are those that its
-    configs name).
+    """MaskCLIP's refinement of the cosines of several texts (Zhou et al. 2022, section 3.2, "key
+    smoothing" and "prompt denoising", as in its code; the thresholds are those of its configs).
 
-    least   texts whose highest probability in the image is below are left out
-    unsure  patches whose highest probability is below take those of all patches, by how alike their
-            keys are; 0: cosines stay cosines
-    scale   what cosines are multiplied by before the softmax over texts
+    least   texts whose highest probability in the image is lower are left out
+    unsure  patches whose highest probability is lower take the mean of all patches, weighted by the
+            similarity of their keys; 0: no patch does, and cosines are not made probabilities
+    scale   factor of cosines before the softmax over texts
     """
 
     least: float = 0.5
@@ -93,22 +94,22 @@ class Refined:
 
 @dataclass(frozen=True)
 class DenseEdit:
-    """How patch features come out of the last layers, all before them unchanged.
+    """How patch features are computed from the last layers. Layers before them are unchanged.
 
-    attention  rules whose softmax maps are averaged: "qk" is the layer's own,
-               softmax(q k^T / sqrt(d)); "qq", "kk" and "vv" compare queries, keys or values with
-               each other; "identity", alone, is each token's own value; "near" compares
-               nothing: `gaussian` times the mean length of queries by that of keys / sqrt(d)
-    row_sum    what a row of attention sums to: 1, or more of it beside the residual
+    attention  rules whose softmax maps are averaged: "qk" is the usual softmax(q k^T / sqrt(d));
+               "qq", "kk" and "vv" compare queries, keys or values with each other; "identity", as
+               the only rule, gives each token its own value; "near" compares no tokens: its logits
+               are those of `gaussian` times the mean of |q_i| |k_j| / sqrt(d)
+    row_sum    sum of a row of attention: 1, or more to give attention more weight than the residual
     gaussian   > 0: exp(-r^2 / 2 gaussian^2) is added to the logits of patches r patches apart
-    residual   whether the tokens that enter the first of these layers are added
-    mlp        whether the last layer's MLP follows
-    blocks     how many of the last layers. More than one: what their attentions give is summed,
-               each computed from what enters its layer in the network as it is
-    positions  how learned positions come to another grid than theirs: as the tower does it "own",
-               or as the code of the method: bicubic with factor (n + 0.1) / n0 "offset", "bicubic"
-               or "bilinear", all three not antialiased; "none", of a ResNet's pooling alone: its
-               places have no positions
+    residual   true: the input of the first of these layers is added
+    mlp        true: the last layer's MLP follows
+    blocks     how many of the last layers. With several, the outputs of their attentions are
+               summed, each computed from the unedited input of its layer
+    positions  how learned positions are resampled to another grid: "own", as the tower does it; or
+               as the method's code does it, without antialiasing: "bicubic", "bilinear", or
+               "offset", bicubic with factor (n + 0.1) / n0. "none": places of a ResNet's attention
+               pooling have no positions
     """
 
     attention: tuple[Rule, ...] = ("qk",)
@@ -126,5 +127,5 @@ class DenseEdit:
 
     @property
     def one_layer(self) -> bool:
-        """Whether it reads one layer alone."""
+        """True if it reads one layer only."""
         return self.blocks == 1 and self.earlier is None and self.calibration is None

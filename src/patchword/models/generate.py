@@ -1,7 +1,8 @@
-"""Text generation, id by id: greedy search, beam search, or sampling. It knows no network, only a
-function that computes the next step.
+"""Text generation, id by id: greedy search, beam search, or sampling. It does not depend on a
+network, only on a function `step` that computes the logits of the next id.
 
-Lengths count all ids, those of the prompt and the end token included.
+Shapes: B prompts, K beams, R = B * K texts, L ids of a text, V ids of the vocabulary. Lengths count
+all ids, with the prompt and the end token.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor
 from patchword.errors import ConfigError, counted
 from patchword.nn.transformer import BlockCache
 
-# New ids (R, N) and what came before them -> logits (R, V) of the id that follows.
+# New ids (R, N) and the cache of those before them -> logits (R, V) of the id that follows.
 Step = Callable[[Tensor, Sequence[BlockCache]], Tensor]
 
-NEVER = float("-inf")
+NEGATIVE_INFINITY = float("-inf")
 BEAMS = 3  # salesforce/BLIP, configs/caption_coco.yaml
-# Beyond these, memory or the range of numbers gives out before anything is written.
+# Above these, generation would run out of memory or of the range of numbers.
 MOST = {"beams": 1000, "count": 1000, "length_penalty": 10, "repetition_penalty": 100}
 
 
@@ -33,18 +34,19 @@ class GenerationOptions:
 
     beams               beam width; 1 is greedy search. None: 3, or 1 for sampling
     max_length          largest number of ids; a text ends there
-    min_length          least number of ids; before, the end token is not chosen
-    length_penalty      a text's score is its log probability / length ** this, the prompt not
-                        counted: above 0 favours long texts, below short ones
+    min_length          least number of ids; before it the end token is not chosen
+    length_penalty      a text's score is its log probability / length ** length_penalty, with the
+                        length of the text after the prompt: above 0 favours long texts, below 0
+                        short ones
     repetition_penalty  above 1 makes ids that were used before less probable (Keskar et al. 2019,
                         section 4.1)
     early_stopping      true: the search ends once as many texts as beams are finished; false: once
-                        the best unfinished text scores below the worst of those
+                        the best unfinished text scores below the worst of the finished ones
     count               texts of each prompt: its best beams, best first; or samples
 
-    With one of these, texts are sampled; see `distribution`:
+    With one of the next three, texts are sampled (see `distribution`):
 
-    temperature         logits are divided by it: above 1 is more varied, below 1 less
+    temperature         logits are divided by it: above 1 gives more varied texts, below 1 less
     top_k               sample from the k most probable ids
     top_p               nucleus sampling: from the fewest most probable ids whose probabilities sum
                         to p or more (Holtzman et al. 2020, section 3.1)
@@ -66,7 +68,7 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         for name, most in MOST.items():
             value = getattr(self, name)
-            if value is not None and not abs(value) <= most:  # nor is NaN
+            if value is not None and not abs(value) <= most:  # true for NaN too
                 raise ConfigError(f"{name} is {value}; it must be at most {most}")
         if self.min_length < 0:
             raise ConfigError(f"min_length is {self.min_length}; it must be 0 or more")
@@ -96,22 +98,24 @@ class GenerationOptions:
     @property
     def sampled(self) -> bool:
         """True if texts are sampled."""
-        return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
+        options = (self.temperature, self.top_k, self.top_p)
+        return any(option is not None for option in options)
 
     @property
     def beam_width(self) -> int:
         """The beam width: `beams`, or the default for None."""
-        default = 1 if self.sampled else BEAMS
-        return default if self.beams is None else self.beams
+        if self.beams is not None:
+            return self.beams
+        return 1 if self.sampled else BEAMS
 
 
 @dataclass(frozen=True)
 class Written:
-    """Texts, `count` of each of B prompts after each other: ids (B * count, L), the prompt before
-    them and padding after; and the log probability (B * count, L) that the network itself gives
-    each id after those before it, 0 for prompt and padding."""
+    """Generated texts, `count` consecutive ones for each of B prompts."""
 
-    ids: Tensor
+    ids: Tensor  # (B * count, L): prompt, text, padding
+    # (B * count, L): of each id given those before it, by the network without penalties; 0 for
+    # prompt and padding
     log_probabilities: Tensor
 
 
@@ -121,178 +125,197 @@ def generate(
     prompt: Tensor,
     end: int,
     pad: int,
-    search: GenerationOptions,
+    options: GenerationOptions,
     keys: Sequence[bytes] = (),
 ) -> Written:
     """The best texts after each prompt (B, P), or samples.
 
-    cache: empty, of the network that `step` runs. keys: of each prompt; key and seed determine its
-    samples, so that these are the same in any batch.
+    cache: the empty cache of the network that `step` runs. keys: one for each prompt; key and seed
+    determine its samples, so that they are the same in any batch.
 
     Raises ConfigError for a prompt that leaves no room below `max_length`.
     """
-    if prompt.shape[1] >= search.max_length:
+    if prompt.shape[1] >= options.max_length:
         raise ConfigError(
-            f"max_length {search.max_length} leaves no room for words: the start token and the "
+            f"max_length {options.max_length} leaves no room for words: the start token and the "
             f"prompt are {counted(prompt.shape[1], 'id')}; give more"
         )
-    if search.sampled:
-        chance = uniform(keys, search)
-        prompt = prompt.repeat_interleave(search.count, dim=0)
-        return _one_by_one(step, cache, prompt, end, pad, search, chance)
-    if search.beam_width == 1:
-        return _one_by_one(step, cache, prompt, end, pad, search, None)
-    return _Beams(prompt, end, pad, search).run(step, cache)
+    if options.sampled:
+        random_numbers = uniform(keys, options)
+        prompt = prompt.repeat_interleave(options.count, dim=0)
+        return _without_beams(step, cache, prompt, end, pad, options, random_numbers)
+    if options.beam_width == 1:
+        return _without_beams(step, cache, prompt, end, pad, options, None)
+    return _BeamSearch(prompt, end, pad, options).run(step, cache)
 
 
-def uniform(keys: Sequence[bytes], search: GenerationOptions) -> Tensor:
-    """Random numbers in [0, 1), float64 (len(keys) * count, max_length), determined by each key and
-    the seed."""
+def uniform(keys: Sequence[bytes], options: GenerationOptions) -> Tensor:
+    """Random numbers in [0, 1), float64 (len(keys) * count, max_length). Each row is determined by
+    its key, the seed and its number among the samples of that key."""
     rows = []
     for key in keys:
-        for number in range(search.count):
+        for number in range(options.count):
             digest = hashlib.blake2b(key, digest_size=7, salt=number.to_bytes(8, "little"))
-            digest.update(str(search.seed).encode())
+            digest.update(str(options.seed).encode())
             generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little"))
-            size, kind = search.max_length, torch.float64
-            rows.append(torch.rand(size, generator=generator, dtype=kind, device="cpu"))
+            size, dtype = options.max_length, torch.float64
+            rows.append(torch.rand(size, generator=generator, dtype=dtype, device="cpu"))
     return torch.stack(rows)
 
 
-def distribution(logits: Tensor, search: GenerationOptions) -> Tensor:
-    """Probabilities (R, V), float64, with which the next id is sampled, from logits (R, V): the
-    temperature first, then top_k, then top_p of the rest, renormalised. Ids as probable as the
-    last of top_k are kept too."""
-    scaled = logits.cpu().double() / (search.temperature or 1.0)
-    if search.top_k is not None:
-        least = scaled.topk(min(search.top_k, scaled.shape[1])).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < least, NEVER)
-    likely = scaled.softmax(dim=-1)
-    if search.top_p is None:
-        return likely
-    ordered, places = likely.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered  # cumulative probability of the more probable ids
-    kept = torch.zeros_like(likely).scatter(1, places, (before < search.top_p).double())
-    likely = likely * kept
-    return likely / likely.sum(dim=-1, keepdim=True)
+def distribution(logits: Tensor, options: GenerationOptions) -> Tensor:
+    """Probabilities (R, V), float64, with which the next id is sampled, from logits (R, V): first
+    the temperature, then top_k, then top_p of the rest, renormalised. Ids as probable as the last
+    of top_k are kept too."""
+    scaled = logits.cpu().double() / (options.temperature or 1.0)
+    if options.top_k is not None:
+        least = scaled.topk(min(options.top_k, scaled.shape[1])).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < least, NEGATIVE_INFINITY)
+    probabilities = scaled.softmax(dim=-1)
+    if options.top_p is None:
+        return probabilities
+    descending, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+    more_probable = descending.cumsum(dim=-1) - descending  # sum over the ids before each
+    in_nucleus = (more_probable < options.top_p).double()
+    probabilities = probabilities * torch.zeros_like(probabilities).scatter(1, ids, in_nucleus)
+    return probabilities / probabilities.sum(dim=-1, keepdim=True)
 
 
-def _one_by_one(
+def _without_beams(
     step: Step,
     cache: Sequence[BlockCache],
     prompt: Tensor,
     end: int,
     pad: int,
-    search: GenerationOptions,
-    chance: Tensor | None,
+    options: GenerationOptions,
+    random_numbers: Tensor | None,
 ) -> Written:
-    """At each step the most probable id; or, with `chance` (B, max_length), the one whose part of
-    the distribution holds that number."""
+    """Greedy search: at each step the most probable id. With `random_numbers` (B, max_length),
+    sampling: the id whose interval of the cumulative distribution contains the step's number."""
     ids, new = prompt, prompt
     logprobs = torch.zeros(prompt.shape, device=prompt.device)
-    open_ = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
-    while bool(open_.any()) and ids.shape[1] < search.max_length:
+    unfinished = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
+    while bool(unfinished.any()) and ids.shape[1] < options.max_length:
         logits = step(new, cache).float()  # (B, V)
-        held = _restrained(logits, ids, end, search)
-        if chance is None:
-            best = held.argmax(dim=-1, keepdim=True)
+        penalised = _penalised(logits, ids, end, options)
+        if random_numbers is None:
+            chosen = penalised.argmax(dim=-1, keepdim=True)
         else:
-            parts = distribution(held, search).cumsum(dim=-1)
-            point = chance[:, ids.shape[1], None] * parts[:, -1:]
-            best = torch.searchsorted(parts, point, right=True).to(ids.device)
-            best = best.clamp(max=logits.shape[1] - 1)  # beyond all where they are no numbers
-        likely = logits.log_softmax(dim=-1).gather(1, best)
-        new = best.where(open_[:, None], pad)
+            cumulative = distribution(penalised, options).cumsum(dim=-1)
+            point = random_numbers[:, ids.shape[1], None] * cumulative[:, -1:]
+            chosen = torch.searchsorted(cumulative, point, right=True).to(ids.device)
+            chosen = chosen.clamp(max=logits.shape[1] - 1)  # V if logits are NaN
+        chosen_logprobs = logits.log_softmax(dim=-1).gather(1, chosen)
+        new = chosen.where(unfinished[:, None], pad)
         ids = torch.cat([ids, new], dim=1)
-        logprobs = torch.cat([logprobs, likely * open_[:, None]], dim=1)
-        open_ = open_ & (new[:, 0] != end)
+        logprobs = torch.cat([logprobs, chosen_logprobs * unfinished[:, None]], dim=1)
+        unfinished = unfinished & (new[:, 0] != end)
     return Written(ids, logprobs)
 
 
-class _Beams:
-    """A beam search (Graves 2012, algorithm 1; scores as Wu et al. 2016, section 7, with a plain
-    power of the length) over B prompts: K unfinished texts and the K best finished ones of each."""
+class _BeamSearch:
+    """A beam search (Graves 2012, algorithm 1) over B prompts, with K unfinished texts and the K
+    best finished texts of each. The score of a text (after Wu et al. 2016, section 7):
 
-    def __init__(self, prompt: Tensor, end: int, pad: int, search: GenerationOptions) -> None:
-        rows, self.start = prompt.shape
-        self.end, self.pad, self.search = end, pad, search
-        self.ids = prompt[:, None]  # (B, K, L); one unfinished text each, to begin with
+        score = log probability / length ** length_penalty
+    """
+
+    def __init__(self, prompt: Tensor, end: int, pad: int, options: GenerationOptions) -> None:
+        batch_size, self.prompt_length = prompt.shape
+        self.end, self.pad, self.options = end, pad, options
+        self.beams = options.beam_width
+        # Unfinished texts: at first one for each prompt, then K.
+        self.ids = prompt[:, None]  # (B, K, L)
         self.logprobs = torch.zeros(self.ids.shape, device=prompt.device)
-        self.scores = torch.zeros(rows, 1, device=prompt.device)  # (B, K) log probabilities
-        self.beams = search.beam_width
-        empty = (rows, self.beams)
-        self.ended = self.ids.expand(*empty, -1)
-        self.ended_logprobs = self.logprobs.expand(*empty, -1)
-        self.ended_scores = self.scores.new_full(empty, NEVER)
-        self.searching = torch.ones(rows, 1, dtype=torch.bool, device=prompt.device)
+        self.totals = torch.zeros(batch_size, 1, device=prompt.device)  # log probabilities (B, K)
+        # Finished texts, best first; placeholders with score -inf until there are K.
+        self.finished = self.ids.expand(batch_size, self.beams, -1)
+        self.finished_logprobs = self.logprobs.expand(batch_size, self.beams, -1)
+        self.finished_scores = self.totals.new_full((batch_size, self.beams), NEGATIVE_INFINITY)
+        self.searching = torch.ones(batch_size, 1, dtype=torch.bool, device=prompt.device)
 
     def run(self, step: Step, cache: Sequence[BlockCache]) -> Written:
         """The best texts of each prompt."""
         new = self.ids[:, 0]
         while True:
-            parents = self.advance(step(new, cache).float())
-            if self.ids.shape[2] == self.search.max_length or not bool(self.searching.any()):
-                best = slice(self.search.count)
-                # Where scores are no numbers nothing ends.
-                none = ~self.ended_scores[:, best, None].isfinite()
-                logprobs = self.ended_logprobs[:, best].masked_fill(none, math.nan)
-                return Written(self.ended[:, best].flatten(0, 1), logprobs.flatten(0, 1))
-            # Texts stay with their image: keys and values of cross-attention do not change.
-            for own, _ in cache:
-                own.select(parents)
+            parents = self._advance(step(new, cache).float())
+            if self.ids.shape[2] == self.options.max_length or not bool(self.searching.any()):
+                return self._best()
+            # Beams change within an image, so that the cache of cross-attention stays as it is.
+            for self_cache, _ in cache:
+                self_cache.select(parents)
             new = self.ids[:, :, -1].flatten()[:, None]
 
-    def advance(self, logits: Tensor) -> Tensor:
-        """One step, from logits (B * K, V). Returns the rows (B * K,) that are continued."""
-        rows, beams, length = self.ids.shape
-        likely = logits.log_softmax(dim=-1)
-        total = _restrained(likely, self.ids.flatten(0, 1), self.end, self.search)
-        total = torch.unflatten(total, 0, (rows, beams)) + self.scores[..., None]  # (B, K, V)
-        if total.shape[2] < 2 * self.beams:
-            raise ConfigError(f"beams is {self.beams}; {total.shape[2]} ids allow half as many")
-        # At most every second of these ends, so that enough are left to continue.
-        scores, places = total.flatten(1).topk(2 * self.beams)
-        parents, new = places // logits.shape[1], places % logits.shape[1]  # (B, 2 K)
-        logprobs = likely.reshape(rows, -1).gather(1, places)
-        ids = torch.cat([_pick(self.ids, parents), new[..., None]], dim=2)
-        logprobs = torch.cat([_pick(self.logprobs, parents), logprobs[..., None]], dim=2)
-        ends = (new == self.end) | (length + 1 == self.search.max_length)
-        self._end(ids, logprobs, scores, ends)
-        self.scores, kept = scores.masked_fill(ends, NEVER).topk(self.beams)
-        self.ids, self.logprobs = _pick(ids, kept), _pick(logprobs, kept)
-        best_open = self.scores[:, :1] / (length + 1 - self.start) ** self.search.length_penalty
-        worst = self.ended_scores[:, -1:]  # -inf while there are fewer than K
-        self.searching = self.searching & (best_open > worst)
-        if self.search.early_stopping:
-            self.searching = self.searching & worst.isneginf()
-        offset = torch.arange(rows, device=ids.device)[:, None] * beams
-        return (parents.gather(1, kept) + offset).flatten()
+    def _best(self) -> Written:
+        """The best `count` finished texts of each prompt. With NaN logits no text is ever finished:
+        log probabilities are NaN."""
+        best = slice(self.options.count)
+        missing = ~self.finished_scores[:, best, None].isfinite()
+        logprobs = self.finished_logprobs[:, best].masked_fill(missing, math.nan)
+        return Written(self.finished[:, best].flatten(0, 1), logprobs.flatten(0, 1))
 
-    def _end(self, ids: Tensor, logprobs: Tensor, scores: Tensor, ends: Tensor) -> None:
-        """Add those of the best K candidates that end to the finished texts, best first."""
+    def _advance(self, logits: Tensor) -> Tensor:
+        """Extend unfinished texts by one id, from logits (B * K, V). Returns the row (B * K,) that
+        each continues."""
+        batch_size, beams, length = self.ids.shape
+        logprobs = logits.log_softmax(dim=-1)
+        totals = _penalised(logprobs, self.ids.flatten(0, 1), self.end, self.options)
+        totals = torch.unflatten(totals, 0, (batch_size, beams)) + self.totals[..., None]
+        if totals.shape[2] < 2 * self.beams:
+            raise ConfigError(f"beams is {self.beams}; {totals.shape[2]} ids allow half as many")
+        # 2 K candidates: each beam gives at most one that ends, so that K are left to continue.
+        totals, candidates = totals.flatten(1).topk(2 * self.beams)  # (B, 2 K), of K * V
+        parents, new = candidates // logits.shape[1], candidates % logits.shape[1]
+        new_logprobs = logprobs.reshape(batch_size, -1).gather(1, candidates)
+        ids = torch.cat([_select_beams(self.ids, parents), new[..., None]], dim=2)
+        logprobs = torch.cat(
+            [_select_beams(self.logprobs, parents), new_logprobs[..., None]], dim=2
+        )
+        ends = (new == self.end) | (length + 1 == self.options.max_length)
+        self._finish(ids, logprobs, totals, ends)
+        self.totals, continued = totals.masked_fill(ends, NEGATIVE_INFINITY).topk(self.beams)
+        self.ids = _select_beams(ids, continued)
+        self.logprobs = _select_beams(logprobs, continued)
+        best_unfinished = self.totals[:, :1] / self._length_factor(length + 1)
+        worst_finished = self.finished_scores[:, -1:]  # -inf while there are fewer than K
+        self.searching = self.searching & (best_unfinished > worst_finished)
+        if self.options.early_stopping:
+            self.searching = self.searching & worst_finished.isneginf()
+        first_row = torch.arange(batch_size, device=ids.device)[:, None] * beams
+        return (parents.gather(1, continued) + first_row).flatten()
+
+    def _finish(self, ids: Tensor, logprobs: Tensor, totals: Tensor, ends: Tensor) -> None:
+        """Merge those of the best K candidates that end into the finished texts."""
         count = self.beams
-        scores = scores / (ids.shape[2] - self.start) ** self.search.length_penalty
-        scores = scores.masked_fill(~(ends & self.searching), NEVER)[:, :count]
-        merged = torch.cat([self.ended_scores, scores], dim=1)
-        self.ended_scores, kept = merged.topk(count)
-        padded = F.pad(self.ended, (0, 1), value=self.pad)
-        self.ended = _pick(torch.cat([padded, ids[:, :count]], dim=1), kept)
-        padded = F.pad(self.ended_logprobs, (0, 1))
-        self.ended_logprobs = _pick(torch.cat([padded, logprobs[:, :count]], dim=1), kept)
+        scores = totals / self._length_factor(ids.shape[2])
+        scores = scores.masked_fill(~(ends & self.searching), NEGATIVE_INFINITY)[:, :count]
+        merged = torch.cat([self.finished_scores, scores], dim=1)
+        self.finished_scores, best = merged.topk(count)
+        padded = F.pad(self.finished, (0, 1), value=self.pad)
+        self.finished = _select_beams(torch.cat([padded, ids[:, :count]], dim=1), best)
+        padded = F.pad(self.finished_logprobs, (0, 1))
+        merged = torch.cat([padded, logprobs[:, :count]], dim=1)
+        self.finished_logprobs = _select_beams(merged, best)
+
+    def _length_factor(self, length: int) -> float:
+        """Divides the log probability of a text of so many ids, prompt included."""
+        factor: float = (length - self.prompt_length) ** self.options.length_penalty
+        return factor
 
 
-def _pick(texts: Tensor, beams: Tensor) -> Tensor:
-    """texts (B, K, L), beams (B, J) of them -> (B, J, L)."""
+def _select_beams(texts: Tensor, beams: Tensor) -> Tensor:
+    """The texts (B, K, L) of `beams` (B, J): (B, J, L)."""
     return texts.gather(1, beams[..., None].expand(-1, -1, texts.shape[2]))
 
 
-def _restrained(scores: Tensor, ids: Tensor, end: int, search: GenerationOptions) -> Tensor:
+def _penalised(scores: Tensor, ids: Tensor, end: int, options: GenerationOptions) -> Tensor:
     """Scores (R, V) of the id after ids (R, L), with the repetition penalty and the minimum length
     applied."""
-    if search.repetition_penalty != 1:
-        seen = scores.gather(1, ids)
-        penalty = search.repetition_penalty
-        scores = scores.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
-    if ids.shape[1] < search.min_length:
-        scores = scores.index_fill(1, torch.tensor([end], device=ids.device), NEVER)
+    penalty = options.repetition_penalty
+    if penalty != 1:
+        used = scores.gather(1, ids)
+        scores = scores.scatter(1, ids, torch.where(used < 0, used * penalty, used / penalty))
+    if ids.shape[1] < options.min_length:
+        end_id = torch.tensor([end], device=ids.device)
+        scores = scores.index_fill(1, end_id, NEGATIVE_INFINITY)
     return scores

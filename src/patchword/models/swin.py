@@ -18,40 +18,47 @@ from patchword.nn.patches import PatchEmbed
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
 
-EPS = 1e-5  # of the norms between stages, whatever the config says of the others
-SEPARATED = -100.0  # added to the score of two places that are neighbours only after the shift
+EPS = 1e-5  # of the norms between stages; the config has that of the others
+SEPARATED = -100.0  # added to the score of two places that are in one window only after the shift
 
 
 class WindowAttention(Attention):
-    """Attention inside windows (B * windows, M, D), M = rows * columns of a window, with a learned
-    bias for each head and relative position (section 3.2, eq. 4)."""
+    """Attention inside windows (B * windows, M, D), M = rows * columns of a window, with a bias B
+    for each head and relative position (section 3.2, eq. 4):
+
+        Attention(Q, K, V) = softmax(Q K^T / sqrt(d) + B) V
+    """
 
     def __init__(self, width: int, heads: int, window: Size) -> None:
         super().__init__(width, heads)
         rows, columns = window
-        places = (2 * rows - 1) * (2 * columns - 1)
+        offsets = (2 * rows - 1) * (2 * columns - 1)
         self.window = window
-        self.relative_position_bias_table = nn.Parameter(torch.empty(places, heads))
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, heads))
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self) -> Tensor:
-        """(1, H, M, M): the table's entry for the offset between two places of the window."""
+        """B (1, H, M, M): the table's entry for the offset between two places of the window."""
         rows, columns = self.window
         table = self.relative_position_bias_table
         y = torch.arange(rows, device=table.device).repeat_interleave(columns)
         x = torch.arange(columns, device=table.device).repeat(rows)
-        down, across = y[:, None] - y + rows - 1, x[:, None] - x + columns - 1
-        return table[down * (2 * columns - 1) + across].permute(2, 0, 1)[None]
+        y_offset = y[:, None] - y + rows - 1  # 0 to 2 rows - 2
+        x_offset = x[:, None] - x + columns - 1
+        return table[y_offset * (2 * columns - 1) + x_offset].permute(2, 0, 1)[None]
 
 
 class SwinBlock(nn.Module):
-    """A pre-norm block (B, h, w, D) whose attention stays in windows, shifted or not (eq. 3).
+    """A pre-norm block x (B, h, w, D) with attention inside windows, shifted or not (eq. 3):
+
+        x = (S)W-MSA(LN(x)) + x
+        x = MLP(LN(x)) + x
 
     grid: of the stage at the configured image size. A grid that the window does not divide is
-    padded with zeros, and the padding is attended to, as the reference libraries do. They differ
-    in what comes first: transformers pads, then shifts (config.padded "before_shift"), and shifts
-    neither axis where the shorter has one window only; timm shifts, then pads
-    ("after_shift"), and decides axis by axis.
+    padded with zeros, and the padding is attended to, as in the reference libraries. These differ
+    in the order: transformers pads, then shifts (config.padded "before_shift"), and shifts neither
+    axis if the shorter has only one window; timm shifts, then pads ("after_shift"), and decides for
+    each axis.
     """
 
     def __init__(self, config: SwinConfig, stage: int, grid: Size, shifted: bool) -> None:
@@ -59,11 +66,12 @@ class SwinBlock(nn.Module):
         width, scale = config.width << stage, 1 << stage
         self.pads_first = config.padded == "before_shift"
         self.window = (min(grid[0], config.window), min(grid[1], config.window))
-        self.shift = (0, 0)
-        if shifted:
-            wide = [n > config.window for n in grid]
-            self.shift = tuple(config.window // 2 * w for w in wide)  # type: ignore[assignment]
-        self.shifts = shifted
+        self.shifted = shifted
+        # An axis with one window is not shifted.
+        self.shift = (
+            config.window // 2 if shifted and grid[0] > config.window else 0,
+            config.window // 2 if shifted and grid[1] > config.window else 0,
+        )
         self.norm1 = nn.LayerNorm(width, config.eps)
         self.attn = WindowAttention(width, config.heads_by_stage[stage], self.window)
         self.norm2 = nn.LayerNorm(width, config.eps)
@@ -79,28 +87,28 @@ class SwinBlock(nn.Module):
         rows, columns = self.window
         shift = self.shift
         if self.pads_first:
-            alone = min(height, width) <= min(rows, columns)
-            shift = (rows // 2, columns // 2) if self.shifts and not alone else (0, 0)
+            one_window = min(height, width) <= min(rows, columns)
+            shift = (rows // 2, columns // 2) if self.shifted and not one_window else (0, 0)
         padding = (0, 0, 0, -width % columns, 0, -height % rows)
-        back = (-shift[0], -shift[1])
+        shift_back = (-shift[0], -shift[1])
         if self.pads_first:
-            x = torch.roll(F.pad(x, padding), back, (1, 2))
+            x = torch.roll(F.pad(x, padding), shift_back, (1, 2))
         else:
-            x = F.pad(torch.roll(x, back, (1, 2)), padding)
+            x = F.pad(torch.roll(x, shift_back, (1, 2)), padding)
         grid = (x.shape[1] // rows, x.shape[2] // columns)  # windows down and across
         mask = self.attn.bias().to(x.dtype)
         if any(shift):
             regions = _region_mask((x.shape[1], x.shape[2]), self.window, shift, x)
             mask = mask + regions.repeat(x.shape[0], 1, 1)[:, None]
-        x = self.attn(_windows(x, self.window), mask=mask, taps=taps)
-        x = _whole(x, grid, self.window)
+        x = self.attn(_split_windows(x, self.window), mask=mask, taps=taps)
+        x = _join_windows(x, grid, self.window)
         if self.pads_first:
             return torch.roll(x, shift, (1, 2))[:, :height, :width]
         return torch.roll(x[:, :height, :width], shift, (1, 2))
 
 
 class PatchMerging(nn.Module):
-    """Neighbours two by two become one: (B, h, w, D) -> (B, h / 2, w / 2, 2 D), sides
+    """Concatenate each 2 x 2 places and project them: (B, h, w, D) -> (B, h / 2, w / 2, 2 D), sides
     rounded up (section 3.1)."""
 
     def __init__(self, width: int) -> None:
@@ -110,16 +118,17 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        four = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(four, dim=-1)))  # type: ignore[no-any-return]
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, after the merging that leads to it."""
+    """Patch merging, but in the first stage, and blocks on the merged grid."""
 
     def __init__(self, config: SwinConfig, stage: int, grid: Size) -> None:
         super().__init__()
-        self.downsample = PatchMerging(config.width << stage >> 1) if stage else nn.Identity()
+        width = config.width << stage  # doubled at each stage after the first
+        self.downsample = PatchMerging(width // 2) if stage else nn.Identity()
         self.blocks = nn.ModuleList(
             SwinBlock(config, stage, grid, shifted=i % 2 == 1) for i in range(config.stages[stage])
         )
@@ -135,11 +144,11 @@ class Stage(nn.Module):
 class SwinTransformer(nn.Module):
     """Pixels (B, 3, H, W) -> (B, out), or pooled features (B, D) when `out` is 0.
 
-    Any H and W: what a patch, a window or a merging does not divide is padded. D is the width
-    doubled at each stage after the first.
+    H and W may have any value: sides that a patch, a window or a merging does not divide are
+    padded. D is the width doubled at each stage after the first.
 
-    Taps: "tokens" (B, h, w, D) enter the first stage; "layers.{s}.blocks.{i}" (B, h, w, D) leave
-    block i of stage s; ".attn" (B * windows, H, M, M) is its map, ".attn.q", ".k", ".v";
+    Taps: "tokens" (B, h, w, D), the input of the first stage; "layers.{s}.blocks.{i}" (B, h, w, D),
+    the output of block i of stage s; its ".attn" (B * windows, H, M, M), ".attn.q", ".k", ".v";
     "features" (B, D) before the head.
     """
 
@@ -190,7 +199,7 @@ class SwinTransformer(nn.Module):
         return self.head(self.norm(values))  # type: ignore[no-any-return]
 
     def grid(self, size: Size) -> Size:
-        """Of the last stage: what a patch or a merging does not divide is padded."""
+        """The grid of the last stage, padded where patch or merging do not divide a side."""
         stride = self.config.patch_size << len(self.layers) - 1
         return -(-size[0] // stride), -(-size[1] // stride)
 
@@ -199,7 +208,7 @@ class SwinTransformer(nn.Module):
         return slice(0, rows * columns)
 
     def fix_size(self, size: Size) -> None:
-        """Positions are relative, and none is resampled."""
+        """Nothing to do: positions are relative."""
 
     def dense(
         self,
@@ -239,15 +248,15 @@ class SwinTransformer(nn.Module):
         raise UnsupportedError("a Swin attends inside windows: it has no map of the whole image")
 
 
-def _windows(x: Tensor, window: Size) -> Tensor:
+def _split_windows(x: Tensor, window: Size) -> Tensor:
     """(B, h, w, D) -> (B * windows, M, D), windows row by row."""
     rows, columns = window
     x = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))  # type: ignore[no-untyped-call]
     return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
 
 
-def _whole(x: Tensor, grid: Size, window: Size) -> Tensor:
-    """The inverse of `_windows`; grid: windows (down, across)."""
+def _join_windows(x: Tensor, grid: Size, window: Size) -> Tensor:
+    """The inverse of `_split_windows`. grid: windows (down, across)."""
     x = x.unflatten(1, window).unflatten(0, (-1, *grid))  # type: ignore[no-untyped-call]
     return x.transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
@@ -255,11 +264,13 @@ def _whole(x: Tensor, grid: Size, window: Size) -> Tensor:
 def _region_mask(size: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
     """Additive (windows, M, M): 0 for two places of one region, `SEPARATED` for places that the
     shift brought together from opposite edges (figure 4)."""
-    regions = []
-    for length, side, moved in zip(size, window, shift, strict=True):
-        place = torch.arange(length, device=like.device)
-        first = (place >= length - side).long()
-        regions.append(first + (place >= length - moved).long() if moved else first)
-    region = (regions[0][:, None] * 3 + regions[1])[None, :, :, None]  # (1, h, w, 1)
-    inside = _windows(region, window)  # (windows, M, 1)
-    return (inside != inside.mT).to(like.dtype) * SEPARATED
+    axes = []  # for rows and for columns: which of up to three regions each is in
+    for length, window_side, shifted_by in zip(size, window, shift, strict=True):
+        position = torch.arange(length, device=like.device)
+        region = (position >= length - window_side).long()
+        if shifted_by:
+            region = region + (position >= length - shifted_by).long()
+        axes.append(region)
+    regions = axes[0][:, None] * 3 + axes[1]  # (h, w)
+    by_window = _split_windows(regions[None, :, :, None], window)  # (windows, M, 1)
+    return (by_window != by_window.mT).to(like.dtype) * SEPARATED

@@ -8,23 +8,36 @@ from torch import Tensor, nn
 from patchword.config import TextConfig
 from patchword.nn.inference_mode import eager_inference
 from patchword.nn.linear import Linear
-from patchword.nn.pooling import end_place
+from patchword.nn.pooling import end_position
 from patchword.nn.prefix_tree import PrefixTree, batches
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Block, at, causal_mask, layer_tap, padding_mask, run
+from patchword.nn.transformer import (
+    Block,
+    causal_mask,
+    layer_tap,
+    padding_mask,
+    run_blocks,
+    select_tokens,
+)
 
-NODES = 800  # of a PrefixTree that run together, per thread: their activations stay in the cache
+# Nodes of a PrefixTree that run together: their activations stay in the processor's cache.
+NODES_PER_THREAD = 800
 
 
 class TextTransformer(nn.Module):
     """Ids (B, L) -> (B, out), or pooled features (B, D) when `out` is 0.
 
-    L may be anything up to the context. Under a causal mask what follows the end token cannot
-    change the output (Radford et al. 2021, 2.4); a bidirectional tower masks the padding, unless
-    the config says that it is attended to: then L is the context.
+        z_0 = E_token[ids] + E_pos[0 .. L - 1]                 `embed`
+        z_l = Block(z_{l-1}), causal or bidirectional
+        output = head(pool(LN(z_L)))
 
-    Taps: "tokens" (B, L, D) enter the first block; "blocks.{i}" and its ".attn.*"; "hidden"
-    (B, L, D), all tokens after the final norm; "features" (B, D), the pooled one.
+    In CLIP the pooled token is the end token (Radford et al. 2021, 2.4): under a causal mask,
+    tokens after it cannot change the output. A bidirectional tower masks the padding. If its config
+    says that padding is attended to, L must be the context; otherwise any L up to the context is
+    allowed. With `post_norm`, as in BERT, z_0 is normed and z_L is not normed again.
+
+    Taps: "tokens" (B, L, D), z_0; "blocks.{i}" and its ".attn.*"; "hidden" (B, L, D), all tokens
+    after the final norm; "features" (B, D), the pooled one.
     """
 
     def __init__(self, config: TextConfig, out: int) -> None:
@@ -52,34 +65,34 @@ class TextTransformer(nn.Module):
         self.head = _head(config, out) if out else nn.Identity()
 
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        place = self.place(ids)
-        if self.config.causal and not taps.names and _on_cpu(ids):
-            return self.head(self.norm(self.ends(ids, place[:, 0])))  # type: ignore[no-any-return]
+        pooled = self.pooled_position(ids)
+        if self.config.causal and not taps.names and _shares_prefixes(ids):
+            states = self._states_with_shared_prefixes(ids, pooled[:, 0])
+            return self.head(self.norm(states))  # type: ignore[no-any-return]
         x = self.embed(ids)
         taps.keep("tokens", x)
-        # With "hidden" all are wanted; else the last block computes only the token that is pooled.
         mean = self.config.pool == "mean"
-        only = None if mean or taps.wants("hidden") else place
-        x = self.norm(run(self.blocks, x, self.mask(ids, x), taps, only=only))
-        taps.keep("hidden", x)
-        if mean:
-            x = _mean(x, ids != self.config.pad_token)
-        else:
-            x = (x if only is not None else at(x, place))[:, 0]
+        if mean or taps.wants("hidden"):
+            x = self.norm(run_blocks(self.blocks, x, self.mask(ids, x), taps))
+            taps.keep("hidden", x)
+            x = _mean(x, ids != self.config.pad_token) if mean else select_tokens(x, pooled)[:, 0]
+        else:  # the last block computes only the token that is pooled
+            mask = self.mask(ids, x)
+            x = self.norm(run_blocks(self.blocks, x, mask, taps, output_indices=pooled))[:, 0]
         taps.keep("features", x)
         return self.head(x)  # type: ignore[no-any-return]
 
-    def ends(self, ids: Tensor, ends: Tensor) -> Tensor:
-        """The states (N, D) of causal texts (N, L) at the positions `ends` (N,), before the final
-        norm; what texts have in common is computed once."""
-        parts = batches(ids, ends, NODES * torch.get_num_threads())
-        return torch.cat([self._ends(*part) for part in parts])
-
-    def _ends(self, ids: Tensor, ends: Tensor) -> Tensor:
-        tree = PrefixTree(ids, ends)
-        x = self.token_embed(ids.flatten()[tree.first])
-        x = self.norm_pre(x + self.pos_embed[0, tree.place].to(x.dtype))
-        return run(self.blocks, x[None], only=tree.only, tree=tree)[0]
+    def _states_with_shared_prefixes(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """z_L (N, D) of causal texts (N, L) at the positions `ends` (N,), before the final norm.
+        Prefixes that texts share are computed once."""
+        states = []
+        for batch, batch_ends in batches(ids, ends, NODES_PER_THREAD * torch.get_num_threads()):
+            tree = PrefixTree(batch, batch_ends)
+            x = self.token_embed(batch.flatten()[tree.token_of_node])
+            x = self.norm_pre(x + self.pos_embed[0, tree.positions].to(x.dtype))
+            x = run_blocks(self.blocks, x[None], output_indices=tree.end_nodes, tree=tree)
+            states.append(x[0])
+        return torch.cat(states)
 
     def hidden_states(self, ids: Tensor, layer: int, norm: bool) -> tuple[Tensor, Tensor]:
         name = layer_tap(len(self.blocks), layer)
@@ -95,41 +108,41 @@ class TextTransformer(nn.Module):
         return self.norm_pre(x)  # type: ignore[no-any-return]
 
     def mask(self, ids: Tensor, like: Tensor) -> Tensor | None:
-        """The attention mask of ids (B, L), causal or of the padding: additive, of `like`'s type;
-        None for no mask."""
+        """The additive attention mask of ids (B, L), causal or of the padding, of `like`'s type;
+        None if every token attends to every other."""
         if self.config.causal:
             return causal_mask(ids.shape[1], like)
         if self.config.padding == "attended":
             return None
         return padding_mask(ids != self.config.pad_token, like)
 
-    def place(self, ids: Tensor) -> Tensor:
-        """The position in ids (B, L) of the token that is pooled: (B, 1). Where all are, it has no
-        meaning."""
+    def pooled_position(self, ids: Tensor) -> Tensor:
+        """The position in ids (B, L) of the token that is pooled: (B, 1). It has no meaning with
+        pool "mean"."""
         if self.config.pool == "end":
-            return end_place(ids, self.config.end_token)[:, None]
+            return end_position(ids, self.config.end_token)[:, None]
         if self.config.pool == "highest":
             return ids.argmax(dim=1, keepdim=True)
-        at = 0 if self.config.pool == "first" else ids.shape[1] - 1
-        return ids.new_full((ids.shape[0], 1), at)
+        position = 0 if self.config.pool == "first" else ids.shape[1] - 1
+        return ids.new_full((ids.shape[0], 1), position)
 
 
 def _head(config: TextConfig, out: int) -> nn.Module:
-    """What maps pooled features to the joint space."""
-    width, between = config.width, config.head_hidden
-    if not between:
+    """The map of pooled features to the joint space: linear, or two layers with GELU between."""
+    width, hidden = config.width, config.head_hidden
+    if not hidden:
         return Linear(width, out, bias=config.head_bias)
-    first, second = Linear(width, between, bias=False), Linear(between, out, bias=False)
+    first, second = Linear(width, hidden, bias=False), Linear(hidden, out, bias=False)
     return nn.Sequential(first, nn.GELU(), second)
 
 
 def _mean(x: Tensor, present: Tensor) -> Tensor:
-    """The mean of those of the tokens (B, L, D) that are `present` (B, L)."""
+    """The mean (B, D) of the tokens (B, L, D) where `present` (B, L) is true."""
     weights = present.to(x.dtype)[:, :, None]
     return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def _on_cpu(ids: Tensor) -> bool:
-    """Whether `PrefixTree`, whose shapes depend on the values, is for these: not where gradients
-    are recorded, a graph is compiled, or a GPU would wait for each shape."""
+def _shares_prefixes(ids: Tensor) -> bool:
+    """True if a `PrefixTree` can run. Its shapes depend on values, which a compiled graph cannot
+    have and for which a GPU would wait; and it records no gradients."""
     return eager_inference() and ids.is_cpu and len(ids) > 0

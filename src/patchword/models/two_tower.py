@@ -16,30 +16,36 @@ from patchword.models.towers import ImageEncoder, TextEncoder, image_tower
 
 
 class TwoTower(ImageEncoder, TextEncoder):
-    """An image tower and a text tower with a joint space of `config.embed_dim` dimensions. A score
-    is scale * cosine, for a softmax over texts; with `config.score` "sigmoid" it is scale * cosine
-    + bias, for a sigmoid (SigLIP, section 3.2). The pooling "map" projects to the joint space by
-    itself, and needs no head."""
+    """An image tower f and a text tower g with a joint space of `config.embed_dim` dimensions:
+
+        x = f(image) / |f(image)|,   y = g(text) / |g(text)|
+        CLIP:    p(text | image) = softmax over texts of  scale x . y      (CLIP, figure 3)
+        SigLIP:  p(pair)         = sigmoid(scale x . y + bias)             (SigLIP, section 3.2)
+
+    `config.score` is "softmax" or "sigmoid".
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.text is None:
             raise ConfigError("a two-tower model needs a text config")
         vision = config.image_tower
-        pooled = isinstance(vision, ViTConfig) and vision.pool == "map"  # of that width already
-        self.image = image_tower(vision, 0 if pooled else config.embed_dim)
+        # SigLIP's attention pooling gives a vector of the joint space, without a head.
+        has_head = not (isinstance(vision, ViTConfig) and vision.pool == "map")
+        self.image = image_tower(vision, config.embed_dim if has_head else 0)
         self.text = TextTransformer(config.text, config.embed_dim)
         self.add_dense_head(config)
-        sigmoid = config.score == "sigmoid"  # initial values of the papers: CLIP 2.5, SigLIP 3.2
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if sigmoid else 1 / 0.07)))
-        if sigmoid:
+        if config.score == "sigmoid":  # initial values: SigLIP, section 3.2
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(10)))
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
-        self.scale_limit = math.inf if sigmoid else config.scale_limit  # SigLIP has none
+            self.scale_limit = math.inf
+        else:  # CLIP, section 2.5
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            self.scale_limit = config.scale_limit
 
     @property
     def scale(self) -> Tensor:
-        """The logit scale by which cosines are multiplied: exp(logit_scale), clipped at the
-        limit."""
+        """exp(logit_scale), clipped at the limit: the factor of cosines."""
         return self.logit_scale.exp().clamp(max=self.scale_limit)
 
     @property
@@ -49,12 +55,14 @@ class TwoTower(ImageEncoder, TextEncoder):
         return bias
 
     def forward(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
-        """What `pairs` says."""
+        """See `pairs`."""
         return self.pairs(pixels, ids)
 
     def pairs(self, pixels: Pixels, ids: Tensor) -> tuple[Tensor, ...]:
-        """Unit image features (B, D), unit text features (T, D), both float32, and the scale ();
-        with `config.score` "sigmoid" also the bias (): what a loss over pairs takes."""
-        image, text = self.image(pixels).float(), self.text(ids).float()
-        found = F.normalize(image, dim=-1), F.normalize(text, dim=-1), self.scale
-        return (*found, self.logit_bias) if hasattr(self, "logit_bias") else found
+        """The arguments of a loss over pairs: unit image features (B, D) and text features (T, D),
+        float32, and the scale (); with `config.score` "sigmoid" also the bias ()."""
+        image = F.normalize(self.image(pixels).float(), dim=-1)
+        text = F.normalize(self.text(ids).float(), dim=-1)
+        if hasattr(self, "logit_bias"):
+            return image, text, self.scale, self.logit_bias
+        return image, text, self.scale

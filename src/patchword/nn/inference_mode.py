@@ -1,4 +1,4 @@
-"""How the network is being run, for what is faster in one way alone."""
+"""Contexts in which a network runs without gradients, and a test for them."""
 
 from __future__ import annotations
 
@@ -10,82 +10,89 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-_computed = False  # whether this process, or one that it was forked from, has computed
-_forked = False  # whether it was forked from one that had, and has not computed since
+_computed = False  # this process, or one that it was forked from, has run a network
+_forked = False  # it was forked from a process that had run a network, and has not run one since
 _lock = threading.Lock()
-_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}  # uses now, modules to put back
+# Networks in evaluation mode: how many threads use each, and its modules to put back afterwards.
+_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
 
 
-def unrounded(device: torch.device) -> torch.autocast:
-    """Without the autocast of a program around, for what is computed on that device: its answers
-    would be others, and be kept as those of the weights' own type."""
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Disable autocast on that device, also inside a program that enables it: its lower precision
+    would change vectors that are cached as those of the weights' own type."""
     return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager
 def evaluation(network: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode. Modules that were in training mode are in it again when no
-    thread uses the network any more. In training mode batch norms would make the answer for an
-    image depend on the others, and be changed by them."""
+    """Put a network in evaluation mode. Once no thread uses it any more, modules that were in
+    training mode return to it.
+
+    In training mode, batch norms would make the result for an image depend on the others of its
+    batch, and would update their statistics from them.
+    """
     with _lock:
-        uses, training = _evaluated.get(network, (0, []))
-        found = _training(network)
-        _evaluated[network] = uses + 1, training + found
-        for module in found:
+        users, to_restore = _evaluated.get(network, (0, []))
+        training = _training_modules(network)
+        _evaluated[network] = users + 1, to_restore + training
+        for module in training:
             module.training = False
     try:
         yield
     finally:
         with _lock:
-            uses, training = _evaluated.pop(network, (0, []))  # none: forked meanwhile
-            if uses > 1:
-                _evaluated[network] = uses - 1, training
+            # (0, []) after a fork in the meantime, which has emptied the table.
+            users, to_restore = _evaluated.pop(network, (0, []))
+            if users > 1:
+                _evaluated[network] = users - 1, to_restore
             else:
-                _train(training)
+                _back_to_training(to_restore)
 
 
-def _train(modules: list[nn.Module]) -> None:
+def _back_to_training(modules: list[nn.Module]) -> None:
     for module in modules:
         module.training = True
 
 
-def _training(network: nn.Module) -> list[nn.Module]:
-    """The modules that are in training mode: as of `modules()`, in a fifth of its time."""
-    every: list[nn.Module | None] = [network]
-    for module in every:  # which grows
+def _training_modules(network: nn.Module) -> list[nn.Module]:
+    """The modules in training mode. Walks them in a fifth of the time of `network.modules()`."""
+    modules: list[nn.Module | None] = [network]
+    for module in modules:  # the list grows during the loop
         if module is not None:
-            every.extend(module._modules.values())
-    return [module for module in every if module is not None and module.training]
+            modules.extend(module._modules.values())
+    return [module for module in modules if module is not None and module.training]
 
 
 @contextmanager
 def inference(network: nn.Module) -> Iterator[None]:
-    """Inference mode, `evaluation`, `unrounded`. A process that was forked from one that had
-    computed does so on one thread: OpenMP's others are not there, and it would wait for them
-    without end."""
+    """Inference mode, with `evaluation` and `without_autocast`.
+
+    A process that was forked after its parent had run a network uses one thread: OpenMP's other
+    threads are not copied by a fork, and it would wait for them forever.
+    """
     global _computed, _forked
     if _forked:
         torch.set_num_threads(1)
     _computed, _forked = True, False
     device = next(network.parameters()).device
-    with torch.inference_mode(), unrounded(device), evaluation(network):
+    with torch.inference_mode(), without_autocast(device), evaluation(network):
         yield
 
 
 def eager_inference() -> bool:
-    """True in inference mode, which records no gradients, outside a graph that is compiled or
-    exported: there a compiler chooses the kernels, and may not meet this question."""
+    """True in inference mode, which records no gradients, outside a graph that is being compiled or
+    exported: there the compiler chooses the kernels, and must not trace the second call."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
-def _note_fork() -> None:
+def _after_fork() -> None:
     global _forked, _lock
     _forked = _computed
-    _lock = threading.Lock()  # another thread, which is not here, may have held it
-    for _, modules in _evaluated.values():  # which it used
-        _train(modules)
+    _lock = threading.Lock()  # a thread of the parent, which does not exist here, may hold the old
+    for _, modules in _evaluated.values():
+        _back_to_training(modules)
     _evaluated.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,10 +1,10 @@
-"""Linear layers that, in inference on a CPU, are computed by oneDNN where that is faster.
+"""Linear layers. In inference on a CPU, oneDNN computes them where that is faster.
 
-Nothing is kept between two products: each reads the weight as it is now, however it was changed
-(an optimiser, `weight.data += delta`, another Parameter, another type). A copy in the layout of
-oneDNN's kernels would spare the pass that brings the weight into it, at the cost of the weight's
-memory again; but torch tells nobody when a weight is changed through `.data`, `numpy()` or a view,
-so such a copy may be stale, and to compare it with the weight costs as much as it spares.
+Nothing is cached between two products: each reads the weight as it is now, however it was changed
+(an optimiser, `weight.data += delta`, another Parameter, another type). A cached copy in the layout
+of oneDNN's kernels would save its conversion, but takes the weight's memory again and may be stale:
+torch does not report a change through `.data`, `numpy()` or a view, and comparing the copy with the
+weight costs as much as it saves.
 """
 
 from __future__ import annotations
@@ -18,59 +18,62 @@ from torch import Tensor, nn
 
 from patchword.nn.inference_mode import eager_inference
 
-# With AVX-512 and float32 oneDNN's product took 0.45 to 0.70 of the time of torch's (MKL's) on an
-# AMD EPYC, for 2 to 1,600 rows and weights of 768 x 768 to 768 x 30,522. On an Intel Xeon, for
-# whose maker MKL is written, 1.2 to 2.0 of it for one row, 0.83 to 1.02 for 50 to 400, and more for
-# more: 1.05 to 1.13 for 1,600. In bfloat16, where torch calls oneDNN itself, 0.93 to 1.03. Without
-# AVX-512 neither gains.
+# Time of oneDNN's product, relative to that of torch's (MKL), with AVX-512 and weights of 768 x 768
+# to 768 x 30,522. In float32 on an AMD EPYC: 0.45 to 0.70 for 2 to 1,600 rows. In float32 on an
+# Intel Xeon, for which MKL is written: 1.2 to 2.0 for one row, 0.83 to 1.02 for 50 to 400 rows,
+# 1.05 to 1.13 for 1,600. In bfloat16, where torch calls oneDNN itself: 0.93 to 1.03. Without
+# AVX-512 neither is faster.
 X86 = platform.machine() in ("x86_64", "AMD64")
 AVX512 = X86 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 ONEDNN = AVX512 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-TYPES = [torch.float32] if ONEDNN else []
+ONEDNN_TYPES = [torch.float32] if ONEDNN else []
 if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    TYPES.append(torch.bfloat16)
-# Below both, the call costs more than the product: 2 to 16 rows of a weight of 192 x 768 took
-# oneDNN 1.0 to 1.9 times as long.
-LARGE, MANY = 1 << 18, 32  # numbers of a weight, rows
-MOST = 512  # rows, of Intel's
+    ONEDNN_TYPES.append(torch.bfloat16)
+# Below both, the call costs more than the product: for 2 to 16 rows and a weight of 192 x 768
+# oneDNN took 1.0 to 1.9 times as long.
+LARGE_WEIGHT = 1 << 18  # numbers
+MANY_ROWS = 32
+INTEL_ROWS = 512  # from this number on, MKL is faster on Intel's processors
 
 
-def _of_intel() -> bool:
-    """Whether Intel made the processor."""
-    named = Path("/proc/cpuinfo")
-    return "GenuineIntel" in (named.read_text() if named.exists() else platform.processor())
+def _processor_is_intel() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    description = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    return "GenuineIntel" in description
 
 
-INTEL = _of_intel()
+INTEL = _processor_is_intel()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., in) @ weight (out, in).T + bias (out,): `F.linear`, in inference mode (which records
-    no gradients) by oneDNN where that is faster. The values are the same in bfloat16, and in
-    float32 within its rounding."""
-    if not _faster(x, weight):
+    """y = x W^T + b: x (..., in), weight (out, in), bias (out,) -> (..., out).
+
+    In inference mode oneDNN computes it where that is faster than `F.linear`. The values are the
+    same in bfloat16, and in float32 within its rounding.
+    """
+    if not _onednn_is_faster(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _faster(x: Tensor, weight: Tensor) -> bool:
+def _onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
     return (
         eager_inference()
         and x.is_cpu
-        and x.dtype in TYPES
+        and x.dtype in ONEDNN_TYPES
         and x.dtype == weight.dtype
         and x.numel() > 0
-        and _fits(x.numel() // x.shape[-1], weight)
-        and type(weight) is nn.Parameter  # not what an adapter or a sharded run makes of it
+        and _pays_off(x.numel() // x.shape[-1], weight)
+        and type(weight) is nn.Parameter  # not a tensor of an adapter or of a sharded run
         and weight.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def _fits(rows: int, weight: Tensor) -> bool:
+def _pays_off(rows: int, weight: Tensor) -> bool:
     if INTEL and weight.dtype == torch.float32:
-        return MANY <= rows < MOST
-    return weight.numel() >= LARGE or rows >= MANY
+        return MANY_ROWS <= rows < INTEL_ROWS
+    return weight.numel() >= LARGE_WEIGHT or rows >= MANY_ROWS
 
 
 class Linear(nn.Linear):

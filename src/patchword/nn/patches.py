@@ -1,4 +1,4 @@
-"""An image as patches."""
+"""Images as sequences of patches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches through one linear map, as a strided convolution (Dosovitskiy et al.
-    2021, eq. 1): (B, C, H, W) -> (B, D, H / P, W / P)."""
+    """z_i = x_i E + b for each non-overlapping P x P patch x_i of an image (Dosovitskiy et al.
+    2021, eq. 1), computed as a convolution with stride P: (B, C, H, W) -> (B, D, H / P, W / P)."""
 
     def __init__(self, channels: int, width: int, patch_size: int, bias: bool = True) -> None:
         super().__init__()
@@ -19,13 +19,15 @@ class PatchEmbed(nn.Module):
 
 
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:
-    """Images (B, 3, H, W) -> the pixels of their patches (B, h * w, P * P * 3), row by row, the
-    three colours of a pixel together (He et al. 2022, section 3)."""
-    x = torch.unflatten(torch.unflatten(pixels, 3, (-1, patch_size)), 2, (-1, patch_size))
-    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # from (B, 3, h, P, w, P)
+    """Images (B, 3, H, W) -> the pixels of their patches (B, h * w, P * P * 3): patches and their
+    pixels row by row, the three colours of a pixel together (He et al. 2022, section 3)."""
+    x = torch.unflatten(pixels, 3, (-1, patch_size))
+    x = torch.unflatten(x, 2, (-1, patch_size))  # (B, 3, h, P, w, P)
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """The inverse of `patchify`: (B, h * w, P * P * 3) on a grid (h, w) -> (B, 3, H, W)."""
-    x = torch.unflatten(torch.unflatten(patches, 2, (patch_size, patch_size, 3)), 1, grid)
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # from (B, 3, h, P, w, P)
+    x = torch.unflatten(patches, 2, (patch_size, patch_size, 3))
+    x = torch.unflatten(x, 1, grid)  # (B, h, w, P, P, 3)
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

@@ -1,4 +1,4 @@
-"""From tokens to one vector."""
+"""Pooling: from the tokens of an image or a text to one vector."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import Mlp
 
 
-def end_place(ids: Tensor, end: int) -> Tensor:
+def end_position(ids: Tensor, end: int) -> Tensor:
     """The position (B,) at which ids (B, N) first equal `end` (Radford et al. 2021, 2.4)."""
     return (ids == end).int().argmax(dim=1)
 
 
 class AttentionPool2d(nn.Module):
-    """Attention pooling of CLIP's ResNets (Radford et al. 2021, 2.4): one query, the mean, attends
-    to a feature map, as `tokens` lays it out.
+    """Attention pooling of CLIP's ResNets (Radford et al. 2021, 2.4). With x_0 the mean of the
+    places x_1, ..., x_n of a feature map, and p their position embeddings:
 
-    Taps: "tokens" (B, 1 + h * w, C), the mean first, positions added; those of Attention, whose
-    only query is the mean.
+        output = MultiHead(query = x_0 + p_0, context = [x_0 + p_0; ...; x_n + p_n])
+
+    Taps: "tokens" (B, 1 + h * w, C), the context; those of Attention.
     """
 
     def __init__(self, grid: tuple[int, int], width: int, heads: int, out_width: int) -> None:
@@ -32,7 +33,7 @@ class AttentionPool2d(nn.Module):
         self.attn = Attention(width, heads, out_width=out_width)
 
     def forward(self, tokens: Tensor, taps: Taps = NO_TAPS) -> Tensor:
-        """tokens (B, 1 + h * w, C) -> (B, out_width)."""
+        """Tokens (B, 1 + h * w, C) of `tokens` -> (B, out_width)."""
         return self.attn(tokens[:, :1], context=tokens, taps=taps)[:, 0]  # type: ignore[no-any-return]
 
     def fix_grid(self, grid: tuple[int, int]) -> None:
@@ -52,7 +53,10 @@ class AttentionPool2d(nn.Module):
 
 class MapPool(nn.Module):
     """Multi-head attention pooling (Zhai et al. 2022, "Scaling vision transformers", section 3.2):
-    one learned query attends to tokens (B, N, D), then a pre-norm MLP with residual: (B, D).
+    one learned query attends to tokens x (B, N, D), and a pre-norm MLP with residual follows:
+
+        y = MultiHead(query = latent, context = x)
+        output = y + MLP(LN(y))                                        (B, D)
 
     mask: additive, broadcast to (B, H, 1, N), or None. Taps: those of Attention.
     """

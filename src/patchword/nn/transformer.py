@@ -1,4 +1,4 @@
-"""The Transformer block that every tower is made of."""
+"""The Transformer block of every tower, and how a stack of blocks runs."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from patchword.nn.linear import Linear
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
-TOKENS = 1280  # per thread that go through the blocks together: 1 to 3 MB a layer
+TOKENS_PER_THREAD = 1280  # that go through the blocks together: 1 to 3 MB a layer
 BlockCache = tuple[KVCache, KVCache]  # of self-attention and of cross-attention
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), OpenAI's approximation of GELU (Hendrycks & Gimpel 2016, section 2)."""
+    """x sigmoid(1.702 x), an approximation of GELU that OpenAI's CLIP uses (Hendrycks & Gimpel
+    2016, section 2)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = 1.702 * x
-        if eager_inference():  # one new tensor in place of three, which takes half of the time
-            return gate.sigmoid_().mul_(x)
-        return x * torch.sigmoid(gate)
+        scaled = 1.702 * x
+        if eager_inference():  # one new tensor instead of three, in half of the time
+            return scaled.sigmoid_().mul_(x)
+        return x * torch.sigmoid(scaled)
 
 
 def activation(name: str) -> nn.Module:
     """The activation called "gelu" (erf), "quick_gelu" or "gelu_tanh" in a config."""
-    kinds = {
+    activations = {
         "gelu": nn.GELU(),
         "gelu_tanh": nn.GELU(approximate="tanh"),
         "quick_gelu": QuickGELU(),
     }
-    return kinds[name]
+    return activations[name]
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between (Vaswani et al. 2017, eq. 2)."""
+    """MLP(x) = act(x W_1 + b_1) W_2 + b_2 (Vaswani et al. 2017, eq. 2, with ReLU as act)."""
 
     def __init__(self, width: int, hidden: int, act: str) -> None:
         super().__init__()
@@ -54,7 +55,8 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel (Touvron et al. 2021, "Going deeper", eq. 4)."""
+    """gamma x, a learned factor for each channel (Touvron et al. 2021, "Going deeper with image
+    transformers", eq. 4)."""
 
     def __init__(self, width: int, start: float = 1e-5) -> None:
         super().__init__()
@@ -65,18 +67,32 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP with residuals; (B, N, D) -> (B, N, D).
+    """Attention and MLP with residuals: x (B, N, D) -> (B, N, D).
 
-    Pre-norm as in ViT and GPT-2, x + f(norm(x)), or post-norm as in BERT and the first Transformer,
-    norm(x + f(x)). With `cross_width`, cross-attention between the two takes its keys and values
-    from a context of that width, and is skipped where no context is given (Li et al. 2022, figure
-    2). With `only` (B, K), positions in x, the block computes those tokens alone, (B, K, D): the
-    others give keys and values and nothing else, which saves three quarters of the block. `first`
-    replaces self-attention, its residual and its norm: (x, mask, cache, taps) -> x. Taps: those of
-    Attention, and of the second under "cross.".
+    Pre-norm, as in ViT (Dosovitskiy et al. 2021, eq. 2 and 3) and GPT-2:
 
-    recompute: in training under `run`, keep no activations but the input, and recompute them for
-    the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+        x = x + MSA(LN(x))
+        x = x + MLP(LN(x))
+
+    With `post_norm`, as in BERT and the first Transformer (Vaswani et al. 2017, section 3.1):
+
+        x = LN(x + MSA(x))
+        x = LN(x + MLP(x))
+
+    With `cross_width`, cross-attention between the two takes its keys and values from `context`
+    (B, M, cross_width); it is skipped when no context is given (Li et al. 2022, figure 2). With
+    `layer_scale` the output of attention and of MLP is multiplied by a LayerScale.
+
+    mask, rotary, output_indices, tree: as in Attention. With `output_indices` (B, K) the block
+    computes only those tokens, (B, K, D): the others give keys and values and nothing else, which
+    saves three quarters of the block. cache: of self-attention and of cross-attention.
+    self_attention: a module that replaces self-attention with its residual and norm: (x, mask,
+    cache, taps) -> x.
+
+    Taps: those of Attention; under "cross." those of cross-attention.
+
+    recompute: in training under `run_blocks`, keep no activations but the input, and recompute them
+    in the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost").
     """
 
     def __init__(
@@ -113,32 +129,33 @@ class Block(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         rotary: Tensor | None = None,
-        only: Tensor | None = None,
-        first: nn.Module | None = None,
+        output_indices: Tensor | None = None,
+        self_attention: nn.Module | None = None,
         tree: PrefixTree | None = None,
     ) -> Tensor:
-        own, other = (None, None) if cache is None else cache
-        if first is None:
-            before = x if self.post_norm else self.norm1(x)
-            seen = self.attn(before, None, mask, own, taps, rotary, only, tree)
-            x = at(x, only) + self.ls1(seen)
-            x = self.norm1(x) if self.post_norm else x
+        self_cache, cross_cache = (None, None) if cache is None else cache
+        if self_attention is not None:
+            x = self_attention(x, mask, self_cache, taps)
         else:
-            x = first(x, mask, own, taps)
+            normed = x if self.post_norm else self.norm1(x)
+            attended = self.attn(normed, None, mask, self_cache, taps, rotary, output_indices, tree)
+            x = select_tokens(x, output_indices) + self.ls1(attended)
+            if self.post_norm:
+                x = self.norm1(x)
         if context is not None:
-            x = self.cross_attend(x, context, context_mask, other, taps.inside("cross"))
-        return self.feed(x)
+            x = self.cross_attend(x, context, context_mask, cross_cache, taps.inside("cross"))
+        return self.feed_forward(x)
 
     def cross_attend(
         self, x: Tensor, context: Tensor, mask: Tensor | None, cache: KVCache | None, taps: Taps
     ) -> Tensor:
-        """x (B, N, D) after cross-attention to context (B, M, C), with residual and norm."""
+        """Cross-attention of x (B, N, D) to context (B, M, C), with residual and norm."""
         if self.post_norm:
-            seen = self.cross(x, context, mask, cache, taps)
-            return self.norm_cross(x + seen)  # type: ignore[no-any-return]
+            attended = self.cross(x, context, mask, cache, taps)
+            return self.norm_cross(x + attended)  # type: ignore[no-any-return]
         return x + self.cross(self.norm_cross(x), context, mask, cache, taps)  # type: ignore[no-any-return]
 
-    def feed(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor) -> Tensor:
         """The MLP on x (B, N, D), with residual and norm."""
         if self.post_norm:
             return self.norm2(x + self.ls2(self.mlp(x)))  # type: ignore[no-any-return]
@@ -146,9 +163,9 @@ class Block(nn.Module):
 
 
 def layer_tap(depth: int, layer: int) -> str:
-    """The name of the tap of the hidden states of a layer, numbered as in transformers'
-    `hidden_states`: 0 is the input of the first of `depth` blocks, i the output of block i, -1 that
-    of the last. Raises UnsupportedError for one that is not there."""
+    """The tap of the hidden states of a layer. Layers are numbered as in transformers'
+    `hidden_states`: 0 is the input of the first of `depth` blocks, i the output of block i, -1 the
+    output of the last. Raises UnsupportedError for a layer that does not exist."""
     if not -depth - 1 <= layer <= depth:
         raise UnsupportedError(
             f"no layer {layer}: there are layers 0 (the embeddings) to {depth}, or -1 to "
@@ -158,12 +175,12 @@ def layer_tap(depth: int, layer: int) -> str:
     return f"blocks.{number - 1}" if number else "tokens"
 
 
-def caches(count: int) -> list[BlockCache]:
-    """Empty caches for that many blocks: of self-attention and of cross-attention."""
+def empty_caches(count: int) -> list[BlockCache]:
+    """Empty caches for `count` blocks: of self-attention and of cross-attention."""
     return [(KVCache(), KVCache(fixed=True)) for _ in range(count)]
 
 
-def run(
+def run_blocks(
     blocks: nn.ModuleList,
     x: Tensor,
     mask: Tensor | None = None,
@@ -172,31 +189,32 @@ def run(
     cache: Sequence[BlockCache] | None = None,
     context_mask: Tensor | None = None,
     rotary: Tensor | None = None,
-    only: Tensor | None = None,
-    firsts: nn.ModuleList | None = None,
+    output_indices: Tensor | None = None,
+    self_attentions: nn.ModuleList | None = None,
     tree: PrefixTree | None = None,
 ) -> Tensor:
-    """x (B, N, D) through the blocks in turn. Taps: "blocks.{i}" is the output of block i and
-    "blocks.{i}.attn" its attention map. firsts: what replaces the self-attention of each. tree: of
-    which x (1, T, D) are the nodes.
+    """Run x (B, N, D) through the blocks in turn. Arguments are those of `Block.forward`; `cache`
+    and `self_attentions` have one entry for each block.
 
-    only: positions (B, K) of the tokens that are wanted, (B, K, D): the last block computes no
-    others; where a tap requests that block, it computes all of them. The numbers are the same.
-    Where only taps are read, no block runs after those that they are of.
+    output_indices (B, K): the result is these tokens of the last block, (B, K, D). The last block
+    computes no others, unless a tap requests its tensors. The numbers are the same either way.
 
-    Many images on a CPU run in chunks, whose activations stay in the processor's cache.
+    In inference on a CPU, a large batch runs in chunks whose activations stay in the processor's
+    cache.
+
+    Taps: "blocks.{i}" is the output of block i, "blocks.{i}.attn" its attention map. If the caller
+    reads taps only, blocks after the last tap do not run.
     """
-    others = (mask, context, cache, context_mask, rotary, firsts, tree)
+    others = (mask, context, cache, context_mask, rotary, self_attentions, tree)
     plain = not taps.names and all(other is None for other in others)
     if plain and x.is_cpu and eager_inference():
-        rows = max(TOKENS * torch.get_num_threads() // x.shape[1], 1)
+        rows = max(TOKENS_PER_THREAD * torch.get_num_threads() // x.shape[1], 1)
         if len(x) > rows:
-            parts = [slice(i, i + rows) for i in range(0, len(x), rows)]
-            wanted = [None if only is None else only[part] for part in parts]
-            pairs = zip(parts, wanted, strict=True)
-            return torch.cat([run(blocks, x[part], only=places) for part, places in pairs])
+            return torch.cat(_run_in_chunks(blocks, x, output_indices, rows))
     last = len(blocks) - 1
-    early = only is not None and last >= 0 and not taps.wants_inside(f"blocks.{last}")
+    last_selects = (
+        output_indices is not None and last >= 0 and not taps.wants_inside(f"blocks.{last}")
+    )
     for i, block in enumerate(blocks):
         step = partial(checkpoint, block, use_reentrant=False) if _recomputes(block) else block
         x = step(
@@ -207,19 +225,33 @@ def run(
             context=context,
             context_mask=context_mask,
             rotary=rotary,
-            only=only if early and i == last else None,
-            first=None if firsts is None else firsts[i],
+            output_indices=output_indices if last_selects and i == last else None,
+            self_attention=None if self_attentions is None else self_attentions[i],
             tree=tree,
         )
         taps.keep(f"blocks.{i}", x)
         if taps.done:
             break
-    return x if early else at(x, only)
+    return x if last_selects else select_tokens(x, output_indices)
 
 
-def at(x: Tensor, places: Tensor | None) -> Tensor:
-    """The tokens of x (B, N, D) at positions `places` (B, K): (B, K, D); all for None."""
-    return x if places is None else x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+def _run_in_chunks(
+    blocks: nn.ModuleList, x: Tensor, output_indices: Tensor | None, rows: int
+) -> list[Tensor]:
+    """`run_blocks` on `rows` rows of x at a time."""
+    outputs = []
+    for start in range(0, len(x), rows):
+        chunk = slice(start, start + rows)
+        indices = None if output_indices is None else output_indices[chunk]
+        outputs.append(run_blocks(blocks, x[chunk], output_indices=indices))
+    return outputs
+
+
+def select_tokens(x: Tensor, indices: Tensor | None) -> Tensor:
+    """The tokens of x (B, N, D) at `indices` (B, K): (B, K, D); all tokens for None."""
+    if indices is None:
+        return x
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _recomputes(block: nn.Module) -> bool:
@@ -227,12 +259,13 @@ def _recomputes(block: nn.Module) -> bool:
 
 
 def causal_mask(length: int, like: Tensor) -> Tensor:
-    """Additive (N, N): 0 on and below the diagonal, -inf above, of `like`'s type and device."""
+    """Additive (N, N), of `like`'s type and device: 0 on and below the diagonal, -inf above."""
     full = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device)
     return full.triu(1)
 
 
-def padding_mask(seen: Tensor, like: Tensor) -> Tensor:
-    """Additive (B, 1, 1, N): 0 where `seen` (B, N) is true, -inf elsewhere, of `like`'s type."""
-    mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill(~seen, float("-inf"))[:, None, None]
+def padding_mask(present: Tensor, like: Tensor) -> Tensor:
+    """Additive (B, 1, 1, N), of `like`'s type and device: 0 where `present` (B, N) is true, -inf
+    elsewhere."""
+    mask = torch.zeros(present.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill(~present, float("-inf"))[:, None, None]

@@ -103,7 +103,7 @@ class Answers:
             tokens = self.network.image_tokens(self._pixels(inputs))
             ids = self._ids(rows[0]).expand(len(tokens), -1)
             seen = self.network.image_mask(tokens)
-            return self.network.words(self.network.decode(ids, tokens, seen)[:, -1])  # type: ignore[no-any-return]
+            return self.network.word_logits(self.network.decode(ids, tokens, seen)[:, -1])  # type: ignore[no-any-return]
 
         return self._run(run)
 

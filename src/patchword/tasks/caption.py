@@ -114,7 +114,7 @@ def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
     taps = Taps([tap] if check.layer else [])
     tokens = network.image_tokens(pixels, taps)
     if check.scope is not None and isinstance(network, Matcher):
-        summaries = to_numpy(summary(taps.kept[tap])) if check.layer else None
+        summaries = to_numpy(summary(taps.tensors[tap])) if check.layer else None
         check.vectors(to_numpy(network.image_features(tokens)), summaries)
     return tokens
 

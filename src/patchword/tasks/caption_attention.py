@@ -99,7 +99,7 @@ def caption_attention(
         tokens = seen(check, network, model.tensor(pixels)[None])
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
-        taps = network.read(tokens, written.ids, wanted)
+        taps = network.decoder_taps(tokens, written.ids, wanted)
     check_image(image, written.log_probabilities, model.no_vector)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()
     found = Caption.read(model, rows, len(start))

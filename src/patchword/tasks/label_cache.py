@@ -76,7 +76,7 @@ def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context
 def state(model: Bundle) -> str:
     """By which the weights that read texts are known as they are now; "" where they are those of
     the fingerprint, since nobody has had the network, or there is none."""
-    if not (model.fingerprint and getattr(model.engine, "lent", False)):
+    if not (model.fingerprint and getattr(model.engine, "weights_may_change", False)):
         return ""
     text = getattr(model.own_network, "text", None)
     return checksum(text if isinstance(text, nn.Module) else model.own_network)

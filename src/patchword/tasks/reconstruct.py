@@ -12,7 +12,7 @@ from PIL import Image
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
 from patchword.images import ImageLike
-from patchword.models.protocols import Painter
+from patchword.models.protocols import Reconstructor
 from patchword.nn.inference_mode import inference
 from patchword.show import plots
 from patchword.show.result import Pictured
@@ -45,7 +45,7 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     UnsupportedError for a model that is no masked autoencoder.
     """
     network = model.own_network
-    if not isinstance(network, Painter):
+    if not isinstance(network, Reconstructor):
         raise UnsupportedError(
             f"{model.name} has no decoder that paints; load a whole masked autoencoder such as "
             "facebook/vit-mae-base"
@@ -57,7 +57,7 @@ def reconstruct(model: Bundle, image: ImageLike, seed: int = 0) -> Reconstructio
     size, kind = (1, rows * columns), torch.float32
     noise = torch.rand(size, generator=drawn, dtype=kind, device="cpu")
     with inference(network):
-        painted, hidden = network.paint(batch, noise.to(batch.device))
+        painted, hidden = network.reconstruct(batch, noise.to(batch.device))
     where = hidden[0, 0].cpu().numpy()
     photo, all_painted = (
         model.preprocess.photo(each[0].float().cpu().numpy()) for each in (batch, painted)

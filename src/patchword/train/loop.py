@@ -23,7 +23,7 @@ from patchword import checkpoints, data
 from patchword.bundle import Bundle, make
 from patchword.config import to_dict
 from patchword.data import Batch
-from patchword.engines.pixel_values import looked_up
+from patchword.engines.pixel_values import look_up
 from patchword.errors import ImageError, RecipeError, ScopeWarning, warn
 from patchword.images.preprocess import Preprocess
 from patchword.models import build
@@ -242,7 +242,7 @@ class Run:
         batch = batch.to(self.world.device)
         if batch.pixels.is_floating_point():
             return batch
-        return replace(batch, pixels=looked_up(batch.pixels, self.levels))
+        return replace(batch, pixels=look_up(batch.pixels, self.levels))
 
     def step(self, step: int, batch: Batch) -> dict[str, float]:
         """Update the weights once; returns the metrics. Raises RecipeError if the loss or the

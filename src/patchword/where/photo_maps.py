@@ -14,7 +14,7 @@ from patchword.finite import check_image
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
 from patchword.images.views import tile_sides
-from patchword.nn.inference_mode import evaluation, unrounded
+from patchword.nn.inference_mode import evaluation, without_autocast
 from patchword.show import plots
 from patchword.tasks.out_of_scope import judged
 from patchword.tasks.tiled import tile_size
@@ -46,7 +46,7 @@ def mapped(
         raise UnsupportedError(
             "tiles are windows by themselves: leave out window, stride and short_side, or tiles"
         )
-    with unrounded(model.device), evaluation(model.own_network):
+    with without_autocast(model.device), evaluation(model.own_network):
         if tiles is False:
             found = seen_whole(model, photo, run, scale, progress, side)
         else:

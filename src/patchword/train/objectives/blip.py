@@ -195,7 +195,7 @@ class BlipBase(Objective[TextBatch, InputsT]):
         inputs[:, 0] = self.start_token
         targets = ids[:, 1:].masked_fill(ids[:, 1:] == self.pad_token, losses.IGNORED)
         targets[:, :skip] = losses.IGNORED
-        logits = self.network.words(self.network.decode(inputs, context, mask))
+        logits = self.network.word_logits(self.network.decode(inputs, context, mask))
         return losses.language_modelling(logits, targets, self.recipe.label_smoothing)
 
     # --- loss
