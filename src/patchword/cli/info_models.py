@@ -252,9 +252,9 @@ def heatmaps(model: Model) -> Iterator[tuple[str, str]]:
 
 def inspecting(model: Model) -> str:
     """Which layers `inspect` compares by default and why."""
-    from patchword.inspect.features import usual_layers
+    from patchword.inspect.features import default_layers
 
-    layers, why = usual_layers(model)
+    layers, why = default_layers(model)
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers)) or -1}, {why}"
 
 

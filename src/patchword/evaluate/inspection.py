@@ -32,7 +32,7 @@ from patchword.evaluate.defect_masks import (
     read,
     saturations,
 )
-from patchword.inspect.acquisition import Look
+from patchword.inspect.acquisition import Appearance
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
@@ -182,9 +182,9 @@ class Inspecting:
         maps: list[NDArray[np.float32]] = []
         masks: list[Mask] = []
         defects: list[list[Defect]] = []
-        looks: dict[int, Look] = {}
+        appearances: dict[int, Appearance] = {}
         begun = time.perf_counter()
-        for photo, finding in self._found(found.test, method, state, looks):
+        for photo, finding in self._found(found.test, method, state, appearances):
             scores.append(finding.score)
             bad.append(photo.bad)
             if found.masks:
@@ -201,28 +201,30 @@ class Inspecting:
         own = None if found.enough is None else defects
         values, missing = measures(np.array(scores), np.array(bad), maps, masks, own)
         pixels = set(learned)
-        known = sum(look.pixels in pixels for look in looks.values())
+        known = sum(appearance.digest in pixels for appearance in appearances.values())
         return Measured(
             found.path.name, method.name, options_of(method), len(learned), known, len(scores),
             sum(bad), seconds, values, missing, self.side,
         )  # fmt: skip
 
     def _learned(self, found: Category, method: Method) -> tuple[State, list[str]]:
-        """Also a hash of each photo's pixels, see `Look`."""
+        """Also a hash of each photo's pixels, see `Appearance`."""
         enough_shots(found, self.shots)
         most = min(method.needs.most or len(found.good), self.shots or len(found.good))
         good = found.good[: 0 if self.shots == 0 else most]
-        looks: dict[int, Look] = {}
+        appearances: dict[int, Appearance] = {}
 
         def photos() -> Iterator[RGB]:
             check = Check(self.model.scope, self.model.name)
             check.kind = GOOD_PHOTOS
-            for _, photo in check.each(opened_each(self.model, good, method.view, check, looks)):
+            for _, photo in check.each(
+                opened_each(self.model, good, method.view, check, appearances)
+            ):
                 if isinstance(photo, ImageError):
                     self.broken.append(photo)
                 else:
                     yield photo
-            if good and not looks:
+            if good and not appearances:
                 raise PatchwordError(
                     f"{found.path / TRAIN / GOOD}: none of {len(good)} good photos can be opened: "
                     f"{self.broken[-1]}"
@@ -234,15 +236,19 @@ class Inspecting:
                 f"{method.needs.good}; winclip and mutual need none"
             )
         state = method.fit(self.model, photos())
-        return state, [look.pixels for look in looks.values()]
+        return state, [appearance.digest for appearance in appearances.values()]
 
     def _found(
-        self, test: Sequence[Photo], method: Method, state: State, looks: dict[int, Look]
+        self,
+        test: Sequence[Photo],
+        method: Method,
+        state: State,
+        appearances: dict[int, Appearance],
     ) -> Iterator[tuple[Photo, Finding]]:
-        """Each photo that can be opened, with what is found in it. looks: as of `opened_each`."""
+        """Each photo that can be opened, with its finding. appearances: see `opened_each`."""
         check = Check(self.model.scope, self.model.name)
         paths = [photo.path for photo in test]
-        each = check.each(found_each(self.model, method, state, paths, check, looks))
+        each = check.each(found_each(self.model, method, state, paths, check, appearances))
         for number, (photo, (_, result)) in enumerate(zip(test, each, strict=True), 1):
             if self.advance:
                 self.advance(number, len(test))
