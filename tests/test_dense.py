@@ -25,7 +25,7 @@ from patchword.where.dense import EDITS, dense
 from patchword.where.heatmap import cosines
 from patchword.where.maskclip import refined
 from patchword.where.pamr import pamr
-from patchword.where.resclip import blurred, majority, same
+from patchword.where.resclip import blurred, majority, same_label
 
 GRID = (6, 7)
 LAST = ("cosine", "maskclip", "maskclip-paper", "sclip", "clearclip", "value", "naclip", "nonly")
@@ -244,7 +244,7 @@ def test_repair_by_hand() -> None:
 def test_which_patches_are_together() -> None:
     """By loops over pairs, as the rule says it."""
     labels = torch.tensor([[0, 0, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
-    found = same(labels, paths=True)
+    found = same_label(labels, paths=True)
     places = [(y, x) for y in range(3) for x in range(4)]
     for i, (y0, x0) in enumerate(places):
         for j, (y1, x1) in enumerate(places):
@@ -254,7 +254,9 @@ def test_which_patches_are_together() -> None:
             whole = all(labels[at] == labels[y0, x0] for at in line)
             value = (1 if whole else np.exp(-apart / 3)) * (labels[y0, x0] == labels[y1, x1])
             assert found[i, j] == pytest.approx(float(value), rel=1e-5)
-    assert_close(same(labels, paths=False), (labels.flatten()[:, None] == labels.flatten()).float())
+    assert_close(
+        same_label(labels, paths=False), (labels.flatten()[:, None] == labels.flatten()).float()
+    )
     assert_close(blurred(found).sum(-1), torch.ones(12))
 
 

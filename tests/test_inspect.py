@@ -10,8 +10,8 @@ from torch.testing import assert_close
 import patchword
 from patchword.errors import SampledWarning, UnsupportedError
 from patchword.inspect.bank import Bank
-from patchword.inspect.coreset import coreset, far_from_some
-from patchword.inspect.features import layout, patches_each, tiles, usual, window
+from patchword.inspect.coreset import coreset, start_distances
+from patchword.inspect.features import layout, patches_each, tiles, window, with_layers
 from patchword.inspect.foreground import first_component, foreground
 from patchword.inspect.memory import Memory, nearest, reweighted, unit
 from patchword.inspect.protocol import View
@@ -76,7 +76,7 @@ def test_a_photo_of_too_many_tiles_and_a_layer_that_is_not_there_are_refused(mod
 
 def test_memory_is_the_distance_to_the_nearest_good_patch(model) -> None:
     good, seen = [photo(i) for i in range(3)], photo(9)
-    view = usual(model, View())
+    view = with_layers(model, View())
     (own,) = patches_each(model, [seen], view)
     bank = torch.cat([each.rows for each in patches_each(model, good, view)]).double()
     rows = own.rows.double()
@@ -94,7 +94,7 @@ def test_memory_is_the_distance_to_the_nearest_good_patch(model) -> None:
 def test_nearest_is_the_same_in_parts(model, monkeypatch) -> None:
     rows, bank = unit(torch.randn(50, 8)), unit(torch.randn(30, 8))
     whole = nearest(rows, bank, 4)
-    monkeypatch.setattr("patchword.inspect.memory.AT_ONCE", 100)
+    monkeypatch.setattr("patchword.inspect.memory.BLOCK", 100)
     parts = nearest(rows, bank, 4)
     assert_close(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
@@ -111,7 +111,7 @@ def test_the_top_share_counts_down(model) -> None:
 
 def test_the_coreset_takes_the_farthest_each_time_and_bounds_the_memory(model, monkeypatch) -> None:
     rows = torch.randn(300, 6, dtype=torch.float64, generator=torch.manual_seed(0))
-    apart = far_from_some(rows)
+    apart = start_distances(rows)
     chosen, nearest_so_far = [], apart.double().clone()
     for _ in range(40):
         chosen.append(int(nearest_so_far.argmax()))
@@ -136,7 +136,7 @@ def test_of_more_patches_than_are_kept_each_has_the_same_chance(monkeypatch) -> 
         bank = Bank(1.0, 20, False)
         for part in rows.split(15):
             bank.add(part)
-            assert sum(map(len, bank.kept)) <= 20 + 10
+            assert sum(map(len, bank.sample)) <= 20 + 10
         with pytest.warns(SampledWarning, match="of 60 good patches 20 are kept"):
             kept = bank.rows()[:, 0]
         assert kept.tolist() == sorted({*kept.tolist()})
@@ -219,7 +219,7 @@ def test_patches_that_are_all_alike_have_no_components() -> None:
 
 def test_what_the_principal_components_leave_over(model) -> None:
     good, seen = [photo(i) for i in range(3)], photo(9)
-    view = usual(model, View())
+    view = with_layers(model, View())
     rows = torch.cat([each.rows for each in patches_each(model, good, view)]).double().numpy()
     (own,) = patches_each(model, [seen], view)
     centred = rows - rows.mean(axis=0)
@@ -269,6 +269,6 @@ def test_every_sample_with_a_defect_is_found_from_three_without(model) -> None:
 def test_a_network_of_words_is_read_in_its_middle_unless_measured(model) -> None:
     depth = len(model.image_tower.layer_names)
     other = replace(model, config=replace(model.config, defect_layers=()))
-    assert usual(other, View(short_side=200)) == View((depth // 2 - 1,), 200)
-    assert usual(model, View(short_side=200)) == View((0,), 200)
-    assert usual(model, View((0,))) == View((0,))
+    assert with_layers(other, View(short_side=200)) == View((depth // 2 - 1,), 200)
+    assert with_layers(model, View(short_side=200)) == View((0,), 200)
+    assert with_layers(model, View((0,))) == View((0,))

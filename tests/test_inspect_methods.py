@@ -12,11 +12,11 @@ from torch.testing import assert_close
 import patchword
 from patchword.errors import ImageWarning, ScopeWarning, UnsupportedError
 from patchword.inspect.features import quarters, window
-from patchword.inspect.mutual import Mutual, alike, mutual_scores, neighbourhood
+from patchword.inspect.mutual import Mutual, mutual_scores, neighbourhood, rescored
 from patchword.inspect.photos import found_each
 from patchword.inspect.prompts import BAD, GOOD, TEMPLATES, sentences
 from patchword.inspect.protocol import View
-from patchword.inspect.reference import Reference, unlike_around
+from patchword.inspect.reference import Reference, distance_around
 from patchword.inspect.registration import Motion, correlation, register
 from patchword.inspect.winclip import WinCLIP, prototypes
 from patchword.inspect.windows import sliding
@@ -56,10 +56,10 @@ def test_mutual_scores_are_distances_to_the_nearest_photos() -> None:
 def test_scores_of_the_most_alike() -> None:
     vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     scores = torch.tensor([1.0, 2.0, 4.0])
-    found = alike(scores, vectors, (1, 2))
+    found = rescored(scores, vectors, (1, 2))
     first = (1 + (1 * 1 + 0.8 * 2) / 1.8) / 2
     assert_close(found[0].item(), first, rtol=1e-6, atol=0)
-    assert_close(alike(scores, vectors, (9,))[2].item(), (0.6 * 2 + 4) / 1.6, rtol=1e-6, atol=0)
+    assert_close(rescored(scores, vectors, (9,))[2].item(), (0.6 * 2 + 4) / 1.6, rtol=1e-6, atol=0)
 
 
 def test_the_photo_that_is_unlike_the_others_is_found(model) -> None:
@@ -190,7 +190,7 @@ def test_values_are_those_of_the_most_like_place_around() -> None:
     rng = torch.manual_seed(2)
     rows, golden = (F.normalize(torch.randn(4, 5, 7, generator=rng), dim=-1) for _ in range(2))
     for radius in (0, 1, 9):
-        found = unlike_around(rows, golden, radius)
+        found = distance_around(rows, golden, radius)
         for y in range(4):
             for x in range(5):
                 near = golden[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) :][

@@ -11,7 +11,7 @@ from PIL import Image
 import patchword
 from patchword.errors import CheckpointError, ImageError, UnseenWarning, UnsupportedError
 from patchword.images.preprocess import Geometry
-from patchword.inspect.boxes import around
+from patchword.inspect.boxes import boxes_around
 from patchword.inspect.calibration import Calibration, Judge, Rule, changed
 from patchword.inspect.fitting import fit
 from patchword.inspect.inspector import Inspector, reopened
@@ -293,15 +293,15 @@ def test_boxes_are_around_what_stands_out_the_worst_first() -> None:
     grid = np.zeros((8, 8), np.float32)
     grid[1, 1], grid[6, 5:7] = 1, 2
     geometry = Geometry((80, 160), (8, 8), (0, 0), (8, 8))
-    (worst, other) = around(grid, geometry, 0.5)
+    (worst, other) = boxes_around(grid, geometry, 0.5)
     # At half of its height above 0.5: between cells it falls from 2 to 0, to 1.25 after 3/8.
     assert np.abs(np.array(worst) - (102.5, 61.25, 137.5, 68.75)).max() <= 1
     assert other[0] < 30 < other[2] <= 40
-    assert around(grid, geometry, 5) == ((100, 60, 120, 70),)  # the cell
+    assert boxes_around(grid, geometry, 5) == ((100, 60, 120, 70),)  # the cell
     grid[0, 7] = 0.55  # above the edge by less than a tenth of what the worst is
-    assert around(grid, geometry, 0.5) == (worst, other)
+    assert boxes_around(grid, geometry, 0.5) == (worst, other)
     # The other is higher than a tenth of the worst here, but its box is a fiftieth of a cell.
-    assert len(around(grid, geometry, 0.85)) == 1
+    assert len(boxes_around(grid, geometry, 0.85)) == 1
 
 
 def test_what_a_threshold_guarantees_is_said() -> None:

@@ -12,7 +12,7 @@ from scipy.stats import t
 
 import patchword
 from patchword.errors import ImageWarning
-from patchword.inspect.acquisition import Good, Look, Named, remarks, short
+from patchword.inspect.acquisition import Appearance, GoodPhoto, InspectedPhoto, remarks, short
 from patchword.inspect.calibration import Rule
 from patchword.inspect.fitting import fit
 from patchword.inspect.memory import Memory
@@ -32,24 +32,28 @@ def plate(seed: int, gain: float = 1, size: int = SIDE) -> np.ndarray:
 
 def of(photos: list[np.ndarray], good: int = 10) -> list[str]:
     """What is said of photos beside so many good plates."""
-    known = [Good("", Look.of(plate(n))) for n in range(good)]
-    pixels = {each.look.pixels for each in known}
-    looks = [Look.of(photo) for photo in photos]
+    known = [GoodPhoto("", Appearance.of(plate(n))) for n in range(good)]
+    pixels = {each.appearance.digest for each in known}
+    looks = [Appearance.of(photo) for photo in photos]
     names = enumerate(looks, 1)
-    return remarks(known, [Named(f"{n}.png", "", look, look.pixels in pixels) for n, look in names])
+    return remarks(
+        known, [InspectedPhoto(f"{n}.png", "", look, look.digest in pixels) for n, look in names]
+    )
 
 
 def test_the_numbers_of_a_photo() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    look = Look.of(photo)
+    look = Appearance.of(photo)
     grey = np.asarray(Image.fromarray(photo).convert("L"), float)
     assert (look.height, look.width, look.grey) == (40, 60, 0)
     assert look.brightness == pytest.approx(grey.mean())
     assert look.contrast == pytest.approx(abs(grey - grey.mean()).mean())
-    assert look.pixels != Look.of(photo.reshape(60, 40, 3)).pixels
-    assert look.pixels == Look.of(photo[:, ::-1][:, ::-1]).pixels
-    assert Look.of(plate(0)).grey == 1
-    assert Good.of_row(json.loads(json.dumps(Good("a", look).row()))) == Good("a", look)
+    assert look.digest != Appearance.of(photo.reshape(60, 40, 3)).digest
+    assert look.digest == Appearance.of(photo[:, ::-1][:, ::-1]).digest
+    assert Appearance.of(plate(0)).grey == 1
+    assert GoodPhoto.of_row(json.loads(json.dumps(GoodPhoto("a", look).row()))) == GoodPhoto(
+        "a", look
+    )
 
 
 def test_each_kind_of_difference_is_one_sentence() -> None:
@@ -67,9 +71,9 @@ def test_each_kind_of_difference_is_one_sentence() -> None:
     assert colour.startswith("the photo is in colour, and all good ones are grey: 1.png;")
     defect = plate(100)
     defect[:20, :20, 0] = 250
-    assert Look.of(defect).grey == 1 - 400 / SIDE**2
+    assert Appearance.of(defect).grey == 1 - 400 / SIDE**2
     assert of([defect]) == []  # a defect may be in colour
-    copies = remarks([Good("", Look.of(plate(n))) for n in (0, 1, 1, 0)], [])
+    copies = remarks([GoodPhoto("", Appearance.of(plate(n))) for n in (0, 1, 1, 0)], [])
     assert copies == [
         "2 of 4 good photos are copies of others, pixel for pixel: a threshold from them may be "
         "too low"
@@ -82,11 +86,11 @@ def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
     def told(brightness: list[float], good: list[float]) -> str:
         numbers = itertools.count()
 
-        def look(level: float) -> Look:
-            return Look(f"{next(numbers)}", 9, 9, 1, level, 50)
+        def look(level: float) -> Appearance:
+            return Appearance(f"{next(numbers)}", 9, 9, 1, level, 50)
 
-        new = [Named("a", "", look(level), False) for level in brightness]
-        return " ".join(remarks([Good("", look(level)) for level in good], new))
+        new = [InspectedPhoto("a", "", look(level), False) for level in brightness]
+        return " ".join(remarks([GoodPhoto("", look(level)) for level in good], new))
 
     good = [100.0, 110, 90, 104]
     far = t.isf(0.0005, 3) * np.std(good, ddof=1) * np.sqrt(1.25)
@@ -140,7 +144,7 @@ def test_photos_of_one_name_are_told_with_their_folders() -> None:
 
 def test_nothing_is_looked_up_where_no_good_photos_are(monkeypatch: pytest.MonkeyPatch) -> None:
     made = patchword.inspector(patchword.load("demo"), method="winclip")
-    monkeypatch.setattr(Look, "of", None)
+    monkeypatch.setattr(Appearance, "of", None)
     assert len(made.inspect(plate(100))) == 1
 
 

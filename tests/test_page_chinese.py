@@ -20,7 +20,7 @@ from patchword.images import kinds
 from patchword.index.cluster_names import phrases
 from patchword.index.common_labels import COMMON_LABELS
 from patchword.inspect import acquisition
-from patchword.inspect.acquisition import Good, Look, Named
+from patchword.inspect.acquisition import Appearance, GoodPhoto, InspectedPhoto
 from patchword.inspect.calibration import Calibration, Judge, Rule
 from patchword.scope.report import ScopeReport, warn_of_stored
 from patchword.serve.models import why_not
@@ -182,10 +182,10 @@ def test_what_never_happens_is_there() -> None:
     assert [start for start in NEVER if not any(one.startswith(start) for one in found)] == []
 
 
-def looks(count: int, **other: float) -> list[Look]:
+def looks(count: int, **other: float) -> list[Appearance]:
     """How photos were taken: each with pixels of its own, and otherwise alike."""
     alike = {"height": 100, "width": 100, "grey": 0.0, "brightness": 100.0, "contrast": 20.0}
-    return [Look(f"{number}{other}", **{**alike, **other}) for number in range(count)]  # type: ignore[arg-type]
+    return [Appearance(f"{number}{other}", **{**alike, **other}) for number in range(count)]  # type: ignore[arg-type]
 
 
 def test_every_remark_of_inspect_has_a_chinese_form() -> None:
@@ -204,15 +204,20 @@ def test_every_remark_of_inspect_has_a_chinese_form() -> None:
         for count in (1, 2, len(new)):
             for first in range(len(new) - count + 1):
                 photos = [
-                    Named(f"{n}.jpg", "", look, look in good)
+                    InspectedPhoto(f"{n}.jpg", "", look, look in good)
                     for n, look in enumerate(new[first : first + count])
                 ]
-                said += acquisition.remarks([Good("", look) for look in good], photos)
-    dim = [Named(f"{n}.jpg", "", look, False) for n, look in enumerate(looks(9, brightness=85.0))]
-    spread = [Good("", look) for level in range(90, 111, 2) for look in looks(2, brightness=level)]
+                said += acquisition.remarks([GoodPhoto("", look) for look in good], photos)
+    dim = [
+        InspectedPhoto(f"{n}.jpg", "", look, False)
+        for n, look in enumerate(looks(9, brightness=85.0))
+    ]
+    spread = [
+        GoodPhoto("", look) for level in range(90, 111, 2) for look in looks(2, brightness=level)
+    ]
     said += acquisition.remarks(spread, dim)
     said += acquisition.remarks(
-        spread, [*dim, Named("x.jpg", "", looks(1, brightness=9.0)[0], False)]
+        spread, [*dim, InspectedPhoto("x.jpg", "", looks(1, brightness=9.0)[0], False)]
     )
     for one in set(said):
         check(one)

@@ -204,7 +204,7 @@ def test_windows_far_larger_than_the_network_knows_are_told(clip: Bundle) -> Non
 def test_many_texts_share_a_canvas_that_fits(clip: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = heatmap(clip, photo(96, 192), ["a cat", "a dog"])
     assert whole.cell == 1
-    monkeypatch.setattr("patchword.where.windows.CANVAS", 2 * 48 * 96 // 16)
+    monkeypatch.setattr("patchword.where.windows.MAX_VALUES", 2 * 48 * 96 // 16)
     small = heatmap(clip, whole.image, ["a cat", "a dog"])
     assert small.cell == 4
     np.testing.assert_allclose(small.at(12, 24), whole.at(12, 24), atol=1e-6)

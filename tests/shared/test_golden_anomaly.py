@@ -34,7 +34,7 @@ def given_features(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (memories, subspaces):
         monkeypatch.setattr(module, "patches_each", patches)
-        monkeypatch.setattr(module, "usual", lambda model, view: view)
+        monkeypatch.setattr(module, "with_layers", lambda model, view: view)
 
 
 def inputs(name: str) -> Tensor:

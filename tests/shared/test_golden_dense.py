@@ -16,7 +16,7 @@ from patchword.models.scclip import outlier_scores, outliers, repair
 from patchword.where.dense import EDITS, dense
 from patchword.where.maskclip import by_keys
 from patchword.where.pamr import pamr
-from patchword.where.resclip import blurred, label_map, majority, probabilities, same
+from patchword.where.resclip import blurred, label_map, majority, probabilities, same_label
 from patchword.where.surgery import class_weights, without_common
 
 PLAIN = DenseEdit(positions="offset")
@@ -226,7 +226,7 @@ def test_parts_of_the_second_pass(clip: Bundle) -> None:
             key = f"v1.{name}.{variant}"
             assert torch.equal(labels, golden[f"{key}.labels"].long())
             if variant != "resclip_no_path" and f"{key}.sfr" in golden:
-                assert_close(blurred(same(labels, edit.semantic.paths)), golden[f"{key}.sfr"])
+                assert_close(blurred(same_label(labels, edit.semantic.paths)), golden[f"{key}.sfr"])
             if f"{key}.first_prob" in golden:
                 found = probabilities(image(name)[0], first, 40.0)[:, ::4, ::4]
                 assert_close(found, golden[f"{key}.first_prob"], rtol=1e-4, atol=1e-5)

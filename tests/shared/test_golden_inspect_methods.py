@@ -7,7 +7,7 @@ from golden import arrays, image, model
 from torch.testing import assert_close
 
 from patchword.bundle import Bundle
-from patchword.inspect.mutual import alike, largest, mutual_maps, mutual_scores, neighbourhood
+from patchword.inspect.mutual import largest, mutual_maps, mutual_scores, neighbourhood, rescored
 from patchword.inspect.winclip import Vectors, WinCLIP
 from patchword.inspect.windows import (
     badness,
@@ -44,7 +44,7 @@ def test_musc() -> None:
     # The original scales scores to 0 ... 1 first. The weights of each photo sum to 1, so that what
     # comes of it is the same but for that scale.
     vectors, low, high = arrays("anomaly/inputs")["musc6_cls"], scores.min(), scores.max()
-    found = (alike(scores, vectors, (1, 2, 3)) - low) / (high - low)
+    found = (rescored(scores, vectors, (1, 2, 3)) - low) / (high - low)
     assert_close(found, golden["musc6.rscin_1_2_3"])
 
 
@@ -90,11 +90,11 @@ def test_winclip(clip: Bundle, name: str, references: list[str]) -> None:
         "windows.3": torch.cat([each.windows[1][0] for each in good]),
     }
     for kind, known in (("zero", {"prototypes": texts}), ("few", state)):
-        scores, maps = method.judged(seen, known)
+        scores, maps = method.scores_and_maps(seen, known)
         assert_close(scores, golden[f"v1.{name}.{kind}.score"])
         pixels = F.interpolate(maps[:, None], (112, 112), mode="bilinear")
         assert_close(pixels[0, 0, ::4, ::4], golden[f"v1.{name}.{kind}.map"])
-    _, zero = method.judged(seen, {"prototypes": texts})
+    _, zero = method.scores_and_maps(seen, {"prototypes": texts})
     assert_close(zero[0], golden[f"v1.{name}.zero.grid"])
     assert_close(2 * maps[0] - zero[0], golden[f"v1.{name}.few.grid"])
 
@@ -106,11 +106,11 @@ def test_winclip_of_goodness() -> None:
     two, three, patches = features.split([36, 25, 49], dim=1)
     seen = Vectors(patches[:, 0], (two, three), patches, places, grid)
     method = WinCLIP(aggregate="goodness")
-    _, maps = method.judged(seen, {"prototypes": golden["7x7.text"]})
+    _, maps = method.scores_and_maps(seen, {"prototypes": golden["7x7.text"]})
     assert_close(maps, golden["7x7.textual"])
     gallery = golden["7x7.gallery"]
     state = dict(zip(("windows.2", "windows.3", "patches"), gallery, strict=True))
-    _, fused = method.judged(seen, {"prototypes": golden["7x7.text"], **state})
+    _, fused = method.scores_and_maps(seen, {"prototypes": golden["7x7.text"], **state})
     # The original compares the first window of each scale with the photos of the scale before it:
     # the nine patches in that corner are others.
     elsewhere = torch.ones(grid, dtype=torch.bool)

@@ -14,7 +14,7 @@ from patchword.options import checked, text_list
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer, ask
 from patchword.tasks.caption import MAX_LENGTH as CAPTION_LENGTH
-from patchword.tasks.caption import Caption, caption, longest
+from patchword.tasks.caption import Caption, caption, default_length
 from patchword.tasks.match import F, Match, Reranked, match, rerank, stacked
 from patchword.tasks.tiled import ask_tiled, caption_tiled, joined, match_tiled, tile_size
 
@@ -58,7 +58,7 @@ class Language(Features):
         """
         options = GenerationOptions(
             beams=beams,
-            max_length=longest(self, CAPTION_LENGTH) if max_length is None else max_length,
+            max_length=default_length(self, CAPTION_LENGTH) if max_length is None else max_length,
             min_length=min_length,
             length_penalty=length_penalty,
             repetition_penalty=repetition_penalty,
@@ -147,12 +147,12 @@ class Language(Features):
         that are empty, too long or twice the same; ConfigError; the ImageError of the first image
         that fails.
         """
-        length = longest(self, ANSWER_LENGTH) if max_length is None else max_length
+        length = default_length(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
             beams=beams, max_length=length, min_length=min_length, count=count,
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
         )  # fmt: skip
-        usual = GenerationOptions(max_length=longest(self, ANSWER_LENGTH))
+        usual = GenerationOptions(max_length=default_length(self, ANSWER_LENGTH))
         options = None if written == usual else written
         model = self.opening(stretch, squash=squash)
         if not tiles:

@@ -20,7 +20,7 @@ from patchword.images import ImageLike
 from patchword.models.generate import GenerationOptions
 from patchword.nn.inference_mode import inference
 from patchword.scope import Check
-from patchword.tasks.caption import MAX_LENGTH, Caption, packed, seen, writer
+from patchword.tasks.caption import MAX_LENGTH, Caption, checked_tokens, packed, writer
 from patchword.tasks.match import PAIRS, matcher
 
 BATCH = 16  # images run together
@@ -118,7 +118,7 @@ class _Captioner:
 
     def run(self, pixels: Tensor) -> Tensor:
         """Captions of images (B, 3, H, W) as rows (B, count, L, 2) of `packed`."""
-        tokens = seen(self.check, self._network, pixels)
+        tokens = checked_tokens(self.check, self._network, pixels)
         if self._filter:
             self._filter.tokens = tokens
         written = self._network.write(tokens, self._start, self._options, pixels)
@@ -148,7 +148,7 @@ class _Filter:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Keep the tokens of images (B, 3, H, W). Returns an empty row for each, (B, 0)."""
-        self.tokens = seen(self.check, self._network, pixels)
+        self.tokens = checked_tokens(self.check, self._network, pixels)
         return pixels.new_empty(len(pixels), 0)
 
     def score(

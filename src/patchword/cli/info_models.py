@@ -262,9 +262,9 @@ def heatmap_rows(model: Model) -> Iterator[tuple[str, str]]:
 
 def inspect_summary(model: Model) -> str:
     """The default layers of `inspect` and the reason for them."""
-    from patchword.inspect.features import usual_layers
+    from patchword.inspect.features import default_layers
 
-    layers, why = usual_layers(model)
+    layers, why = default_layers(model)
     noun = "layers" if len(layers) > 1 else "layer"
     return f"{noun} {', '.join(map(str, layers)) or -1}, {why}"
 

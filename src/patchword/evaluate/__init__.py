@@ -1,7 +1,7 @@
 """Evaluation of a model: zero-shot classification, retrieval, probes, and blends of two models.
 
-`Evaluation` runs a model on folders. The computations are independent of it and take arrays:
-`metrics` (accuracy, recall), `probe` (logistic regression, nearest neighbours), `blend` (weights).
+`Evaluation` runs a model on folders. The computations take arrays and know no model: `metrics`
+(accuracy, recall) and `probe` (logistic regression, nearest neighbours). `blend` takes weights.
 """
 
 from patchword.evaluate.blend import blend

@@ -1,9 +1,9 @@
-"""How well scores and maps find what is bad, as the benchmarks of anomaly detection define it.
+"""Measures of anomaly detection, as its benchmarks define them.
 
-Scores are high for bad. Of images or of pixels: `auroc`, `average_precision`, `f1_max`. Of maps
-with masks, as sequences of (H, W) of any sizes: `aupro`, `auspro` and `aupimo`. All are computed in
-float64 from every distinct score, without a grid of thresholds; `aupimo` has one, which is part of
-its definition.
+High scores mean bad. For images or pixels: `auroc`, `average_precision`, `f1_max`. For maps with
+masks, as sequences of (H, W) of any sizes: `aupro`, `auspro` and `aupimo`. All are computed in
+float64 with every distinct score as a threshold; only `aupimo` has a grid of thresholds, which is
+part of its definition.
 
 scikit-learn's `roc_auc_score`, `average_precision_score` and `precision_recall_curve` give the same
 numbers, and the tests compare with them; patchword does not depend on it.
@@ -31,28 +31,29 @@ PIMO_THRESHOLDS = 300_000
 
 
 def auroc(scores: Scores, bad: Mask) -> float:
-    """The probability that a bad item is scored above a good one, plus half that of a tie. Raises
-    PatchwordError if all items are good, or all bad."""
-    _, hits, false = _counts(scores, bad)
-    if not hits[-1] or not false[-1]:
-        raise PatchwordError(f"AUROC needs good and bad: {hits[-1]} of {len(bad)} are bad")
-    return _area(hits / hits[-1], false / false[-1])
+    """P(score of a bad item > score of a good one) + P(they are equal) / 2, the area under the ROC
+    curve. Raises PatchwordError if all items are good, or all bad."""
+    _, true, false = _counts(scores, bad)
+    if not true[-1] or not false[-1]:
+        raise PatchwordError(f"AUROC needs good and bad: {true[-1]} of {len(bad)} are bad")
+    return _area(true / true[-1], false / false[-1])
 
 
 def average_precision(scores: Scores, bad: Mask) -> float:
-    """The sum over thresholds of (recall gained) * precision. Raises PatchwordError if no item is
-    bad."""
-    _, hits, false = _with_bad(scores, bad)
-    gained = np.diff(hits) / hits[-1]
-    return float(np.sum(gained * (hits / np.maximum(hits + false, 1))[1:]))
+    """sum over thresholds n of (R_n - R_(n-1)) P_n, with recall R and precision P. Raises
+    PatchwordError if no item is bad."""
+    _, true, false = _counts_with_bad(scores, bad)
+    recall_gain = np.diff(true) / true[-1]
+    precision = true / np.maximum(true + false, 1)
+    return float(np.sum(recall_gain * precision[1:]))
 
 
 def f1_max(scores: Scores, bad: Mask) -> tuple[float, float]:
     """The largest F1 = 2 P R / (P + R) over all thresholds, and the highest threshold that gives
-    it: what scores at least that much is called bad. It is chosen on the very items that it is
-    measured on, so no threshold reaches more. Raises PatchwordError if no item is bad."""
-    thresholds, hits, false = _with_bad(scores, bad)
-    f1 = 2 * hits[1:] / (hits + false + hits[-1])[1:]
+    it: items with at least that score count as bad. The threshold is chosen on the items that it is
+    measured on, so that this is an upper bound. Raises PatchwordError if no item is bad."""
+    thresholds, true, false = _counts_with_bad(scores, bad)
+    f1 = 2 * true[1:] / (true + false + true[-1])[1:]
     best = int(np.argmax(f1))
     return float(f1[best]), float(thresholds[best])
 
@@ -60,32 +61,33 @@ def f1_max(scores: Scores, bad: Mask) -> tuple[float, float]:
 def pro_curve(
     maps: Sequence[Scores], masks: Sequence[Mask], limit: float = 1.0, diagonal: bool = True
 ) -> tuple[Floats, Floats]:
-    """The per-region overlap curve of a whole data set (Bergmann et al. 2020, section 4; the
-    evaluation code of MVTec AD): for each distinct score as threshold, from high to low, after the
-    point (0, 0),
+    """The per-region overlap curve of a data set, (FPR, PRO) (Bergmann et al. 2020, section 4; the
+    evaluation code of MVTec AD): (0, 0), then a point for each distinct score as threshold, from
+    high to low,
 
-    FPR  false pixels / all pixels outside the masks, those of good images too
-    PRO  the mean over all regions, the connected parts of the masks, of the share that is found
+    FPR  pixels found outside the masks / all pixels outside the masks, good images included
+    PRO  the mean over all regions of pixels found in the region / pixels of the region; regions are
+         the connected parts of the masks
 
-    limit     how far: up to the first point whose FPR is that much
-    diagonal  whether pixels that share only a corner are connected: 8 neighbours, as MVTec's
+    limit     the curve ends at the first point with this FPR or more
+    diagonal  True: pixels that share only a corner are connected (8 neighbours), as in MVTec's code
 
-    Raises PatchwordError where there is no region, or no pixel outside of them.
+    Raises PatchwordError if there is no region, or no pixel outside of them.
     """
-    regions, shares = [], 0
+    gains, regions = [], 0
     for mask in masks:
         numbers, count = _connected(mask, diagonal)
         sizes = np.bincount(numbers.ravel(), minlength=count + 1)
-        regions.append((1 / np.maximum(sizes, 1))[numbers].ravel() * mask.ravel())
-        shares += count
-    return _overlap_curve(maps, masks, regions, shares, limit)
+        gains.append((1 / np.maximum(sizes, 1))[numbers].ravel() * mask.ravel())
+        regions += count
+    return _overlap_curve(maps, masks, gains, regions, limit)
 
 
 def _overlap_curve(
     maps: Sequence[Scores], masks: Sequence[Mask], gains: Sequence[Floats], total: int, limit: float
 ) -> tuple[Floats, Floats]:
-    """`pro_curve` of `total` regions, from what finding each pixel of each image (H * W,) adds to
-    the sum of what is found of them."""
+    """The overlap curve of `total` regions. gains: for each image what each of its pixels (H * W,)
+    adds to the sum of the regions' overlaps when it is found."""
     scores = _finite(np.concatenate([each.ravel() for each in maps]))
     gained, outside = np.concatenate(gains), ~_flat(masks)
     background = int(outside.sum())
@@ -108,9 +110,9 @@ def aupro(
     limit: float = PRO_LIMIT,
     diagonal: bool = True,
 ) -> float:
-    """The area under `pro_curve` from FPR 0 to `limit`, with linear interpolation there, divided by
-    `limit`: 1 is perfect, limit / 2 is chance. Errors as in `pro_curve`."""
-    return _up_to(limit, *pro_curve(maps, masks, limit, diagonal))
+    """The area under `pro_curve` from FPR 0 to `limit`, with linear interpolation at the limit,
+    divided by `limit`: 1 is perfect, limit / 2 is chance. Raises as `pro_curve`."""
+    return _area_up_to(limit, *pro_curve(maps, masks, limit, diagonal))
 
 
 def auspro(
@@ -119,26 +121,28 @@ def auspro(
     defects: Sequence[Sequence[Defect]],
     limit: float = SPRO_LIMIT,
 ) -> float:
-    """The area under the saturated per-region overlap up to FPR `limit`, divided by it (Bergmann et
-    al. 2022, "Beyond dents and scratches", section 5): as `aupro`, but of each defect that is
-    given, whether its parts are connected or not, and what is found of it counts as min(pixels that
-    are found / pixels that are enough, 1). masks: all defects of each image together."""
+    """The area under the saturated per-region overlap curve from FPR 0 to `limit`, divided by
+    `limit` (Bergmann et al. 2022, "Beyond dents and scratches", section 5): as `aupro`, but a
+    region is a defect, connected or not, and its overlap is min(pixels found / `enough`, 1).
+
+    masks  of each image, the union of its defects
+    """
     gains = []
-    for scores, own in zip(maps, defects, strict=True):
-        gained = np.zeros(scores.size)
-        for defect in own:
+    for scores, of_image in zip(maps, defects, strict=True):
+        gain = np.zeros(scores.size)
+        for defect in of_image:
             places = np.flatnonzero(defect.mask)
             order = places[np.argsort(-scores.ravel()[places], kind="stable")]
-            until = np.minimum(np.arange(1, len(order) + 1) / defect.enough, 1)
-            gained[order] += np.diff(until, prepend=0.0)
-        gains.append(gained)
+            overlap = np.minimum(np.arange(1, len(order) + 1) / defect.enough, 1)
+            gain[order] += np.diff(overlap, prepend=0.0)
+        gains.append(gain)
     total = sum(map(len, defects))
-    return _up_to(limit, *_overlap_curve(maps, masks, gains, total, limit))
+    return _area_up_to(limit, *_overlap_curve(maps, masks, gains, total, limit))
 
 
-def _up_to(limit: float, false: Floats, found: Floats) -> float:
-    """The area under a curve from FPR 0 to `limit`, by `limit`; of several points there the first
-    ends it, for what rises upright has no area."""
+def _area_up_to(limit: float, false: Floats, found: Floats) -> float:
+    """The area under a curve from FPR 0 to `limit`, divided by `limit`. Of several points at the
+    limit the first ends the curve, for a vertical step has no area."""
     stop = int(np.searchsorted(false, limit)) + 1
     false, found = false[:stop], found[:stop]
     ends = np.append(found[:-1], np.interp(limit, false, found))
@@ -151,46 +155,51 @@ def aupimo(
     bounds: tuple[float, float] = PIMO_BOUNDS,
     thresholds: int = PIMO_THRESHOLDS,
 ) -> Floats:
-    """The area under the per-image overlap of each image (Bertoldo et al. 2024, as in anomalib):
-    the share of an image's masked pixels that is found, averaged over the logarithm of the false
-    positive rate between `bounds`. That rate is of good images alone, those without a masked pixel:
-    the mean of theirs. Thresholds are equally spaced between their lowest and highest score.
+    """The area under the per-image overlap curve of each image (Bertoldo et al. 2024, as in
+    anomalib): with TPR the share of the image's masked pixels that is found and (l, u) = `bounds`,
 
-    Returns (N,), NaN for good images. Raises PatchwordError without good images or bad ones, and
-    where so few good pixels cannot have so low a rate.
+        1 / log(u / l) * integral of TPR d log(FPR) over FPR from l to u
+
+    FPR is the mean of the false positive rates of the good images, those without a masked pixel.
+    Thresholds are equally spaced between the lowest and the highest score of good images.
+
+    Returns (N,), NaN for good images. Raises PatchwordError without good or without bad images, and
+    for so few good pixels that no threshold has so low an FPR.
     """
-    good = [each for each, mask in zip(maps, masks, strict=True) if not mask.any()]
+    good = [scores for scores, mask in zip(maps, masks, strict=True) if not mask.any()]
     if not good:
         raise PatchwordError("AUPIMO needs good images: each has a masked pixel")
     if len(good) == len(maps):
         raise PatchwordError("AUPIMO needs bad images: none has a masked pixel")
-    lowest, highest = min(each.min() for each in good), max(each.max() for each in good)
+    lowest, highest = min(map(np.min, good)), max(map(np.max, good))
     levels = np.linspace(lowest, highest, thresholds, dtype=np.float64)
-    rates = np.mean([_above(each.ravel(), levels) for each in good], axis=0)
+    rates = np.mean([_share_above(scores.ravel(), levels) for scores in good], axis=0)
     if rates[-1] > bounds[0]:
-        pixels = sum(each.size for each in good)
+        pixels = sum(scores.size for scores in good)
         raise PatchwordError(
             f"AUPIMO needs a false positive rate of {bounds[0]:g}; {pixels:,} pixels of good images"
             f" have none below {rates[-1]:.2g}: more of them, or larger maps, are needed"
         )
+    # Rates fall as levels rise.
     first, last = (int(np.argmin(np.abs(rates - bound))) for bound in bounds[::-1])
     inside = slice(first, last + 1)
-    x = np.log(rates[inside][::-1])
-    found = np.full(len(maps), np.nan)
-    for number, (each, mask) in enumerate(zip(maps, masks, strict=True)):
+    log_rates = np.log(rates[inside][::-1])
+    areas = np.full(len(maps), np.nan)
+    for number, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
         if mask.any():
-            overlap = _above(each[mask], levels[inside])[::-1]
-            found[number] = _area(overlap, x) / np.log(bounds[1] / bounds[0])
-    return found.clip(0, 1)
+            overlap = _share_above(scores[mask], levels[inside])[::-1]
+            areas[number] = _area(overlap, log_rates) / np.log(bounds[1] / bounds[0])
+    return areas.clip(0, 1)
 
 
 def pooled(maps: Sequence[Scores], masks: Sequence[Mask]) -> tuple[Scores, Mask]:
-    """Every pixel's score and whether it is masked, (P,) each, for `auroc` and the like."""
+    """The scores of all pixels, and whether each is masked, (P,) each."""
     return np.concatenate([each.ravel() for each in maps]), _flat(masks)
 
 
 def _connected(mask: Mask, diagonal: bool) -> tuple[Integers, int]:
-    """The number of each pixel's part of a mask (H, W), 0 outside, and how many parts there are."""
+    """The connected parts of a mask (H, W): the number of each pixel's part, 0 outside, and the
+    count of parts."""
     from scipy.ndimage import label  # type: ignore[import-untyped]
 
     numbers, count = label(mask, np.ones((3, 3)) if diagonal else None)
@@ -202,11 +211,11 @@ def _flat(masks: Sequence[Mask]) -> Mask:
 
 
 def _area(y: Floats, x: Floats) -> float:
-    """Under the line through the points (x, y)."""
+    """The area under the line through the points (x, y), by the trapezoidal rule."""
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
 
-def _above(scores: Scores, levels: Floats) -> Floats:
+def _share_above(scores: Scores, levels: Floats) -> Floats:
     """The share of scores that are at least each of `levels`."""
     return 1 - np.searchsorted(np.sort(_finite(scores)), levels, side="left") / scores.size
 
@@ -227,14 +236,14 @@ def _descending(scores: Scores) -> tuple[Integers, Integers]:
 
 
 def _counts(scores: Scores, bad: Mask) -> tuple[Scores, Integers, Integers]:
-    """The distinct scores from high to low, and how many bad and good items score at least each,
-    after a 0."""
+    """The distinct scores from high to low, and the true and the false positives at each as
+    threshold. Counts begin with a 0 more."""
     order, ends = _descending(scores)
-    hits = np.cumsum(bad[order], dtype=np.int64)[ends]
-    return scores[order][ends], np.append(0, hits), np.append(0, ends + 1 - hits)
+    true = np.cumsum(bad[order], dtype=np.int64)[ends]
+    return scores[order][ends], np.append(0, true), np.append(0, ends + 1 - true)
 
 
-def _with_bad(scores: Scores, bad: Mask) -> tuple[Scores, Integers, Integers]:
+def _counts_with_bad(scores: Scores, bad: Mask) -> tuple[Scores, Integers, Integers]:
     """`_counts`. Raises PatchwordError if no item is bad."""
     if not bad.any():
         raise PatchwordError(f"precision and recall need something bad: all {len(bad)} are good")

@@ -1,4 +1,10 @@
-"""WiSE-FT: a model between two others, by interpolating their weights."""
+"""WiSE-FT: a model between two others, by interpolation of their weights (Wortsman et al. 2022,
+"Robust fine-tuning of zero-shot models", eq. 1):
+
+    (1 - alpha) * start + alpha * end
+
+start is the zero-shot model, end the fine-tuned one.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +20,11 @@ from patchword.config import to_dict
 from patchword.errors import UnsupportedError, listed, warn
 from patchword.fingerprint import DENSE_HEAD
 
-# Fields about the origin of a config, or that follow from weights; no part of the architecture. A
-# head for maps is left out where it is not of both.
-UNALIKE = ("source", "assumed", "read_from", "scale_limit", "dense_head")
+# Fields of a config that may differ: about its origin, or computed from weights. A head for maps
+# that only one model has is left out.
+MAY_DIFFER = ("source", "assumed", "read_from", "scale_limit", "dense_head")
 NAMED = 4  # differences that an error lists
-PARTS = {  # fields of a config that say what a model is made of; what is said without one
+PARTS = {  # fields of a config for a model's parts; what an error says of a model without
     "vision": "has no image tower",
     "text": "has no text tower",
     "blip": "is no BLIP",
@@ -28,15 +34,14 @@ PARTS = {  # fields of a config that say what a model is made of; what is said w
 
 
 def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
-    """The model whose weights are (1 - alpha) * start + alpha * end (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models", eq. 1: start is the zero-shot model, end the fine-tuned one).
+    """The model whose weights are (1 - alpha) * start + alpha * end.
 
-    Computed in float64 and rounded once to the type of `start`; alpha 0 and 1 are `start` and `end`
-    bit for bit. Counters, which are integers, are those of the nearer model. Where their scales are
-    clamped at different limits, the result has the higher one; the rest (config, preprocessing,
-    tokenizer) is that of `start`. A head for maps that only one of them has is left out, with a
-    warning. Raises UnsupportedError, naming what differs, for models that are not of one config and
-    one tokenizer, and for an alpha outside 0 to 1.
+    Weights are computed in float64 and rounded once to the type of `start`; alpha 0 and 1 give
+    `start` and `end` bit for bit. Integer counters are those of the nearer model. If the limits of
+    the logit scales differ, the result has the higher one; config, preprocessing and tokenizer are
+    those of `start`. A head for maps that only one model has is left out, with a warning. Raises
+    UnsupportedError, naming the differences, for models with different configs or tokenizers, and
+    for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
         raise UnsupportedError(f"alpha is {alpha}; it goes from 0 (the first model) to 1")
@@ -53,12 +58,15 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
         )
     ours, theirs = start.own_network.state_dict(), end.own_network.state_dict()
     state = {name: _between(value, theirs[name], alpha).clone() for name, value in ours.items()}
-    # Between the two, the temperature may be above the lower limit.
-    between = (start, end) if 0 < alpha < 1 else (end if alpha else start,)
-    looser = max(between, key=lambda model: model.config.scale_limit)
-    network = copy.deepcopy(looser.own_network)
+    if alpha == 0:
+        model = start
+    elif alpha == 1:
+        model = end
+    else:  # the blended scale may be above the lower limit
+        model = max(start, end, key=lambda model: model.config.scale_limit)
+    network = copy.deepcopy(model.own_network)
     network.load_state_dict(state, assign=True)
-    limit = looser.config.scale_limit
+    limit = model.config.scale_limit
     config = replace(start.config, source="patchword", read_from=(), scale_limit=limit)
     name = f"{start.name} + {alpha:g} ({end.name} - {start.name})"
     return make(network, config, start.tokenizer, name)
@@ -75,29 +83,36 @@ def _headless(model: Bundle) -> Bundle:
 
 def differences(start: Bundle, end: Bundle) -> Iterator[str]:
     """The differences that prevent blending of two models, each in a few words: parts that one of
-    them lacks; else fields of their configs; where those are equal, tensors."""
-    if lacking := list(_parts(start, end)):
-        yield from lacking
+    them lacks; else fields of their configs; if those are equal, tensors; and the tokenizers."""
+    if parts := list(_different_parts(start, end)):
+        yield from parts
         return
     ours, theirs = _flat(to_dict(start.config)), _flat(to_dict(end.config))
-    different = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    for key in different:
+    fields = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    for key in fields:
         yield f"{key} is {_short(ours.get(key))} and {_short(theirs.get(key))}"
-    shapes = [
-        {n: tuple(t.shape) for n, t in m.own_network.state_dict().items() if DENSE_HEAD not in n}
-        for m in (start, end)
-    ]
-    for name in () if different else sorted({*shapes[0], *shapes[1]}):
-        first, second = (shape.get(name, "missing") for shape in shapes)
-        if first != second:
-            yield f"{name} is {first} and {second}"
-    words = [m.tokenizer and m.tokenizer.to_json() + m.tokenizer.cleaning for m in (start, end)]
-    if words[0] != words[1]:
+    if not fields:
+        first, second = _shapes(start), _shapes(end)
+        for name in sorted({*first, *second}):
+            if first.get(name) != second.get(name):
+                yield f"{name} is {first.get(name, 'missing')} and {second.get(name, 'missing')}"
+    if _tokenizer_files(start) != _tokenizer_files(end):
         yield "their tokenizers differ"
 
 
-def _parts(start: Bundle, end: Bundle) -> Iterator[str]:
-    """What one of two models has and the other lacks, or each has of another kind, in words."""
+def _shapes(model: Bundle) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's tensors by their names, without a head for maps."""
+    tensors = model.own_network.state_dict().items()
+    return {name: tuple(tensor.shape) for name, tensor in tensors if DENSE_HEAD not in name}
+
+
+def _tokenizer_files(model: Bundle) -> str:
+    tokenizer = model.tokenizer
+    return "" if tokenizer is None else tokenizer.to_json() + tokenizer.cleaning
+
+
+def _different_parts(start: Bundle, end: Bundle) -> Iterator[str]:
+    """In words: the parts that only one of two models has, or that are of different kinds."""
     for name, words in PARTS.items():
         ours, theirs = getattr(start.config, name), getattr(end.config, name)
         if bool(ours) != bool(theirs):
@@ -121,13 +136,13 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A config as dotted names and values, without fields that are no part of the architecture, and
-    without how positions come to another image size, which the start decides."""
+    """A config as dotted names and values, without fields of `MAY_DIFFER` and without `antialias`,
+    by which positions are resized and which the start decides."""
     out: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping) and key not in UNALIKE:
+        if isinstance(value, Mapping) and key not in MAY_DIFFER:
             out |= _flat(value, f"{above}{key}.")
-        elif (above or key not in UNALIKE) and key != "antialias":
+        elif (above or key not in MAY_DIFFER) and key != "antialias":
             out[above + key] = value
     return out
 

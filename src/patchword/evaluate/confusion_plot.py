@@ -14,17 +14,18 @@ from patchword.show.colours import SHARES, shade
 from patchword.show.plots import GAP, stacked
 from patchword.show.text_drawing import FAINT, INK, PAPER, SMALL, TEXT, font, wrap
 
-NAMES = 220  # most pixels at the left, and above, for the names of classes
-LARGEST, SMALLEST = 56, 4  # side of a cell, pixels
-WORDS = 560  # least width, for title and legend, pixels
-SIDE = 1400  # of a matrix, where cells are not at their smallest
-NUMBERED, READABLE = 34, 15  # side of a cell from which it has its number, its row and column names
+# In pixels.
+NAMES = 220  # the most room for the names of classes, at the left and above
+LARGEST, SMALLEST = 56, 4  # side of a cell
+WORDS = 560  # the least width, for title and legend
+SIDE = 1400  # of a matrix, unless cells are at their smallest
+NUMBERED, READABLE = 34, 15  # side of a cell from which it shows its number, and its row its name
 
 
 def confusion_picture(answers: Sequence[Classified]) -> Image.Image:
-    """The confusion matrix of each answer: a row per right class, a column per answer, colours by
-    the share of the row, numbers of images. Where there are many classes, cells lose first their
-    numbers, then their names."""
+    """The confusion matrix of each answer: a row per right class, a column per predicted class,
+    colours by the share of the row, numbers of images. With many classes the numbers are left out,
+    with more also the names."""
     return stacked([_matrix(answer) for answer in answers])
 
 
@@ -51,7 +52,7 @@ def _matrix(answer: Classified) -> Image.Image:
 def _names(
     out: Image.Image, names: Sequence[str], at: tuple[int, int], room: int, cell: int
 ) -> None:
-    """The classes in `room` pixels: at the left, and turned above."""
+    """Draw the names of classes in `room` pixels, at the left and, rotated, above."""
     left, top = at
     size = min(SMALL, cell - 2)
     for i, name in enumerate(names):
@@ -65,7 +66,7 @@ def _names(
 
 
 def _cells(out: Image.Image, counts: Indices, at: tuple[int, int], cell: int) -> None:
-    """The coloured squares, from the left upper corner `at`, with numbers where they fit."""
+    """Draw the cells from the upper left corner `at`, with numbers if they fit."""
     left, top = at
     shades = [shade(level / 255, (0.0, 1.0), SHARES) for level in range(256)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -1,5 +1,5 @@
-"""Masks of defects: one for each bad photo, as MVTec AD has them, or a folder of several, as MVTec
-LOCO AD has, which also says how much of each defect has to be found."""
+"""Masks of defects: one for each bad photo, as in MVTec AD, or a folder of several, as in MVTec
+LOCO AD, which also says how much of each defect has to be found."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ CONFIG = "defects_config.json"
 
 @dataclass(frozen=True)
 class Saturation:
-    """How much of a defect is enough: pixels, or a share of it."""
+    """How much of a defect is enough: pixels, or with `relative` a share of it."""
 
     threshold: float
     relative: bool
 
     def pixels(self, area: int) -> float:
-        """Of a defect of `area` pixels, at most all of them; of a share whole pixels, rounded down,
-        as MVTec's code has it, and at least one, where that code divides by 0."""
+        """The pixels that are enough of a defect of `area` pixels, at most all of them. A share is
+        rounded down to whole pixels, as in MVTec's code, but to no less than 1, where that code
+        divides by 0."""
         if self.relative:
             return max(int(self.threshold * area), 1)
         return min(self.threshold, area)
@@ -42,24 +43,24 @@ class Defect:
     """One defect of a photo."""
 
     mask: Mask
-    enough: float  # pixels of it that count as all of it
+    enough: float  # pixels that count as the whole defect
 
 
 def by_photo(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The masks in a folder by the name of the photo that they are of: NAME_mask.png or NAME.png,
-    or all in a folder NAME."""
-    found: dict[str, list[Path]] = {}
+    """The masks in a folder by the name of their photo: NAME_mask.png, NAME.png, or all files in a
+    folder NAME."""
+    masks: dict[str, list[Path]] = {}
     for path in map(Path, folders.pictures(folder) if folder.is_dir() else []):
-        inside = path.relative_to(folder).parts
-        name = inside[0] if len(inside) > 1 else path.stem.removesuffix("_mask")
-        found.setdefault(name, []).append(path)
-    return {name: tuple(sorted(paths)) for name, paths in found.items()}
+        parts = path.relative_to(folder).parts
+        name = parts[0] if len(parts) > 1 else path.stem.removesuffix("_mask")
+        masks.setdefault(name, []).append(path)
+    return {name: tuple(sorted(paths)) for name, paths in masks.items()}
 
 
 def saturations(folder: Path) -> dict[int, Saturation] | None:
-    """What `CONFIG` in the folder of a category says, by the grey level that masks of a kind of
-    defect have; None where there is no such file. Raises PatchwordError for one that is not as
-    MVTec LOCO AD has it."""
+    """The entries of `CONFIG` in the folder of a category, by the grey level of a kind of defect in
+    masks; None if there is no such file. Raises PatchwordError for another format than that of
+    MVTec LOCO AD."""
     file = folder / CONFIG
     if not file.exists():
         return None
@@ -84,9 +85,9 @@ def read(
     size: Size,
     known: Mapping[int, Saturation] | None = None,
 ) -> tuple[Mask, list[Defect]]:
-    """Which pixels of a photo are bad, at `size`, and, of `known` kinds, each defect by itself.
-    source: the photo's own size, which masks must have. Raises PatchwordError for a mask that is
-    none, or empty, or of a kind that is not known."""
+    """The mask of all bad pixels of a photo, at `size`, and if kinds are `known` its defects one by
+    one. source: the photo's size, which its masks must have. Raises PatchwordError for a file that
+    is no mask, an empty mask, and an unknown kind."""
     bad, defects = np.zeros(size, np.bool_), []
     for path in masks:
         levels = _levels(path, photo, source)
@@ -99,14 +100,14 @@ def read(
                     f"{path}: grey levels {', '.join(map(str, kinds))}; a mask is of one kind of "
                     f"defect, and {CONFIG} has {', '.join(map(str, sorted(known)))}"
                 )
-            whole = int((levels > 0).sum())
-            share = known[kinds[0]].pixels(whole) / whole
+            area = int((levels > 0).sum())
+            share = known[kinds[0]].pixels(area) / area
             defects.append(Defect(mask, share * int(mask.sum())))
     return bad, defects
 
 
 def shrunk(mask: Mask, size: Size) -> Mask:
-    """A mask at a smaller size: what any part of is in it."""
+    """A mask at a smaller size: a pixel belongs to it if any part of it does."""
     if mask.shape == size:
         return mask
     shares = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
@@ -114,7 +115,7 @@ def shrunk(mask: Mask, size: Size) -> Mask:
 
 
 def _levels(path: Path, photo: str, source: Size) -> NDArray[np.integer]:
-    """The grey levels of a mask, 0 where its photo is good; of colours the brightest channel.
+    """The grey levels of a mask, 0 where its photo is good; for colours the brightest channel.
     Raises PatchwordError."""
     levels = samples(path, colours=True)
     if levels.shape != source:

@@ -1,5 +1,5 @@
 """Data to evaluate on: folders of classes, or a table of images with captions or classes, such as
-the metadata file of Hugging Face's imagefolder, or webdataset's tar."""
+the metadata file of Hugging Face's imagefolder, or a tar of webdataset."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from patchword.errors import ImageError, PatchwordError
 from patchword.images import ImageLike
 
 READERS = (*tables.READERS, *tars.SUFFIXES)
-TEXT = (*CSV, *JSON)  # read row by row, without the `datasets` library
+TEXT = (*CSV, *JSON)  # read without the `datasets` library
 
 
 class TableImages(Sequence[ImageLike]):
-    """Images of rows of a table, each read when it is needed: a path, or bytes."""
+    """The images of some rows of a table, as paths or bytes, each read on access."""
 
     def __init__(self, table: Table, rows: Sequence[int]) -> None:
         self.table = table
@@ -42,8 +42,8 @@ class TableImages(Sequence[ImageLike]):
         return self.table.read_row(self.rows[index])[0]
 
     def broken(self, index: int, reason: str) -> ImageError:
-        """The error of image `index`, which cannot be opened for that reason; that of its row
-        comes first."""
+        """The error of image `index`, which cannot be opened for that reason; if its row has a
+        fault, that is the reason."""
         name, image, row = self.table.read_row(self.rows[index])
         return ImageError(name, row.get(FAULT) or (reason if image else "no image in this row"))
 
@@ -53,7 +53,7 @@ class Labelled:
     """Images of classes."""
 
     path: Path
-    names: tuple[str, ...]  # of the classes: their folders, sorted; of a table, see `Table.classes`
+    names: tuple[str, ...]  # of classes: their folders, sorted; in a table, see `Table.classes`
     images: Sequence[ImageLike]
     targets: NDArray[np.int64]  # (N,)
     faults: tuple[ImageError, ...] = ()  # rows of a table without a class, which are left out
@@ -73,44 +73,48 @@ Data = TypeVar("Data", Labelled, Captioned)
 
 
 def error_of(images: Sequence[ImageLike], index: int, error: ImageError) -> ImageError:
-    """The error of an image; of one of a table by its name there."""
+    """The error of image `index`, which for an image of a table names its row."""
     return images.broken(index, error.reason) if isinstance(images, TableImages) else error
 
 
 def splits(path: Path) -> tuple[Path, Path | None]:
-    """(folder to evaluate on, folder to train a probe on): of a folder whose folders are splits
-    ("train", "validation", ...) two of those, else the folder itself and None."""
-    found = folders.splits(path)
-    known = next((found[name] for name in TRAIN if name in found), None)
-    test = next((found[name] for name in TEST if name in found), None)
-    return (test, known) if test else (next(iter(found.values()), path), None)
+    """(folder to evaluate on, folder to train a probe on): two of the splits ("train",
+    "validation", ...) in a folder; else the folder itself and None."""
+    split_folders = folders.splits(path)
+    train = next((split_folders[name] for name in TRAIN if name in split_folders), None)
+    test = next((split_folders[name] for name in TEST if name in split_folders), None)
+    if test:
+        return test, train
+    return next(iter(split_folders.values()), path), None
 
 
 def table_in(path: Path) -> Path | None:
-    """The table: `path` itself, or the metadata file in the folder; None where there is none."""
+    """The table: `path` itself, or the metadata file in the folder; None if there is none."""
     return path if suffix_of(path) in READERS else folders.metadata_in(path)
 
 
 def captions_in(path: Path) -> Path | None:
-    """The table with captions: `path` itself, or the metadata file in the folder; None where there
-    is none, or where it has classes alone. Raises PatchwordError for one that cannot be read."""
+    """The table with captions: `path` itself, or the metadata file in the folder; None if there is
+    none, or if it has only classes. Raises PatchwordError for one that cannot be read."""
     file = table_in(path)
     if file is None:
         return None
     if suffix_of(file) in TEXT:
         entries = folders.metadata(file).entries
-        captions, labels = any(e.captions for e in entries), any(e.label for e in entries)
+        has_captions = any(entry.captions for entry in entries)
+        has_labels = any(entry.label for entry in entries)
     else:
         table = _table(file)
-        captions, labels = table.caption is not None, table.label is not None
-    return None if labels and not captions else file
+        has_captions, has_labels = table.caption is not None, table.label is not None
+    return None if has_labels and not has_captions else file
 
 
 def labelled(path: Path) -> Labelled:
-    """A table with a column of classes; or a folder with one folder per class, whose images are
-    found at any depth, by their suffix. Raises PatchwordError where there are none, and for a table
-    without a class in any row."""
-    if (file := table_in(path)) is not None:
+    """The images and classes of a table; or of a folder with one folder per class, whose images may
+    lie at any depth. Raises PatchwordError if there are none, and for a table without a class in
+    any row."""
+    file = table_in(path)
+    if file is not None:
         return _labelled_table(file)
     if path.exists() and not path.is_dir():
         raise PatchwordError(f"{path}: no folder, and no file of {' '.join(READERS)}{advice(path)}")
@@ -123,11 +127,11 @@ def labelled(path: Path) -> Labelled:
 
 
 def captioned(path: Path) -> Captioned:
-    """The images and captions that a table lists, or the metadata file of a folder.
+    """The images and captions of a table, or of the metadata file in a folder.
 
-    Every row has an image, its path being relative to the table's folder, and a caption or a list
-    of them; one that lacks either is a fault. The captions of rows with the same image are put
-    together. Raises PatchwordError, with the number of the line or row, where all are faults."""
+    Every row must have an image, with a path relative to the table's folder, and one or more
+    captions; a row without is a fault. The captions of rows with the same image are joined. Raises
+    PatchwordError, with the number of the line or row, if all rows are faults."""
     file = table_in(path)
     if file is None:
         raise PatchwordError(f"{path}: no {' or '.join(METADATA)} with captions")
@@ -141,38 +145,45 @@ def captioned(path: Path) -> Captioned:
             faults.append(texts)
             continue
         content = image if isinstance(image, bytes) else image.encode("utf-8", "surrogateescape")
-        same = blake2b(content, digest_size=16).digest()
-        captions.setdefault(same, []).extend(texts)
-        rows.setdefault(same, row)
+        digest = blake2b(content, digest_size=16).digest()
+        captions.setdefault(digest, []).extend(texts)
+        rows.setdefault(digest, row)
     images = TableImages(table, list(rows.values()))
-    return _some(Captioned(file, images, tuple(map(tuple, captions.values())), tuple(faults)))
+    return _not_empty(Captioned(file, images, tuple(map(tuple, captions.values())), tuple(faults)))
 
 
 def _captioned_text(file: Path) -> Captioned:
-    """The same of a table that is a text file."""
-    found: dict[str, list[str]] = {}
+    """`captioned` for a table that is a text file."""
+    captions: dict[str, list[str]] = {}
     faults = []
-    read = folders.metadata(file)
-    there = f"; there are the columns {listed(read.columns)}: rename the one that is meant"
-    for entry in read.entries:
+    table = folders.metadata(file)
+    for entry in table.entries:
         if entry.image and entry.captions:
-            found.setdefault(resolved(entry.image, file.parent), []).extend(entry.captions)
+            captions.setdefault(resolved(entry.image, file.parent), []).extend(entry.captions)
             continue
-        used = read.used.captions if entry.image else read.used.image
-        lacks = _either(CAPTIONS[:4]) if entry.image else f"{NAME!r}; it names the image"
-        faults.append(ImageError(f"{file}, {entry.place}", f"no {lacks}{'' if used else there}"))
-    return _some(Captioned(file, tuple(found), tuple(map(tuple, found.values())), tuple(faults)))
+        if entry.image:
+            reason = f"no {_either(CAPTIONS[:4])}"
+            has_column = bool(table.used.captions)
+        else:
+            reason = f"no {NAME!r}; it names the image"
+            has_column = bool(table.used.image)
+        if not has_column:
+            columns = listed(table.columns)
+            reason += f"; there are the columns {columns}: rename the one that is meant"
+        faults.append(ImageError(f"{file}, {entry.place}", reason))
+    texts = tuple(map(tuple, captions.values()))
+    return _not_empty(Captioned(file, tuple(captions), texts, tuple(faults)))
 
 
-def agreeing(known: Labelled, test: Labelled) -> NDArray[np.int64]:
-    """The targets of `test` as numbers of the classes of `known`. Raises PatchwordError for a
-    class that is not among them."""
-    if missing := [name for name in test.names if name not in known.names]:
+def agreeing(train: Labelled, test: Labelled) -> NDArray[np.int64]:
+    """The targets of `test` as numbers of the classes of `train`. Raises PatchwordError for a class
+    that `train` does not have."""
+    if missing := [name for name in test.names if name not in train.names]:
         raise PatchwordError(
-            f"{known.path} has no class {', '.join(missing)}, which {test.path} has; both need "
+            f"{train.path} has no class {', '.join(missing)}, which {test.path} has; both need "
             "the same classes"
         )
-    numbers = np.array([known.names.index(name) for name in test.names], np.int64)
+    numbers = np.array([train.names.index(name) for name in test.names], np.int64)
     return numbers[test.targets]
 
 
@@ -193,25 +204,25 @@ def _labelled_table(file: Path) -> Labelled:
     cells = map(class_of, table.rows.column(table.label))
     targets = [-1 if cell is None else numbers.get(cell, -1) for cell in cells]
     images = TableImages(table, range(len(targets)))
-    kept = [row for row, target in enumerate(targets) if target >= 0]
-    faults = [
-        ImageError(images.name(row), "no class in this row")
-        for row, target in enumerate(targets)
-        if target < 0
-    ]
-    chosen = np.array([targets[row] for row in kept], np.int64)
-    return _some(Labelled(file, names, TableImages(table, kept), chosen, tuple(faults)))
+    rows, faults = [], []
+    for row, target in enumerate(targets):
+        if target >= 0:
+            rows.append(row)
+        else:
+            faults.append(ImageError(images.name(row), "no class in this row"))
+    with_class = np.array([targets[row] for row in rows], np.int64)
+    return _not_empty(Labelled(file, names, TableImages(table, rows), with_class, tuple(faults)))
 
 
-def _some(data: Data) -> Data:
-    """The data. Raises PatchwordError, with the first fault, where no row is left."""
+def _not_empty(data: Data) -> Data:
+    """The data. Raises PatchwordError, with the first fault, if it has no images."""
     if not data.images:
         raise PatchwordError(str(data.faults[0]))
     return data
 
 
 def _captions(table: Table) -> Iterator[tuple[str | bytes, list[str] | ImageError]]:
-    """(image, captions, or what the row lacks) of each row."""
+    """(image, captions or the row's error) of each row."""
     if table.caption is None:
         raise PatchwordError(
             f"{table.where}: no column of captions; it has {listed(table.columns)}"

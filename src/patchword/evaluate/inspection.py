@@ -1,11 +1,11 @@
-"""How well a method finds defects, in the layout of MVTec AD: photos, masks, and what is measured.
+"""Measures of methods that find defects, on data in the layout of MVTec AD.
 
 FOLDER/train/good/*               good photos to learn from
 FOLDER/test/good/*                good photos
-FOLDER/test/KIND/*                bad ones
-FOLDER/ground_truth/KIND/*        for each bad photo a mask, NAME_mask.png or NAME.png: bad
-                                  where it is not black; or a folder NAME of several
-FOLDER/defects_config.json        of MVTec LOCO AD: how much of each kind of defect is enough
+FOLDER/test/KIND/*                bad photos
+FOLDER/ground_truth/KIND/*        a mask of each bad photo, NAME_mask.png or NAME.png, not black
+                                  where the photo is bad; or a folder NAME of several masks
+FOLDER/defects_config.json        in MVTec LOCO AD: how much of each kind of defect is enough
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from patchword.evaluate.defect_masks import (
     read,
     saturations,
 )
-from patchword.inspect.acquisition import Look
+from patchword.inspect.acquisition import Appearance
 from patchword.inspect.methods import options_of
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
@@ -40,7 +40,7 @@ from patchword.scope import GOOD as GOOD_PHOTOS
 from patchword.scope import Check
 
 GOOD, TRAIN, TEST, TRUTH = "good", "train", "test", "ground_truth"
-LARGEST = 1 << 28  # pixels of all maps: some 10 GB while they are compared
+MAX_PIXELS = 1 << 28  # of all maps, which take some 10 GB while they are compared
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupimo")
 SETTINGS = {
@@ -53,11 +53,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo of the test."""
+    """A photo of the test."""
 
     path: str
     kind: str
-    masks: tuple[Path, ...]  # of a good one, and where there are no masks, none
+    masks: tuple[Path, ...]  # () for a good photo, and for data without masks
 
     @property
     def bad(self) -> bool:
@@ -66,27 +66,27 @@ class Photo:
 
 @dataclass(frozen=True)
 class Category:
-    """What one kind of product is measured on."""
+    """The data of one kind of product."""
 
     path: Path
     good: tuple[str, ...]
     test: tuple[Photo, ...]
-    masks: bool  # whether there are any
-    enough: dict[int, Saturation] | None = None  # of defects, by the level of their masks
+    masks: bool  # True if there are any
+    enough: dict[int, Saturation] | None = None  # of each kind of defect, by its level in masks
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How well a method did. A measure that cannot be taken is None, and `missing` says why."""
+    """The measures of a method. One that cannot be computed is None, and `missing` says why."""
 
     category: str
     method: str
     options: dict[str, Any]
     learned: int  # good photos
-    known: int  # photos of the test that are among those, pixel for pixel
+    known: int  # photos of the test that are among the learned ones, pixel for pixel
     images: int
     bad: int
-    seconds: float  # for each photo of the test
+    seconds: float  # per photo of the test
     values: dict[str, float | None]
     missing: dict[str, str]
     side: int | None
@@ -110,30 +110,30 @@ class Measured:
 
 
 def categories(folder: Path) -> list[Path]:
-    """The folder itself, if it holds a "test"; else those of its folders that do, sorted. Raises
-    PatchwordError where there is none."""
+    """The folder itself, if it has a folder "test"; else those of its folders that have one,
+    sorted. Raises PatchwordError if there are none."""
     if (folder / TEST).is_dir():
         return [folder]
-    found = [each for each in folders.subfolders(folder) if (each / TEST).is_dir()]
-    if not found:
+    with_test = [each for each in folders.subfolders(folder) if (each / TEST).is_dir()]
+    if not with_test:
         raise PatchwordError(
             f"{folder}: no folder {TEST!r}, and none in its folders; it must hold {TRAIN}/{GOOD}, "
             f"{TEST}/KIND and {TRUTH}/KIND, as MVTec AD does"
         )
-    return found
+    return with_test
 
 
 def category(folder: Path) -> Category:
-    """The photos and masks of one. Raises PatchwordError for a test without photos, and for a bad
-    photo without its mask where there are masks."""
+    """The photos and masks of one category. Raises PatchwordError for a test without photos, and
+    for a bad photo without a mask if there is a folder of masks."""
     truth = folder / TRUTH
     test: list[Photo] = []
     for kind in folders.subfolders(folder / TEST):
-        needed = truth.is_dir() and kind.name != GOOD
-        known = by_photo(truth / kind.name) if needed else {}
+        has_masks = truth.is_dir() and kind.name != GOOD
+        masks_by_photo = by_photo(truth / kind.name) if has_masks else {}
         for path in folders.pictures(kind):
-            masks = known.get(Path(path).stem, ())
-            if needed and not masks:
+            masks = masks_by_photo.get(Path(path).stem, ())
+            if has_masks and not masks:
                 place = truth / kind.name / Path(path).stem
                 raise PatchwordError(
                     f"{path}: no mask; it must be {place}_mask.png, or lie in the folder {place}"
@@ -146,17 +146,17 @@ def category(folder: Path) -> Category:
     return Category(folder, tuple(good), tuple(test), truth.is_dir(), saturations(folder))
 
 
-def enough_shots(found: Category, shots: int | None) -> None:
-    """Raise PatchwordError where a category has fewer good photos than are to be learned from."""
-    if shots and shots > len(found.good):
+def enough_shots(category: Category, shots: int | None) -> None:
+    """Raise PatchwordError if a category has fewer than `shots` good photos."""
+    if shots and shots > len(category.good):
         raise PatchwordError(
-            f"{found.path}: {len(found.good)} good photos, fewer than the {shots} shots to learn "
-            "from; leave shots out to learn from all"
+            f"{category.path}: {len(category.good)} good photos, fewer than the {shots} shots to "
+            "learn from; leave shots out to learn from all"
         )
 
 
 class Inspecting:
-    """Runs methods on a category, each photo in turn. `broken`: photos that cannot be opened."""
+    """Measures methods on categories. broken: the errors of photos that cannot be opened."""
 
     def __init__(
         self,
@@ -165,85 +165,91 @@ class Inspecting:
         shots: int | None = None,
         advance: Progress | None = None,
     ) -> None:
-        """side: pixels of the longer side at which maps and masks are compared; None: their own.
-        shots: the first so many good photos alone are learned from; None: all."""
+        """side: pixels of the longer side at which maps and masks are compared; None: the photo's
+        own size. shots: learn from the first so many good photos only; None: from all."""
         self.model, self.side, self.shots, self.advance = model, side, shots, advance
         self.broken: list[ImageError] = []
 
-    def measure(self, found: Category, method: Method) -> Measured:
+    def measure(self, category: Category, method: Method) -> Measured:
         """Learn from the good photos, score those of the test, and compare with labels and masks.
 
-        Raises PatchwordError where there are fewer good photos than the method needs, where a mask
-        is not of its photo's size, and for more pixels of maps than memory should hold.
+        Raises PatchwordError for fewer good photos than the method needs, for a mask of another
+        size than its photo, and for maps with more than `MAX_PIXELS` in all.
         """
-        state, learned = self._learned(found, method)
+        state, learned = self._learn(category, method)
         scores: list[float] = []
         bad: list[bool] = []
         maps: list[NDArray[np.float32]] = []
         masks: list[Mask] = []
         defects: list[list[Defect]] = []
-        looks: dict[int, Look] = {}
+        appearances: dict[int, Appearance] = {}
         begun = time.perf_counter()
-        for photo, finding in self._found(found.test, method, state, looks):
+        for photo, finding in self._findings(category.test, method, state, appearances):
             scores.append(finding.score)
             bad.append(photo.bad)
-            if found.masks:
+            if category.masks:
                 source = finding.geometry.source
                 size = _fitted(source, self.side)
                 maps.append(replace(finding.geometry, source=size).to_source(finding.grid))
-                mask, each = read(photo.masks, photo.path, source, size, found.enough)
+                mask, of_photo = read(photo.masks, photo.path, source, size, category.enough)
                 masks.append(mask)
-                defects.append(each)
-                self._bounded(sum(each.size for each in maps), len(maps), len(found.test))
+                defects.append(of_photo)
+                _check_pixels(sum(map(np.size, maps)), len(maps), len(category.test))
         seconds = (time.perf_counter() - begun) / max(len(scores), 1)
         if not scores:
-            raise PatchwordError(f"{found.path / TEST}: none of its photos can be opened")
-        own = None if found.enough is None else defects
-        values, missing = measures(np.array(scores), np.array(bad), maps, masks, own)
-        pixels = set(learned)
-        known = sum(look.pixels in pixels for look in looks.values())
+            raise PatchwordError(f"{category.path / TEST}: none of its photos can be opened")
+        saturated = None if category.enough is None else defects
+        values, missing = measures(np.array(scores), np.array(bad), maps, masks, saturated)
+        digests = set(learned)
+        known = sum(appearance.digest in digests for appearance in appearances.values())
         return Measured(
-            found.path.name, method.name, options_of(method), len(learned), known, len(scores),
+            category.path.name, method.name, options_of(method), len(learned), known, len(scores),
             sum(bad), seconds, values, missing, self.side,
         )  # fmt: skip
 
-    def _learned(self, found: Category, method: Method) -> tuple[State, list[str]]:
-        """Also a hash of each photo's pixels, see `Look`."""
-        enough_shots(found, self.shots)
-        most = min(method.needs.most or len(found.good), self.shots or len(found.good))
-        good = found.good[: 0 if self.shots == 0 else most]
-        looks: dict[int, Look] = {}
+    def _learn(self, category: Category, method: Method) -> tuple[State, list[str]]:
+        """The state of the method, and a hash of each photo that it learned from."""
+        enough_shots(category, self.shots)
+        shots = len(category.good) if self.shots is None else self.shots
+        good = category.good[: min(method.needs.most or shots, shots)]
+        appearances: dict[int, Appearance] = {}
 
         def photos() -> Iterator[RGB]:
             check = Check(self.model.scope, self.model.name)
             check.kind = GOOD_PHOTOS
-            for _, photo in check.each(opened_each(self.model, good, method.view, check, looks)):
+            for _, photo in check.each(
+                opened_each(self.model, good, method.view, check, appearances)
+            ):
                 if isinstance(photo, ImageError):
                     self.broken.append(photo)
                 else:
                     yield photo
-            if good and not looks:
+            if good and not appearances:
                 raise PatchwordError(
-                    f"{found.path / TRAIN / GOOD}: none of {len(good)} good photos can be opened: "
-                    f"{self.broken[-1]}"
+                    f"{category.path / TRAIN / GOOD}: none of {len(good)} good photos can be "
+                    f"opened: {self.broken[-1]}"
                 )
 
         if len(good) < method.needs.good:
             raise PatchwordError(
-                f"{found.path / TRAIN / GOOD}: {len(good)} good photos, and {method.name} needs "
+                f"{category.path / TRAIN / GOOD}: {len(good)} good photos, and {method.name} needs "
                 f"{method.needs.good}; winclip and mutual need none"
             )
         state = method.fit(self.model, photos())
-        return state, [look.pixels for look in looks.values()]
+        return state, [appearance.digest for appearance in appearances.values()]
 
-    def _found(
-        self, test: Sequence[Photo], method: Method, state: State, looks: dict[int, Look]
+    def _findings(
+        self,
+        test: Sequence[Photo],
+        method: Method,
+        state: State,
+        appearances: dict[int, Appearance],
     ) -> Iterator[tuple[Photo, Finding]]:
-        """Each photo that can be opened, with what is found in it. looks: as of `opened_each`."""
+        """Each photo that can be opened, with its finding. appearances: see `opened_each`."""
         check = Check(self.model.scope, self.model.name)
         paths = [photo.path for photo in test]
-        each = check.each(found_each(self.model, method, state, paths, check, looks))
-        for number, (photo, (_, result)) in enumerate(zip(test, each, strict=True), 1):
+        results = check.each(found_each(self.model, method, state, paths, check, appearances))
+        for number, (photo, (_, result)) in enumerate(zip(test, results, strict=True), 1):
             if self.advance:
                 self.advance(number, len(test))
             if isinstance(result, ImageError):
@@ -251,12 +257,15 @@ class Inspecting:
             else:
                 yield photo, result[1]
 
-    def _bounded(self, pixels: int, done: int, total: int) -> None:
-        if pixels * total > LARGEST * done:
-            raise PatchwordError(
-                f"the maps of {total} photos would have {pixels * total // done:,} pixels, more "
-                f"than {LARGEST:,}; compare them at fewer, such as --side 1024"
-            )
+
+def _check_pixels(pixels: int, done: int, total: int) -> None:
+    """Raise PatchwordError if the maps of `total` photos would have too many pixels, at the average
+    of the first `done`."""
+    if pixels * total > MAX_PIXELS * done:
+        raise PatchwordError(
+            f"the maps of {total} photos would have {pixels * total // done:,} pixels, more than "
+            f"{MAX_PIXELS:,}; compare them at fewer, such as --side 1024"
+        )
 
 
 def measures(
@@ -266,8 +275,8 @@ def measures(
     masks: list[Mask],
     defects: Sequence[Sequence[Defect]] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Every measure by its name, None for those that cannot be taken, and why not. Without maps
-    those of images alone. defects: of each photo, for "spro"."""
+    """Every measure by its name, None for those that cannot be computed, and the reasons. Without
+    maps only those of images. defects: of each photo, for "spro"."""
     jobs: dict[str, Callable[[], float]] = {
         "image_auroc": lambda: metrics.auroc(scores, bad),
         "image_ap": lambda: metrics.average_precision(scores, bad),
@@ -284,9 +293,9 @@ def measures(
         }
     if maps and defects is not None:
         jobs["spro"] = lambda: metrics.auspro(maps, masks, defects)
-    of_pixels = PIXEL_METRICS if defects is None else (*PIXEL_METRICS, "spro")
-    values = dict.fromkeys((*IMAGE_METRICS, *of_pixels))
-    missing = {} if maps else dict.fromkeys(of_pixels, f"there is no folder {TRUTH}")
+    pixel_metrics = PIXEL_METRICS if defects is None else (*PIXEL_METRICS, "spro")
+    values = dict.fromkeys((*IMAGE_METRICS, *pixel_metrics))
+    missing = {} if maps else dict.fromkeys(pixel_metrics, f"there is no folder {TRUTH}")
     for name, job in jobs.items():
         try:
             values[name] = job()
@@ -296,6 +305,6 @@ def measures(
 
 
 def _fitted(source: Size, side: int | None) -> Size:
-    """The size whose longer side is `side`, if that is less."""
+    """The size reduced to a longer side of `side`; None, or a larger side: as it is."""
     factor = min((side or max(source)) / max(source), 1)
     return max(round(source[0] * factor), 1), max(round(source[1] * factor), 1)

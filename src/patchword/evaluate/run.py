@@ -1,7 +1,8 @@
-"""Evaluation of a model on data: one function per task, and one for all of them."""
+"""Evaluation of a model on data: a method for each task, and one that runs several."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +22,16 @@ from patchword.text.templates import resolve_templates
 
 TASKS = ("zero-shot", "classifier", "probe", "knn", "retrieval")
 RECALLS = (1, 5, 10)
-Advance = Callable[[int, int], None]  # called with (images done, images in all)
+Advance = Callable[[int, int], None]  # (images done, images in all)
 
 
 @dataclass(frozen=True)
 class Classified:
-    """The result of a classification: how many images were right, and the confusion matrix."""
+    """The result of a classification."""
 
     task: str
     classes: tuple[str, ...]
-    confusion: Indices  # (C, C): row = right class, column = predicted
+    confusion: Indices  # (C, C): row = right class, column = predicted class
     top1: float
     top5: float | None  # None with fewer than five classes
     mean_per_class_recall: float
@@ -38,12 +39,12 @@ class Classified:
 
     @property
     def images(self) -> int:
-        """How many were evaluated."""
+        """The number of images."""
         return int(self.confusion.sum())
 
     def record(self) -> dict[str, Any]:
         """JSON values, under CLIP_benchmark's names."""
-        each = metrics.recalls(self.confusion).tolist()
+        recalls = metrics.recalls(self.confusion).tolist()
         return {
             "task": self.task,
             "images": self.images,
@@ -51,9 +52,9 @@ class Classified:
             "acc5": self.top5,
             "mean_per_class_recall": self.mean_per_class_recall,
             "per_class": {
-                name: value
-                for name, value in zip(self.classes, each, strict=True)
-                if value == value
+                name: recall
+                for name, recall in zip(self.classes, recalls, strict=True)
+                if not math.isnan(recall)  # of a class without images
             },
             **self.details,
             "classes": list(self.classes),
@@ -63,12 +64,12 @@ class Classified:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """The result of a retrieval in both directions: recall by k."""
+    """The result of a retrieval in both directions: recall@k by k."""
 
     images: int
     captions: int
-    image_recall: dict[int, float]  # of the image that belongs to a caption
-    text_recall: dict[int, float]  # of one of the captions of an image
+    image_recall: dict[int, float]  # of images, for captions as queries
+    text_recall: dict[int, float]  # of captions, for images as queries
     task: str = "retrieval"
 
     def record(self) -> dict[str, Any]:
@@ -90,14 +91,14 @@ class Options:
     """Options of an evaluation."""
 
     templates: Sequence[str] | None = None  # see `text.templates.named`
-    words: Sequence[str] | None = None  # for the classes, in the order of their folders
+    words: Sequence[str] | None = None  # names for the classes, in the order of their folders
     neighbours: int = NEIGHBOURS
 
 
 @dataclass
 class Evaluation:
-    """Evaluates a model. Images that cannot be opened, and rows of a table that lack one, a
-    caption or a class, are left out and listed in `broken`."""
+    """Evaluates a model. Images that cannot be opened, and rows of a table without image, caption
+    or class, are left out and listed in `broken`."""
 
     model: Bundle
     options: Options = Options()
@@ -107,44 +108,44 @@ class Evaluation:
 
     @property
     def opened(self) -> int:
-        """How many images could be opened; those of each path once, whatever the tasks."""
+        """The number of images that could be opened, those of each path once."""
         return sum(self._opened.values())
 
     def on(
         self, path: Path, train: Path | None = None, tasks: Sequence[str] | None = None
     ) -> Iterator[Answer]:
-        """Each task's answer on the data at `path`: a folder of class folders, one that holds
-        splits, or a table of images with captions or classes, or the folder of such a file.
+        """The answer of each task on the data at `path`: a folder of class folders, a folder of
+        splits, a table of images with captions or classes, or the folder of such a table.
 
-        tasks: of `TASKS`; None for those that make sense: retrieval where there are captions, else
-        zero-shot with a text tower or a classifier's own classes, and probe and k-NN where there
-        are images to train on. Raises PatchwordError for data that a task cannot be run on,
-        UnsupportedError for a model that cannot do it.
+        tasks: of `TASKS`; None: retrieval if there are captions; else zero-shot with a text tower,
+        or a classifier's own classes, and probe and k-NN if there are images to train on. Raises
+        PatchwordError for data that does not fit a task, UnsupportedError for a model that cannot
+        do it.
         """
-        test, own = folders.splits(path)
-        train = train or own
+        test, train_split = folders.splits(path)
+        train = train or train_split
         if unknown := [task for task in tasks or () if task not in TASKS]:
             raise UnsupportedError(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}")
         captions = folders.captions_in(test) is not None
-        wanted = list(tasks or self._sensible(captions, train is not None))
-        if "retrieval" in wanted:
+        chosen = list(tasks or self._default_tasks(captions, train is not None))
+        if "retrieval" in chosen:
             yield self.retrieval(folders.captioned(test))
-        if by_class := [task for task in TASKS if task in wanted and task != "retrieval"]:
+        if by_class := [task for task in TASKS if task in chosen and task != "retrieval"]:
             yield from self._by_class(folders.labelled(test), train, by_class)
 
-    def _sensible(self, captions: bool, train: bool) -> Iterator[str]:
+    def _default_tasks(self, captions: bool, train: bool) -> Iterator[str]:
         config = self.model.config
-        reads = config.text is not None and config.embed_dim > 0
+        reads_texts = config.text is not None and config.embed_dim > 0
         if captions:
             yield "retrieval"
             return
-        if reads:
+        if reads_texts:
             yield "zero-shot"
         elif config.classes and config.labels and not train:
             yield "classifier"
         if train:
             yield from ("probe", "knn")
-        elif not reads and not config.classes:
+        elif not reads_texts and not config.classes:
             raise UnsupportedError(
                 f"{self.model.name} reads no text and has no classes: give images to train a probe "
                 "on (--train)"
@@ -153,39 +154,39 @@ class Evaluation:
     def _by_class(
         self, test: Labelled, train: Path | None, tasks: Sequence[str]
     ) -> Iterator[Answer]:
-        """The tasks on class folders; every image goes through the network once for each need."""
-        trained = [task for task in tasks if task in ("probe", "knn")]
-        known = self._known(test, train) if trained else None
+        """The tasks on class folders. Images are embedded once for all tasks that use vectors."""
+        with_training = [task for task in tasks if task in ("probe", "knn")]
+        train_data = self._train_data(test, train) if with_training else None
         if "zero-shot" in tasks:
-            self._words(test.names)
+            self._words(test.names)  # raises its error before the long work
         if "classifier" in tasks:
             yield self.classifier(test)
-        if not trained and "zero-shot" not in tasks:
+        if not with_training and "zero-shot" not in tasks:
             return
-        vectors, kept = self.embed(test)
-        targets = test.targets[kept]
+        vectors, opened = self.embed(test)
         if "zero-shot" in tasks:
-            yield self.zero_shot(vectors, targets, test.names)
-        if known is None:
+            yield self.zero_shot(vectors, test.targets[opened], test.names)
+        if train_data is None:
             return
-        targets = folders.agreeing(known, test)[kept]
-        theirs, kept = self.embed(known)
-        labels = known.targets[kept]
-        for task in trained:
-            yield self._trained(task, theirs, labels, vectors, targets, known.names)
+        targets = folders.agreeing(train_data, test)[opened]
+        train_vectors, train_opened = self.embed(train_data)
+        labels = train_data.targets[train_opened]
+        for task in with_training:
+            yield self._trained(task, train_vectors, labels, vectors, targets, train_data.names)
 
-    def _known(self, test: Labelled, train: Path | None) -> Labelled:
+    def _train_data(self, test: Labelled, train: Path | None) -> Labelled:
+        """The images to learn from. Raises PatchwordError if they do not fit the test's classes."""
         if train is None:
             raise PatchwordError(
                 f"{test.path}: a probe and k-NN need images to learn from; give --train FOLDER, or "
                 "a folder that holds “train” and “validation”"
             )
-        known = folders.labelled(folders.splits(train)[1] or train)
-        folders.agreeing(known, test)
-        return known
+        data = folders.labelled(folders.splits(train)[1] or train)
+        folders.agreeing(data, test)
+        return data
 
     def zero_shot(self, vectors: Vector, targets: Indices, names: Sequence[str]) -> Classified:
-        """Classes by the cosine of images (N, D) with the unit mean of each class's sentences
+        """Classify images (N, D) by the cosine with the unit mean of each class's sentences
         (Radford et al. 2021, section 3.1.4)."""
         words = self._words(names)
         sentences = resolve_templates(self.options.templates)
@@ -195,7 +196,8 @@ class Evaluation:
         return classified("zero-shot", scores, targets, tuple(names), details)
 
     def _words(self, names: Sequence[str]) -> Sequence[str]:
-        """A word for each class. Raises PatchwordError for another number of them."""
+        """A name for each class. Raises PatchwordError for another number of names, or equal
+        ones."""
         words = self.options.words or [name.replace("_", " ") for name in names]
         if len(words) != len(names) or len(set(words)) < len(words):
             raise PatchwordError(
@@ -205,29 +207,29 @@ class Evaluation:
         return words
 
     def classifier(self, test: Labelled) -> Classified:
-        """The model's own classes. Folders must be called like them."""
-        known = [self._own_classes(name) for name in test.names]
-        if missing := [name for name, own in zip(test.names, known, strict=True) if not own]:
+        """Classify images by the model's own classes, which folders must be named after."""
+        numbers_of = {name: self._own_classes(name) for name in test.names}
+        if missing := [name for name, numbers in numbers_of.items() if not numbers]:
             raise UnsupportedError(
                 f"{self.model.name} has no class called {', '.join(missing[:3])} of its own; "
                 "--task probe learns new ones from --train"
             )
-        for name, own in zip(test.names, known, strict=True):
-            if len(own) > 1:
-                alike = ", ".join(repr(self.model.config.labels[number]) for number in own[:3])
+        for name, numbers in numbers_of.items():
+            if len(numbers) > 1:
+                alike = ", ".join(repr(self.model.config.labels[number]) for number in numbers[:3])
                 raise UnsupportedError(
-                    f"{self.model.name} has {len(own)} classes called like {name}: {alike}; "
+                    f"{self.model.name} has {len(numbers)} classes called like {name}: {alike}; "
                     "nothing says which of them is meant"
                 )
-        numbers = np.array([own[0] for own in known], np.int64)
-        each = self.model.run_each(test.images, self.model.own_network)
-        rows, kept = self._rows(each, test)
-        targets = numbers[test.targets[kept]]
-        return classified("classifier", rows, targets, self.model.config.labels, {})
+        own_classes = np.array([numbers[0] for numbers in numbers_of.values()], np.int64)
+        results = self.model.run_each(test.images, self.model.own_network)
+        logits, opened = self._rows(results, test)
+        targets = own_classes[test.targets[opened]]
+        return classified("classifier", logits, targets, self.model.config.labels, {})
 
     def _own_classes(self, name: str) -> list[int]:
-        """The numbers of the model's classes of this name; where there is none, of those that are
-        `plain` alike."""
+        """The numbers of the model's classes with this name; if there is none, of those with the
+        same `plain` name."""
         labels = self.model.config.labels
         same = [number for number, label in enumerate(labels) if label == name]
         return same or [n for n, label in enumerate(labels) if plain(label) == plain(name)]
@@ -251,12 +253,12 @@ class Evaluation:
         return classified("probe", probe(vectors), targets, names, details)
 
     def retrieval(self, data: Captioned) -> Retrieved:
-        """Recall@1, 5 and 10 both ways; see `metrics.retrieval_ranks`."""
+        """Recall@1, 5 and 10 in both directions; see `metrics.retrieval_ranks`."""
         self.model.reader()
-        vectors, kept = self.embed(data)
-        captions = [data.captions[i] for i in kept.tolist()]
+        vectors, opened = self.embed(data)
+        captions = [data.captions[i] for i in opened.tolist()]
         owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
-        texts = self.model.embed_texts([text for each in captions for text in each])
+        texts = self.model.embed_texts([text for of_image in captions for text in of_image])
         of_text, of_image = metrics.retrieval_ranks(vectors, texts, owner)
         return Retrieved(
             len(vectors),
@@ -270,30 +272,31 @@ class Evaluation:
         return self._rows(self.model.embed_each(data.images), data)
 
     def _rows(
-        self, each: Iterable[tuple[ImageLike, Vector | ImageError]], data: Labelled | Captioned
+        self, results: Iterable[tuple[ImageLike, Vector | ImageError]], data: Labelled | Captioned
     ) -> tuple[Vector, Indices]:
-        rows, kept, total = [], [], len(data.images)
-        named = {error.image for error in self.broken}  # by another task on the same images
-        self.broken += [error for error in data.faults if error.image not in named]
-        for number, (_, row) in enumerate(each):
+        """The rows (N, ...) of the images that can be opened, and their numbers (N,)."""
+        rows, opened, total = [], [], len(data.images)
+        known = {error.image for error in self.broken}  # from another task on the same images
+        self.broken += [error for error in data.faults if error.image not in known]
+        for number, (_, row) in enumerate(results):
             if isinstance(row, ImageError):
                 error = folders.error_of(data.images, number, row)
-                if error.image not in named:
+                if error.image not in known:
                     self.broken.append(error)
             else:
                 rows.append(row)
-                kept.append(number)
+                opened.append(number)
             self.advance(number + 1, total)
         if not rows:
             raise PatchwordError(f"none of {total} images can be opened: {error.reason}")
         self._opened[data.path] = len(rows)
-        return np.stack(rows), np.array(kept, np.int64)
+        return np.stack(rows), np.array(opened, np.int64)
 
 
 def classified(
     task: str, scores: Scores, targets: Indices, names: tuple[str, ...], details: dict[str, Any]
 ) -> Classified:
-    """The result of scores (N, C) for targets (N,)."""
+    """The result from scores (N, C) and targets (N,)."""
     rank = metrics.ranks(scores, targets)
     counts = metrics.confusion(targets, scores.argmax(axis=1), len(names))
     top5 = metrics.within(rank, 5) if len(names) >= metrics.TOP_CLASSES else None
@@ -302,12 +305,13 @@ def classified(
 
 
 def quality(answer: Answer) -> float:
-    """One number to choose a model by: top-1 accuracy, or the mean of recall@1 both ways."""
+    """One number to compare models by: top-1 accuracy, or the mean of recall@1 in both
+    directions."""
     if isinstance(answer, Classified):
         return answer.top1
     return (answer.image_recall[1] + answer.text_recall[1]) / 2
 
 
 def plain(label: str) -> str:
-    """A class name for comparison: lower case, spaces for underscores."""
+    """A class name for comparison, in lower case with spaces instead of underscores."""
     return label.replace("_", " ").strip().lower()

@@ -1,8 +1,12 @@
-"""How well a model segments: photos, masks of their classes, and the names of the classes.
+"""Measures of semantic segmentation, from photos, masks of their classes and names of the classes.
 
-The measures are those of mmsegmentation (mmseg/evaluation/metrics/iou_metric.py): of each class
-TP / (TP + FP + FN), pixels counted over all photos together, and the mean over the classes that
-are in a mask or in an answer. scikit-learn's `jaccard_score` gives the same; the tests compare.
+They are those of mmsegmentation (mmseg/evaluation/metrics/iou_metric.py): with pixels counted over
+all photos together, for each class
+
+    IoU = TP / (TP + FP + FN)
+
+and the mean over the classes that are in a mask or in an answer. scikit-learn's `jaccard_score`
+gives the same; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -24,10 +28,10 @@ from patchword.text.lines import list_lines
 from patchword.where.segment import Rule, checked_rule, dense_method, segmented, word_vectors
 from patchword.where.windows import Progress, Scale
 
-IGNORED = 255  # of a mask: pixels that do not count
+IGNORED = 255  # value of a mask for pixels that do not count
 CLASSES = "classes.txt"
 LAYOUTS = (("JPEGImages", "SegmentationClass"), ("images", "masks"), ("images", "annotations"))
-SPLITS = Path("ImageSets", "Segmentation")  # where VOC lists the names of each split
+SPLITS = Path("ImageSets", "Segmentation")  # the folder of VOC's lists of splits
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,12 @@ class Masked:
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes a number comparable with another: all of it is printed beside the number.
+    """The settings of a measurement; numbers can be compared if all of them are equal, so that they
+    are printed with the numbers.
 
-    classes            of each class its words, the first of which is its name
+    classes            the words of each class; the first is its name
     templates          as they were given; None: "a photo of a {}"
-    rule               scale, threshold and least area; what is below them counts as the first class
+    rule               see `where.segment.Rule`; its background is the first class
     reduce_zero_label  0 in a mask does not count, 1 is the first class
     """
 
@@ -79,8 +84,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was measured on `images` photos. counts (C, C): pixels, row = right class, column =
-    predicted."""
+    """The result on `images` photos. counts (C, C): pixels, row = right class, column = predicted
+    class."""
 
     settings: Settings
     counts: Indices
@@ -88,14 +93,14 @@ class Segmented:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Of each class, (C,); NaN for one that is in no mask and no answer."""
+        """(C,); NaN for a class that is in no mask and no answer."""
         hit = np.diag(self.counts)
         union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - hit
         return hit / np.where(union > 0, union, np.nan)
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Of each class the share of its pixels that are right, (C,); NaN for one in no mask."""
+        """The share of each class's pixels that are right, (C,); NaN for a class in no mask."""
         pixels = self.counts.sum(axis=1)
         return np.diag(self.counts) / np.where(pixels > 0, pixels, np.nan)
 
@@ -113,7 +118,7 @@ class Segmented:
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
-        each = zip(self.settings.classes, self.iou, self.accuracy, strict=True)
+        of_classes = zip(self.settings.classes, self.iou, self.accuracy, strict=True)
         return {
             "task": "segment",
             "images": self.images,
@@ -121,48 +126,45 @@ class Segmented:
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "classes": [
-                {"label": words[0], "iou": known(iou), "accuracy": known(accuracy)}
-                for words, iou, accuracy in each
+                {"label": words[0], "iou": or_none(iou), "accuracy": or_none(accuracy)}
+                for words, iou, accuracy in of_classes
             ],
             "settings": self.settings.record(),
         }
 
 
-def known(value: float) -> float | None:
-    """None for NaN."""
+def or_none(value: float) -> float | None:
+    """The value; None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
 @dataclass
 class Segmenting:
-    """A model that is measured. broken: the photos that could not be, with their reasons."""
+    """Measures a model. broken: the errors of photos that could not be measured."""
 
     model: Bundle
     advance: Progress = lambda done, total: None
     broken: list[ImageError] = field(default_factory=list)
 
     def measure(self, data: Masked, settings: Settings) -> Segmented:
-        """Raises PatchwordError where no photo can be measured, and for a mask with a class that is
-        none of the settings'."""
-        words = [word for each in settings.classes for word in each]
-        owners = tuple(n for n, each in enumerate(settings.classes) for _ in each)
-        names = tuple(each[0] for each in settings.classes)
+        """Raises PatchwordError if no photo can be measured."""
+        words = [word for synonyms in settings.classes for word in synonyms]
+        owners = tuple(n for n, synonyms in enumerate(settings.classes) for _ in synonyms)
+        names = tuple(synonyms[0] for synonyms in settings.classes)
         vectors = word_vectors(self.model, words, settings.templates)
         counts = np.zeros((len(names), len(names)), np.int64)
         done = 0
         for number, (image, file) in enumerate(zip(data.images, data.masks, strict=True), 1):
             try:
                 mask = read_mask(file, len(names), settings.reduce_zero_label)
-                found = segmented(
+                predicted = segmented(
                     self.model, str(image), names[1:], owners, vectors, settings.method,
                     settings.rule, settings.scale, settings.refine,
                 ).map  # fmt: skip
-                if mask.shape != found.shape:
-                    raise ImageError(str(file), _sizes(mask, found, image))
+                if mask.shape != predicted.shape:
+                    raise ImageError(str(file), _sizes(mask, predicted, image))
                 counted = mask != IGNORED
-                counts += confusion(
-                    mask[counted].astype(np.int64), found[counted].astype(np.int64), len(names)
-                )
+                counts += confusion(mask[counted], predicted[counted].astype(np.int64), len(names))
                 done += 1
             except ImageError as error:
                 self.broken.append(error)
@@ -185,8 +187,8 @@ def settled(
     refine: bool = False,
     reduce_zero_label: bool = False,
 ) -> Settings:
-    """The settings, as `where.segment.segment` takes them. Raises UnsupportedError for what cannot
-    be."""
+    """The settings from the options of `where.segment.segment`. Raises UnsupportedError for invalid
+    ones."""
     chosen = dense_method(model, method, scale)
     return Settings(
         tuple(map(tuple, classes)),
@@ -200,36 +202,38 @@ def settled(
 
 
 def masked(path: Path, split: str | None = None) -> Masked:
-    """The photos and masks in a folder: JPEGImages and SegmentationClass, as VOC's, or images and
-    masks; of the same name but for the suffix. split: only those that VOC's list of that name has.
-    Raises PatchwordError where there are none, and for a mask without its photo."""
-    known = [
-        (path / a, path / b) for a, b in LAYOUTS if (path / a).is_dir() and (path / b).is_dir()
-    ]
-    if not known:
-        wanted = "; ".join(" and ".join(pair) for pair in LAYOUTS)
-        raise PatchwordError(f"{path}: no folders of images and masks: {wanted}")
-    photos, masks = _files(known[0][0], picture_suffixes()), _files(known[0][1], {".png"})
+    """The photos and masks in a folder: in JPEGImages and SegmentationClass, as in VOC, or in
+    images and masks; a photo and its mask have the same name without the suffix. split: only photos
+    in VOC's list of that name. Raises PatchwordError if there are none, and for a mask without a
+    photo."""
+    for image_name, mask_name in LAYOUTS:
+        image_folder, mask_folder = path / image_name, path / mask_name
+        if image_folder.is_dir() and mask_folder.is_dir():
+            break
+    else:
+        layouts = "; ".join(" and ".join(pair) for pair in LAYOUTS)
+        raise PatchwordError(f"{path}: no folders of images and masks: {layouts}")
+    photos, masks = _files(image_folder, picture_suffixes()), _files(mask_folder, {".png"})
     if split is not None:
         file = path / SPLITS / f"{split}.txt"
         if not file.is_file():
             raise PatchwordError(f"{file}: no such file; it lists the photos of the split")
         names = list_lines(str(file))
         if lost := [name for name in names if name not in masks]:
-            raise PatchwordError(f"{file}: {lost[0]} has no mask in {known[0][1]}")
+            raise PatchwordError(f"{file}: {lost[0]} has no mask in {mask_folder}")
         masks = {name: masks[name] for name in names}
     if not masks:
-        raise PatchwordError(f"{known[0][1]}: no masks; they are .png files")
+        raise PatchwordError(f"{mask_folder}: no masks; they are .png files")
     if alone := [file for stem, file in masks.items() if stem not in photos]:
-        raise PatchwordError(f"{alone[0]}: no photo of that name in {known[0][0]}")
+        raise PatchwordError(f"{alone[0]}: no photo of that name in {image_folder}")
     unmasked = 0 if split else len(photos) - len(masks)
     images = tuple(photos[stem] for stem in masks)
     return Masked(path, images, tuple(masks.values()), unmasked)
 
 
 def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """The files in a folder with one of the suffixes, by their names without; hidden ones are left
-    out."""
+    """The files in a folder with one of the suffixes, by their names without it. Hidden files are
+    left out."""
     return {
         file.stem: file
         for file in sorted(folder.iterdir())
@@ -238,30 +242,30 @@ def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
 
 
 def read_classes(file: Path) -> list[list[str]]:
-    """The words of each class, one class a line, in the order of the numbers in masks; synonyms are
-    separated by commas or "|". Raises PatchwordError for a file without classes, and for a word
-    that is there twice."""
+    """The words of each class from a file with one class a line, in the order of the numbers in
+    masks; synonyms are separated by commas or "|". Raises PatchwordError for a file with fewer than
+    two classes, and for a repeated word."""
     if not file.is_file():
         raise PatchwordError(
             f"{file}: no such file; it names the classes, one a line, synonyms separated by commas"
         )
-    out = []
+    classes = []
     for number, line in enumerate(list_lines(str(file)), start=1):
         words = [word.strip() for word in line.replace("|", ",").split(",")]
         if "" in words:
             raise PatchwordError(f"{file}, line {number}: an empty word in {line!r}")
-        out.append(words)
-    every = [word for words in out for word in words]
-    if len(out) < 2:
-        raise PatchwordError(f"{file}: {len(out)} classes; two are the least")
-    if twice := [word for word in every if every.count(word) > 1]:
+        classes.append(words)
+    all_words = [word for words in classes for word in words]
+    if len(classes) < 2:
+        raise PatchwordError(f"{file}: {len(classes)} classes; two are the least")
+    if twice := [word for word in all_words if all_words.count(word) > 1]:
         raise PatchwordError(f"{file}: {twice[0]!r} is there twice")
-    return out
+    return classes
 
 
 def read_mask(file: Path, classes: int, reduce_zero_label: bool = False) -> NDArray[np.int64]:
-    """The class of each pixel (H, W), `IGNORED` where none counts. Raises ImageError for a file
-    that is no mask, and for a number that is no class."""
+    """The class of each pixel (H, W), `IGNORED` for pixels that do not count. Raises ImageError for
+    a file that is no mask, and for a number that is no class."""
     mask = samples(file)
     if mask.ndim != 2:
         raise ImageError(
@@ -280,6 +284,6 @@ def read_mask(file: Path, classes: int, reduce_zero_label: bool = False) -> NDAr
     return out
 
 
-def _sizes(mask: NDArray[Any], found: NDArray[Any], image: Path) -> str:
-    (height, width), (rows, columns) = mask.shape, found.shape
+def _sizes(mask: NDArray[Any], predicted: NDArray[Any], image: Path) -> str:
+    (height, width), (rows, columns) = mask.shape, predicted.shape
     return f"a mask of {width} x {height} pixels, but {image.name} has {columns} x {rows}"

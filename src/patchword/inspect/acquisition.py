@@ -1,27 +1,27 @@
 """Whether photos were taken as the good ones were: size, colour, brightness and contrast.
 
-A photo is said to differ where one of its numbers x lies both
+A photo is reported if one of its numbers x lies outside both
 
-- outside of what n good photos let expect of m photos, if they are normally distributed: |x - mean|
-  > t s sqrt(1 + 1/n), s their standard deviation and t Student's quantile with n - 1 degrees of
-  freedom, of `RARE` / m on both sides (the prediction interval, Bonferroni for m photos); few good
-  photos say little, and t is large (n = 4: 14.1 s for one photo; n = 30: 3.7 s);
-- beyond the smallest and the largest of the good ones by `SHARE` of that and by a least number,
-  so that nothing is said where all good photos are equal and a new one nearly so.
+- the prediction interval of the n good photos, |x - mean| > t s sqrt(1 + 1/n). s is their standard
+  deviation, t the two-sided quantile of Student's distribution with n - 1 degrees of freedom at
+  `RARE` / m (Bonferroni's correction for m photos). With few good photos t is large: for one photo
+  the limit is 14.1 s with n = 4, and 3.7 s with n = 30;
+- the range of the good photos, widened at each end by `SHARE` of that end and at least by a fixed
+  amount, so that small differences are not reported where all good photos are equal.
 
-The brightness and contrast of those that do not differ are then held against the good ones
-together, where each alone says nothing: |their mean - mean| > t s sqrt(1/m + 1/n), and more than
-the same least difference.
+The mean brightness and contrast of the photos that are not reported are then compared with those of
+the good photos: |their mean - mean| > t s sqrt(1/m + 1/n), and more than the same least difference.
 
-Between grey and colour nothing is said of a few pixels, which a defect may be: one kind of photos
-is grey in every pixel, the other in colour in more than `SHARE` of them.
+Colour is compared in many pixels only, for a defect may be of a few coloured pixels: all photos of
+one kind must be grey in every pixel, and those of the other in colour in more than `SHARE` of them.
 
 Measured on random draws of photos taken alike (wafer scenes with and without defects, whose
-brightness differs by 18% between scenes, DeepPCB; 4 to 100 good ones, 1 to 40 others) at most 8 of
-1,000 runs are said to differ with 4 good photos, 5 with 10 or more. Photos 30% darker or brighter
-are told in all of 1,000 runs where a scene is taken again and again with a lamp that varies by 1%
-(99 of 100 for 4 good photos and 1 other), of different wafers in all for 40 photos against 100, and
-in 11 of 100 at most for a single one. A board of black and white does not become brighter.
+brightness differs by 18% between scenes, DeepPCB; 4 to 100 good photos, 1 to 40 others): at most 8
+of 1,000 runs give a remark with 4 good photos, 5 with 10 or more. Photos 30% darker or brighter are
+reported in all of 1,000 runs where one scene is taken again and again with a lamp that varies by 1%
+(99 of 100 for 4 good photos and 1 other); of different wafers in all runs for 40 photos against
+100, and in at most 11 of 100 for a single photo. A board of black and white does not become
+brighter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
@@ -41,24 +41,30 @@ from PIL import Image
 from patchword.errors import listed
 from patchword.images.photo import RGB
 
-RARE = 0.001  # probability of a remark on photos taken alike, of each kind of difference
-SHARE = 0.1  # what lies less beyond the good photos is never told
-SIDE, BRIGHTNESS, CONTRAST = 3.0, 3.0, 8.0  # nor less than so many pixels, levels, levels
+RARE = 0.001  # probability of a remark on photos taken alike, for each kind of difference
+SHARE = 0.1  # smaller differences from the good photos are never reported
+# The least differences that are reported, in pixels, levels and levels of 255.
+SIDE, BRIGHTNESS, CONTRAST = 3.0, 3.0, 8.0
 UNKNOWN = (
     "an older version fitted this: photos that were taken otherwise than the good ones, and copies "
     "of good ones, are not noticed; fit it anew"
 )
 _REMEDY = "that alone changes scores: take photos as the good ones were taken, or new good ones"
-_ROWS = 256  # of a photo at once: no copy of a large one is made
+_ROWS = 256  # of a photo at a time, so that no copy of a large photo is made
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a photo was taken. pixels: a hash of them; grey: the share of them that is, 0 to 1;
-    brightness: the mean level of its grey, 0 to 255; contrast: the mean distance of levels from
-    that, which a small defect hardly changes."""
+class Appearance:
+    """The numbers of a photo that are compared.
 
-    pixels: str
+    digest      a hash of its pixels
+    grey        the share of pixels that are grey, 0 to 1
+    brightness  the mean grey level, 0 to 255
+    contrast    the mean distance of grey levels from `brightness`, which a small defect hardly
+                changes
+    """
+
+    digest: str
     height: int
     width: int
     grey: float
@@ -66,166 +72,183 @@ class Look:
     contrast: float
 
     @classmethod
-    def of(cls, photo: RGB) -> Look:
+    def of(cls, photo: RGB) -> Appearance:
+        """The numbers of a photo (H, W, 3)."""
         height, width = photo.shape[:2]
-        made = hashlib.blake2b(f"{height} {width} ".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{height} {width} ".encode(), digest_size=16)
         levels = np.arange(256)
         counts, grey = np.zeros(256), 0
         for top in range(0, height, _ROWS):
             rows = np.ascontiguousarray(photo[top : top + _ROWS])
-            made.update(rows.data)
+            digest.update(rows.data)
             counts += Image.fromarray(rows).convert("L").histogram()
             red, green, blue = np.moveaxis(rows, 2, 0)
             grey += int(np.count_nonzero((red == green) & (red == blue)))
         mean = float(np.average(levels, weights=counts))
-        spread = float(np.average(abs(levels - mean), weights=counts))
-        return cls(made.hexdigest(), height, width, grey / (height * width), mean, spread)
+        contrast = float(np.average(abs(levels - mean), weights=counts))
+        return cls(digest.hexdigest(), height, width, grey / (height * width), mean, contrast)
 
 
-class Good(NamedTuple):
-    """A good photo; group: as of `Calibration`, empty where all are one."""
+class GoodPhoto(NamedTuple):
+    """A good photo; group: see `Calibration`, "" where there are no groups."""
 
     group: str
-    look: Look
+    appearance: Appearance
 
     def row(self) -> list[Any]:
         """As JSON, for `of_row`."""
-        return [self.group, *astuple(self.look)]
+        return [self.group, *astuple(self.appearance)]
 
     @classmethod
-    def of_row(cls, row: Sequence[Any]) -> Good:
-        """Raises TypeError and ValueError for what `row` does not make."""
-        group, pixels, height, width, *levels = row
+    def of_row(cls, row: Sequence[Any]) -> GoodPhoto:
+        """The photo that `row` wrote. Raises TypeError or ValueError for anything else."""
+        group, digest, height, width, *levels = row
         grey, brightness, contrast = map(float, levels)
-        look = Look(str(pixels), int(height), int(width), grey, brightness, contrast)
-        return cls(str(group), look)
+        numbers = Appearance(str(digest), int(height), int(width), grey, brightness, contrast)
+        return cls(str(group), numbers)
 
 
-class Named(NamedTuple):
+class InspectedPhoto(NamedTuple):
     """A photo that was inspected."""
 
     name: str
     group: str
-    look: Look
-    known: bool  # whether it is among the good ones
+    appearance: Appearance
+    known: bool  # True if it is one of the good photos
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """The names of files without their folders, but for those that several have."""
+    """Names of files without their folders, where no two files have the same name."""
     last = [os.path.basename(name) for name in names]
     count = Counter(last)
-    return [one if count[one] == 1 else whole for one, whole in zip(last, names, strict=True)]
+    return [base if count[base] == 1 else name for base, name in zip(last, names, strict=True)]
 
 
-def remarks(good: Sequence[Good], photos: Sequence[Named]) -> list[str]:
-    """What to say of photos, in sentences without their ends: one of those that are among the good
-    ones, one of good ones that are copies of each other, and one of each kind of difference from
-    the good ones of their group."""
-    said = []
-    if known := [each.name for each in photos if each.known]:
-        are, them = ("is", "its score says") if len(known) == 1 else ("are", "their scores say")
-        said.append(
-            f"{_some(len(known), len(photos))} {are} among the good ones, pixel for pixel: "
-            f"{listed(known)}; {them} nothing new"
+def some_photos(count: int, total: int) -> str:
+    """The subject of a sentence about `count` of `total` photos."""
+    return "the photo" if total == 1 else f"{count} of {total} photos"
+
+
+def remarks(good: Sequence[GoodPhoto], photos: Sequence[InspectedPhoto]) -> list[str]:
+    """Sentences, without full stops: one about photos that are among the good ones, one about good
+    photos that are copies of each other, and for each group one for each kind of difference from
+    its good photos."""
+    sentences = []
+    if known := [photo.name for photo in photos if photo.known]:
+        are, scores = ("is", "its score says") if len(known) == 1 else ("are", "their scores say")
+        sentences.append(
+            f"{some_photos(len(known), len(photos))} {are} among the good ones, pixel for pixel: "
+            f"{listed(known)}; {scores} nothing new"
         )
-    once = {(each.group, each.look.pixels): each for each in good}
-    if copies := len(good) - len(once):
+    different = {(photo.group, photo.appearance.digest): photo for photo in good}
+    if copies := len(good) - len(different):
         are = "is a copy of another" if copies == 1 else "are copies of others"
-        said.append(
+        sentences.append(
             f"{copies} of {len(good)} good photos {are}, pixel for pixel: a threshold from them "
             "may be too low"
         )
-    for group in sorted({each.group for each in photos}):
-        beside = [each.look for each in once.values() if each.group == group]
-        new = [each for each in photos if each.group == group]
+    for group in sorted({photo.group for photo in photos}):
+        of_group = [photo.appearance for photo in different.values() if photo.group == group]
+        new = [photo for photo in photos if photo.group == group]
         start = f"{group}: " if group else ""
-        said += [f"{start}{each}; {_REMEDY}" for each in _differences(beside, new)]
-    return said
+        for difference in _differences(of_group, new):
+            sentences.append(f"{start}{difference}; {_REMEDY}")
+    return sentences
 
 
-def _differences(good: Sequence[Look], new: Sequence[Named]) -> list[str]:
+def _differences(good: Sequence[Appearance], new: Sequence[InspectedPhoto]) -> list[str]:
     if not good:
         return []
-    said = [_size(good, new), _colour(good, new)]
+    sentences = [_size(good, new), _colour(good, new)]
     if len(good) > 1:
-        said += [*_level("brightness", BRIGHTNESS, good, new)]
-        said += [*_level("contrast", CONTRAST, good, new)]
-    return [each for each in said if each]
+        sentences += _level("brightness", BRIGHTNESS, good, new)
+        sentences += _level("contrast", CONTRAST, good, new)
+    return [sentence for sentence in sentences if sentence]
 
 
-def _size(good: Sequence[Look], new: Sequence[Named]) -> str:
-    other = np.zeros(len(new), bool)
-    ends = []
+def _size(good: Sequence[Appearance], new: Sequence[InspectedPhoto]) -> str:
+    """A sentence about photos of other sizes; "" for none."""
+    differs = np.zeros(len(new), bool)
+    ranges = []
     for side in ("width", "height"):
-        known, found = _values(side, good), _values(side, [each.look for each in new])
-        other |= _outside(known, found, SIDE)
-        ends.append(_range(known))
-    sizes = [f"{each.name} ({each.look.width} x {each.look.height})" for each in new]
-    return _differ(sizes, other, "size", f"{' x '.join(ends)} px")
+        expected, actual = _values(side, good), _values(side, [each.appearance for each in new])
+        differs |= _outside(expected, actual, SIDE)
+        ranges.append(_range(expected))
+    names = [f"{each.name} ({each.appearance.width} x {each.appearance.height})" for each in new]
+    return _differ(names, differs, "size", f"{' x '.join(ranges)} px")
 
 
-def _colour(good: Sequence[Look], new: Sequence[Named]) -> str:
-    known, other = _values("grey", good), list[Named]()
-    if grey := known.min() == 1:
-        other = [each for each in new if each.look.grey < 1 - SHARE]
-    elif known.max() < 1 - SHARE:
-        other = [each for each in new if each.look.grey == 1]
-    if not other:
-        return ""
-    some, names = _some(len(other), len(new)), listed([each.name for each in other])
-    are = "is" if len(other) == 1 else "are"
-    if grey:
-        return f"{some} {are} in colour, and all good ones are grey: {names}"
-    return f"{some} {are} grey, and all good ones are in colour: {names}"
-
-
-def _level(kind: str, least: float, good: Sequence[Look], new: Sequence[Named]) -> Iterator[str]:
-    known, found = _values(kind, good), _values(kind, [each.look for each in new])
-    other = _outside(known, found, least)
-    levels = [f"{each.name} ({value:.0f})" for each, value in zip(new, found, strict=True)]
-    yield _differ(levels, other, kind, f"{_range(known)} of 255")
-    rest = found[~other]
-    if _shifted(known, rest, least):
-        which = f"other {len(rest)}" if other.any() else f"{len(rest)}"
-        how = "more" if rest.mean() > known.mean() else "less"
-        yield (
-            f"the {which} photos together have {how} {kind} than the good ones: in the mean "
-            f"{rest.mean():.0f} of 255, and the good ones {known.mean():.0f}"
-        )
-
-
-def _differ(every: Sequence[str], other: NDArray[np.bool_], kind: str, known: str) -> str:
-    """Empty where none is another."""
-    names = [each for each, bad in zip(every, other, strict=True) if bad]
+def _colour(good: Sequence[Appearance], new: Sequence[InspectedPhoto]) -> str:
+    """A sentence about photos in colour among grey ones, or the reverse; "" for none."""
+    shares = _values("grey", good)
+    all_grey = bool(shares.min() == 1)
+    if all_grey:
+        names = [photo.name for photo in new if photo.appearance.grey < 1 - SHARE]
+    elif shares.max() < 1 - SHARE:
+        names = [photo.name for photo in new if photo.appearance.grey == 1]
+    else:
+        names = []
     if not names:
         return ""
-    differ = "differs" if len(names) == 1 else "differ"
-    some = _some(len(names), len(every))
-    return f"{some} {differ} in {kind} from the good ones ({known}): {listed(names)}"
+    are = "is" if len(names) == 1 else "are"
+    start = f"{some_photos(len(names), len(new))} {are}"
+    if all_grey:
+        return f"{start} in colour, and all good ones are grey: {listed(names)}"
+    return f"{start} grey, and all good ones are in colour: {listed(names)}"
+
+
+def _level(
+    kind: str, least: float, good: Sequence[Appearance], new: Sequence[InspectedPhoto]
+) -> list[str]:
+    """Sentences about photos whose brightness or contrast differs, and about the mean of the
+    rest."""
+    expected, actual = _values(kind, good), _values(kind, [each.appearance for each in new])
+    differs = _outside(expected, actual, least)
+    names = [f"{each.name} ({value:.0f})" for each, value in zip(new, actual, strict=True)]
+    sentences = [_differ(names, differs, kind, f"{_range(expected)} of 255")]
+    rest = actual[~differs]
+    if _shifted(expected, rest, least):
+        which = f"other {len(rest)}" if differs.any() else f"{len(rest)}"
+        how = "more" if rest.mean() > expected.mean() else "less"
+        sentences.append(
+            f"the {which} photos together have {how} {kind} than the good ones: in the mean "
+            f"{rest.mean():.0f} of 255, and the good ones {expected.mean():.0f}"
+        )
+    return sentences
+
+
+def _differ(names: Sequence[str], differs: NDArray[np.bool_], kind: str, expected: str) -> str:
+    """A sentence about the photos that differ; "" for none."""
+    chosen = [name for name, bad in zip(names, differs, strict=True) if bad]
+    if not chosen:
+        return ""
+    differ = "differs" if len(chosen) == 1 else "differ"
+    some = some_photos(len(chosen), len(names))
+    return f"{some} {differ} in {kind} from the good ones ({expected}): {listed(chosen)}"
 
 
 def _outside(
     good: NDArray[np.float64], new: NDArray[np.float64], least: float
 ) -> NDArray[np.bool_]:
-    """Which of the new numbers differ, see above."""
-    far = _expected(good, RARE / len(new), 1)
+    """Which of the new numbers differ, see the top of this file."""
+    interval = _interval(good, RARE / len(new), 1)
     low, high = good.min(), good.max()
-    beyond = (new < low - max(least, SHARE * low)) | (new > high + max(least, SHARE * high))
-    found: NDArray[np.bool_] = beyond & (abs(new - good.mean()) > far)
-    return found
+    out_of_range = (new < low - max(least, SHARE * low)) | (new > high + max(least, SHARE * high))
+    differs: NDArray[np.bool_] = out_of_range & (abs(new - good.mean()) > interval)
+    return differs
 
 
 def _shifted(good: NDArray[np.float64], new: NDArray[np.float64], least: float) -> bool:
-    """Whether the new numbers together differ, see above."""
+    """True if the mean of the new numbers differs, see the top of this file."""
     if len(new) < 2:
         return False
-    mean, far = good.mean(), _expected(good, RARE, len(new))
-    return bool(abs(new.mean() - mean) > max(far, least, SHARE * mean))
+    mean, interval = good.mean(), _interval(good, RARE, len(new))
+    return bool(abs(new.mean() - mean) > max(interval, least, SHARE * mean))
 
 
-def _expected(good: NDArray[np.float64], p: float, count: int) -> float:
-    """How far the mean of so many photos lies from that of the good ones at most, but with
-    probability p; of one good photo, beside which all have one size, 0."""
+def _interval(good: NDArray[np.float64], p: float, count: int) -> float:
+    """Half the width of the prediction interval, at level 1 - p, of the mean of `count` photos; 0
+    from a single good photo."""
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     n = len(good)
@@ -234,14 +257,10 @@ def _expected(good: NDArray[np.float64], p: float, count: int) -> float:
     return float(-stdtrit(n - 1, p / 2) * good.std(ddof=1) * math.sqrt(1 / count + 1 / n))
 
 
-def _values(kind: str, looks: Sequence[Look]) -> NDArray[np.float64]:
-    return np.array([getattr(each, kind) for each in looks], float)
+def _values(kind: str, appearances: Sequence[Appearance]) -> NDArray[np.float64]:
+    return np.array([getattr(each, kind) for each in appearances], float)
 
 
 def _range(values: NDArray[np.float64]) -> str:
     low, high = f"{values.min():.0f}", f"{values.max():.0f}"
     return low if low == high else f"{low} to {high}"
-
-
-def _some(count: int, total: int) -> str:
-    return "the photo" if total == 1 else f"{count} of {total} photos"

@@ -1,4 +1,4 @@
-"""What scores of good photos say of a threshold, and what they do not."""
+"""Thresholds from the scores of good photos, and the sentences about what they guarantee."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Rule:
-    """What is rejected.
+    """When a photo is rejected.
 
     false_alarms  the share of good photos that may be rejected
-    confidence    None: that share in the mean over all calibrations that might have been drawn;
-                  else with this probability for the one that was
-    threshold     scores above it, whatever good photos say
+    confidence    None: that share holds on average over the draw of the calibration photos; else it
+                  holds for the photos that were drawn, with this probability
+    threshold     scores above it are rejected, instead of the two above
     """
 
     false_alarms: float = 0.01
@@ -41,22 +41,24 @@ class Rule:
             raise UnsupportedError(f"threshold is {self.threshold!r}; it is a finite number")
 
 
-def changed(rule: Rule, given: Mapping[str, float]) -> Rule:
-    """The rule with other numbers, by their names. A threshold that it has gives way to a rate or a
-    confidence. Raises UnsupportedError for numbers that cannot be."""
-    numbers: dict[str, Any] = {"threshold": None, **given}
-    return replace(rule, **numbers) if given else rule
+def changed(rule: Rule, numbers: Mapping[str, float]) -> Rule:
+    """The rule with some fields replaced. A new rate or confidence removes its threshold. Raises
+    UnsupportedError for numbers that are out of range."""
+    if not numbers:
+        return rule
+    fields: dict[str, Any] = {"threshold": None, **numbers}
+    return replace(rule, **fields)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Scores of good photos.
 
-    kind    "held out": nothing was learned from them; "cross-validated": each was scored after
-            learning from others, and then all were learned from; "none": there are none
+    kind    "held out": nothing was learned from these photos; "cross-validated": each was scored
+            after learning from others, and the final method learned from all; "none": no scores
     peaks   the largest value of each photo's map
-    groups  the group of each; empty: all are one
-    names   of their files, "" of what has none; empty: not known
+    groups  the group of each photo; (): there are no groups
+    names   of their files, "" for an image without a file; (): not known
     """
 
     kind: Kind
@@ -69,14 +71,14 @@ class Calibration:
         """The scores of one group."""
         if not self.groups:
             return self
-        chosen = [number for number, each in enumerate(self.groups) if each == group]
-        scores = tuple(self.scores[n] for n in chosen)
-        peaks = tuple(self.peaks[n] for n in chosen)
-        names = tuple(self.names[n] for n in chosen) if self.names else ()
-        return Calibration(self.kind if chosen else "none", scores, peaks, (), names)
+        numbers = [number for number, name in enumerate(self.groups) if name == group]
+        scores = tuple(self.scores[n] for n in numbers)
+        peaks = tuple(self.peaks[n] for n in numbers)
+        names = tuple(self.names[n] for n in numbers) if self.names else ()
+        return Calibration(self.kind if numbers else "none", scores, peaks, (), names)
 
     def check(self) -> None:
-        """Raise ValueError for one that cannot be."""
+        """Raise ValueError if the fields contradict each other."""
         if not np.isfinite([*self.scores, *self.peaks]).all():
             raise ValueError("a score of the calibration is no finite number")
         lists = (self.scores, self.peaks, self.groups or self.scores, self.names or self.scores)
@@ -85,32 +87,35 @@ class Calibration:
 
     @property
     def worst(self) -> str:
-        """The name of the photo with the highest score; empty where it is not known."""
+        """The name of the photo with the highest score; "" if not known."""
         return self.names[self.scores.index(max(self.scores))] if self.names else ""
 
 
 class Judge:
     """Verdicts by one rule and one calibration without groups.
 
-    limit  scores above it are rejected; infinite: none is
-    edge   values of a map above it are not found in good photos
-    rate   of false alarms that is guaranteed; None: none is
+    limit   scores above it are rejected; infinite: there is no verdict
+    edge    good photos have no values of a map above it
+    rate    of false alarms that is guaranteed; None: no rate
+    enough  True if there are enough calibration scores for the rule's rate
     """
 
     def __init__(self, calibration: Calibration, rule: Rule) -> None:
         self.calibration, self.rule = calibration, rule
         count = len(calibration.scores)
         self.enough = conformal.rank(count, rule.false_alarms, rule.confidence) <= count
-        self.limit = self._highest(calibration.scores)
-        self.edge = self._highest(calibration.peaks)
+        self.edge = self._threshold(calibration.peaks)
+        self.limit = self._threshold(calibration.scores)
+        self.rate: float | None = None
         if rule.threshold is not None:
             self.limit = rule.threshold
-        sure = calibration.kind == "held out" and count and rule.threshold is None
-        lowest = conformal.lowest(count, rule.confidence) if count else None
-        self.rate = (rule.false_alarms if self.enough else lowest) if sure else None
+        elif calibration.kind == "held out" and count:
+            lowest = conformal.lowest(count, rule.confidence)
+            self.rate = rule.false_alarms if self.enough else lowest
 
-    def _highest(self, values: Sequence[float]) -> float:
-        """Of good photos: the conformal threshold where there are enough, else the largest."""
+    def _threshold(self, values: Sequence[float]) -> float:
+        """The conformal threshold of values of good photos if there are enough, else the largest
+        value."""
         if not values:
             return math.inf
         if not self.enough:
@@ -124,16 +129,15 @@ class Judge:
         return float(conformal.p_values(self.calibration.scores, [score])[0])
 
     def rejected(self, score: float) -> bool | None:
-        """None where nothing says what is too much."""
+        """None where there is no limit."""
         return None if math.isinf(self.limit) else score > self.limit
 
     def above(self, p: float) -> float:
-        """The score above which p-values are at most p, 0 to less than 1; infinite where none
-        are."""
-        return conformal.score_of(self.calibration.scores, p)
+        """See `conformal.threshold_of_p`."""
+        return conformal.threshold_of_p(self.calibration.scores, p)
 
     def guarantee(self) -> list[str]:
-        """What the verdicts guarantee and what they do not, in sentences."""
+        """Sentences: what the verdicts guarantee, and what they do not."""
         rule, count, kind = self.rule, len(self.calibration.scores), self.calibration.kind
         if rule.threshold is not None:
             return [
@@ -146,35 +150,38 @@ class Judge:
                 self._needed(),
             ]
         if kind == "cross-validated":
-            worst = self.calibration.worst
-            return [
+            sentences = [
                 f"The threshold is not calibrated: it is the highest score that the {count} good "
                 "photos reached when each was scored after learning from others. No rate of false "
-                "alarms is guaranteed, and no p-value is given.",
-                *([f"It is that of {worst}: make sure that it shows no defect."] if worst else []),
-                self._needed(),
+                "alarms is guaranteed, and no p-value is given."
             ]
-        return [*self._held_out(), LIMITS]
+            if worst := self.calibration.worst:
+                sentences.append(f"It is that of {worst}: make sure that it shows no defect.")
+            return [*sentences, self._needed()]
+        sentences = self._rate_sentences()
+        if not self.enough:
+            sentences.append(self._needed())
+        return [*sentences, LIMITS]
 
-    def _held_out(self) -> list[str]:
+    def _rate_sentences(self) -> list[str]:
+        """Which rate of false alarms the photos held out guarantee."""
         rule, count = self.rule, len(self.calibration.scores)
         rate = self.rate or 0.0
-        short = [] if self.enough else [self._needed()]
         if rule.confidence is not None:
             return [
                 f"With {rule.confidence:g} confidence in the {count} good photos of the "
-                f"calibration, at most {rate:.2%} of good photos like them are rejected.",
-                *short,
+                f"calibration, at most {rate:.2%} of good photos like them are rejected."
             ]
-        said = (
-            f"At most {rate:.2%} of good photos like the {count} of the calibration are rejected, "
-            "in the mean over all calibrations that might have been drawn."
-        )
         from scipy.stats import beta  # type: ignore[import-untyped]
 
+        # The rate of one calibration has the distribution Beta(n + 1 - k, k) (Vovk 2012).
         k = conformal.rank(count, rule.false_alarms) if self.enough else count
         most = float(beta.ppf(0.95, count + 1 - k, k))
-        return [said, f"With this one it is at most {most:.2%}, with 95% confidence.", *short]
+        return [
+            f"At most {rate:.2%} of good photos like the {count} of the calibration are rejected, "
+            "in the mean over all calibrations that might have been drawn.",
+            f"With this one it is at most {most:.2%}, with 95% confidence.",
+        ]
 
     def _needed(self) -> str:
         rule = self.rule
@@ -185,33 +192,32 @@ class Judge:
         )
 
 
-def of_list(rate: float, photos: int, held: int) -> list[str]:
-    """What the verdicts on a list of photos guarantee, by so many good ones that were held out.
-    Raises UnsupportedError for a rate that is not between 0 and 1."""
+def list_guarantee(rate: float, photos: int, held_out: int) -> list[str]:
+    """Sentences: what the verdicts on a list of `photos` photos guarantee, with `held_out` good
+    ones. Raises UnsupportedError for a rate that is not between 0 and 1."""
     conformal.between("false_discoveries", rate)
-    said = [
+    sentences = [
         f"The photos are judged as one list: in the mean at most {rate:.2%} of those that are "
         "rejected are good."
     ]
-    fewest = math.ceil(photos / (Fraction(str(rate)) * (held + 1)))
+    # The least p-value is 1 / (held_out + 1): k photos are rejected if it is <= rate * k / photos.
+    fewest = math.ceil(photos / (Fraction(str(rate)) * (held_out + 1)))
     if fewest > 1:
-        single = math.ceil(photos / Fraction(str(rate))) - 1
-        most = (
-            f"{fewest} or more are rejected, or none"
-            if fewest <= photos
-            else "none can be rejected"
+        needed = math.ceil(photos / Fraction(str(rate))) - 1
+        possible = f"{fewest} or more are rejected, or none"
+        if fewest > photos:
+            possible = "none can be rejected"
+        sentences.append(
+            f"With {held_out} good photos held out, of {photos} photos {possible}: to reject a "
+            f"single one takes {needed}."
         )
-        said.append(
-            f"With {held} good photos held out, of {photos} photos {most}: to reject a single one "
-            f"takes {single}."
-        )
-    return [*said, LIMITS]
+    return [*sentences, LIMITS]
 
 
 def colours(edge: float, highest: float = 0.0) -> tuple[float, float] | None:
-    """The ends of the colours of maps, which are logarithmic: they begin at `edge`, above which
-    nothing is in good photos, and end at the highest value; where none is known, at twice the edge.
-    None where no good photos tell the edge."""
+    """The ends (low, high) of the logarithmic colour scale of maps. Visible colours begin at `edge`
+    and end at the highest value, or at twice the edge if that is not given. None where the edge is
+    not known."""
     if math.isinf(edge) or edge <= 0:
         return None
     high = max(highest, 1.2 * edge) if highest else 2 * edge

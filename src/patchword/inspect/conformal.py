@@ -17,18 +17,20 @@ from numpy.typing import NDArray
 from patchword.errors import UnsupportedError
 
 Values = NDArray[np.float64]
-ROUNDING = 1e-12  # of a limit
+ROUNDING = 1e-12  # relative tolerance of a limit
 
 
 def rank(count: int, rate: float, confidence: float | None = None) -> int:
-    """Which of `count` calibration scores, counted from the smallest, is the threshold; more than
-    `count` where there are too few.
+    """The rank k of the threshold among n = `count` calibration scores, 1 for the smallest; n + 1
+    where there are too few.
 
     rate        of false alarms, between 0 and 1
-    confidence  None: the rate holds in the mean over all calibrations that might have been drawn
-                (marginal): k = ceil((n + 1) (1 - rate)). Else it holds for this one calibration
-                with this probability: the smallest k with P(Binomial(n, rate) <= n - k) <= 1 -
-                confidence
+    confidence  None: the rate holds on average over the draw of the calibration photos (marginal),
+
+                    k = ceil((n + 1) (1 - rate))
+
+                else it holds for these calibration photos with this probability: the smallest k
+                with P(Binomial(n, rate) <= n - k) <= 1 - confidence
 
     Raises UnsupportedError for a rate or a confidence that is not between 0 and 1.
     """
@@ -46,8 +48,8 @@ def rank(count: int, rate: float, confidence: float | None = None) -> int:
 
 
 def needed(rate: float, confidence: float | None = None) -> int:
-    """How many calibration scores are needed for a threshold at that rate: 99 for 1%, and 299 for
-    1% with 95% confidence."""
+    """The number of calibration scores that a threshold at that rate needs: 99 for 1%, 299 for 1%
+    with 95% confidence."""
     between("false_alarms", rate)
     if confidence is None:
         return math.ceil(1 / Fraction(str(rate))) - 1
@@ -56,28 +58,31 @@ def needed(rate: float, confidence: float | None = None) -> int:
 
 
 def lowest(count: int, confidence: float | None = None) -> float:
-    """The lowest rate that `count` calibration scores can guarantee, by their largest."""
+    """The lowest rate that `count` calibration scores can guarantee: that of their maximum."""
     return 1 / (count + 1) if confidence is None else 1 - (1 - confidence) ** (1 / count)
 
 
 def threshold(scores: Sequence[float] | Values, rate: float, confidence: float | None) -> float:
-    """The largest score that is accepted: what is above it is rejected. Infinite where there are
-    too few calibration scores for the rate."""
+    """The threshold: scores above it are rejected. Infinite where there are too few calibration
+    scores for the rate."""
     k = rank(len(scores), rate, confidence)
     return float(np.sort(scores)[k - 1]) if k <= len(scores) else math.inf
 
 
-def score_of(calibration: Sequence[float] | Values, p: float) -> float:
-    """The score above which `p_values` are at most p, which is less than 1; infinite where none
-    are."""
+def threshold_of_p(calibration: Sequence[float] | Values, p: float) -> float:
+    """The score above which `p_values` are at most p < 1; infinite if no score has so small a p."""
     n = len(calibration)
-    larger = math.floor(p * (n + 1) + 1e-9) - 1  # of the calibration's scores, at most
+    larger = math.floor(p * (n + 1) + 1e-9) - 1  # calibration scores above the threshold
     return float(np.sort(calibration)[n - 1 - larger]) if larger >= 0 else math.inf
 
 
 def p_values(calibration: Sequence[float] | Values, scores: Sequence[float] | Values) -> Values:
-    """For each new score (1 + how many of the n calibration scores are as large or larger) / (n +
-    1): of a good photo it is at most p with probability p at most."""
+    """For each new score s, with the n calibration scores s_i,
+
+        p = (1 + number of s_i >= s) / (n + 1)
+
+    For a good photo P(p <= t) <= t (Vovk et al. 2005).
+    """
     ascending = np.sort(np.asarray(calibration, np.float64))
     smaller = np.searchsorted(ascending, np.asarray(scores, np.float64), side="left")
     n = len(ascending)
@@ -85,25 +90,26 @@ def p_values(calibration: Sequence[float] | Values, scores: Sequence[float] | Va
 
 
 def benjamini_hochberg(p: Sequence[float] | Values, rate: float) -> NDArray[np.bool_]:
-    """Which of a list to reject so that at most `rate` of those rejected are good, in the mean
-    (Benjamini and Hochberg 1995). Conformal p-values may share one calibration (Bates et al. 2023).
-    """
+    """Which of a list of p-values to reject so that on average at most `rate` of the rejected ones
+    are good: those up to the largest p_(k) <= rate * k / m, m = len(p) (Benjamini and Hochberg
+    1995). It holds for conformal p-values of one calibration, too (Bates et al. 2023)."""
     between("rate", rate)
     values = np.asarray(p, np.float64)
     ascending = np.sort(values)
-    # p-values are whole numbers by n + 1: of one just at its limit rounding is not to decide.
+    # p-values are multiples of 1 / (n + 1), so that some are exactly at their limit.
     limits = rate * np.arange(1, len(values) + 1) / max(len(values), 1)
-    passed = ascending <= limits * (1 + ROUNDING)
-    limit = ascending[passed].max() if passed.any() else -1.0
+    below = ascending <= limits * (1 + ROUNDING)
+    limit = ascending[below].max() if below.any() else -1.0
     return np.asarray(values <= limit)
 
 
 def _log_binomial(n: int, k: int, rate: float) -> float:
     """log P(Binomial(n, rate) = k)."""
-    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return ways + k * math.log(rate) + (n - k) * math.log1p(-rate)
+    coefficient = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return coefficient + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
 
 def between(name: str, value: float) -> None:
+    """Raise UnsupportedError for a number that is not between 0 and 1."""
     if not 0 < value < 1:
         raise UnsupportedError(f"{name} is {value!r}; it is more than 0 and less than 1")

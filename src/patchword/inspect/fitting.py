@@ -1,7 +1,8 @@
-"""Learning from good photos, and holding some of them out."""
+"""Learning from good photos, and calibration on photos that are held out of them."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,20 +12,20 @@ from patchword.errors import ImageError, UnsupportedError, counted
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images
 from patchword.inspect import conformal
-from patchword.inspect.acquisition import Good, Look
-from patchword.inspect.calibration import Calibration, Rule
+from patchword.inspect.acquisition import Appearance, GoodPhoto
+from patchword.inspect.calibration import Calibration, Kind, Rule
 from patchword.inspect.drift import Drift
-from patchword.inspect.inspector import Inspector, calibrated, group_of, named
+from patchword.inspect.inspector import Inspector, calibrated, group_of, photo_name
 from patchword.inspect.methods import needless
 from patchword.inspect.photos import found_each, opened_each
 from patchword.inspect.protocol import RGB, Finding, Method, Progress, State
 from patchword.nn.inference_mode import without_autocast
 from patchword.scope import GOOD, Check, together
 
-FEWEST = 4  # photos to learn from, where others are held out
-FOLDS = 5
+FEWEST = 4  # photos that must remain to learn from when others are held out
+FOLDS = 5  # of the cross-validation
 SEED = 0
-UNCHECKED = Check(None, "")  # of photos that are looked at again
+UNCHECKED = Check(None, "")  # for photos that come a second time: warns of nothing
 
 Sources = Sequence[ImageLike]
 
@@ -40,125 +41,134 @@ def fit(
     failed: list[ImageError] | None = None,
     progress: Progress | None = None,
 ) -> Inspector:
-    """Learn from good photos, and calibrate on those of them that nothing is learned from.
+    """Learn from good photos, and calibrate on good photos that nothing is learned from.
 
-    calibration  photos to calibrate on, which nothing is learned from, also where they are among
-                 `good`; None: some of `good`, see `split`. Where none can be held out all are
-                 learned from, and the threshold comes from cross-validation
-    grouped      a threshold for each name of a folder that photos lie in
-    failed       what cannot be opened is added here; None: the first raises its ImageError
-    progress     of photos
+    calibration  photos to calibrate on; nothing is learned from them, even if they are also in
+                 `good`. None: some of `good`, see `split`; if none can be held out, all are learned
+                 from, and the threshold comes from cross-validation
+    grouped      a threshold for each name of the folders that photos lie in
+    failed       the errors of photos that cannot be opened are added here; None: the first is
+                 raised
+    progress     called with (photos done, photos in all)
 
-    Raises UnsupportedError where there are fewer good photos than the method needs.
+    Raises UnsupportedError for fewer good photos than the method needs.
     """
-    held = None if calibration is None else _once(as_images(calibration))
-    sources = _once(as_images(good), held or ())
-    broken: dict[int, ImageError] = {}
+    held_out = None if calibration is None else _distinct(as_images(calibration))
+    sources = _distinct(as_images(good), held_out or ())
+    errors: dict[int, ImageError] = {}
     while True:
         run = _Run(model, method, rule, grouped, progress)
         try:
-            made = run.made(sources, held)
-            if not run.broken:
+            inspector = run.inspector(sources, held_out)
+            if not run.errors:
                 break
-        except ImageError:  # of what it should have learned from nothing could be opened
-            if len(run.broken) == len(sources):
+        except ImageError:  # none of the photos to learn from could be opened
+            if len(run.errors) == len(sources):
                 raise
-        broken |= run.broken
+        errors |= run.errors
         if failed is None:
-            raise next(iter(run.broken.values()))
-        # Again without those that cannot be opened: there may now be too few to hold out.
-        sources = [source for source in sources if id(source) not in broken]
-        held = held and [source for source in held if id(source) not in broken]
+            raise next(iter(run.errors.values()))
+        # Repeat without the unreadable photos: there may now be too few to hold some out.
+        sources = [source for source in sources if id(source) not in errors]
+        if held_out:
+            held_out = [source for source in held_out if id(source) not in errors]
     if failed is not None:
-        failed += broken.values()
-    return made
+        failed += errors.values()
+    return inspector
 
 
 class _Run:
-    """One attempt to learn and to calibrate; `broken`: what could not be opened, by its id."""
+    """One attempt to learn and to calibrate. errors: of photos that cannot be opened, by the id of
+    their source."""
 
     def __init__(
         self, model: Bundle, method: Method, rule: Rule, grouped: bool, progress: Progress | None
     ) -> None:
         self.model, self.method, self.rule, self.grouped = model, method, rule, grouped
-        self.progress, self.broken = progress, dict[int, ImageError]()
+        self.progress, self.errors = progress, dict[int, ImageError]()
         self.done, self.total, self.photos = 0, 0, 0
-        self.taken: list[Good] = []
+        self.taken: list[GoodPhoto] = []
 
-    def made(self, sources: Sources, held: Sources | None) -> Inspector:
+    def inspector(self, sources: Sources, calibration: Sources | None) -> Inspector:
         method = self.method
         if len(sources) < method.needs.good:
             needs = counted(method.needs.good, "good photo")
-            beside = " beside those of the calibration" if held else ""
+            beside = " beside those of the calibration" if calibration else ""
             raise UnsupportedError(
                 f"{method.name} needs {needs}{beside}, and there are {len(sources)}; "
                 f"{' and '.join(needless())} need none"
             )
         if method.needs.batch:
-            good = (*sources, *(held or ()))
-            nothing = Calibration("none")
+            good = (*sources, *(calibration or ()))
             return Inspector(
-                self.model, method, method.fit(self.model, []), nothing, self.rule, 0, good,
-                self.grouped,
+                self.model, method, method.fit(self.model, []), Calibration("none"), self.rule,
+                good=good, grouped=self.grouped,
             )  # fmt: skip
-        if held is None:
-            learned, kept = split(sources, self.rule, method, self.grouped)
+        if calibration is None:
+            learned, held_out = split(sources, self.rule, method, self.grouped)
         else:
-            learned, kept = sources[: method.needs.most], held
-        folds = [] if kept else _folds(learned, method)
-        self.photos = len(learned) + len(kept)
-        self.total = self.photos + len(folds) * len(learned)  # each is looked at as often
-        found: list[tuple[ImageLike, Finding]] = []
+            learned, held_out = sources[: method.needs.most], calibration
+        folds = [] if held_out else _folds(learned, method)
+        self.photos = len(learned) + len(held_out)
+        self.total = self.photos + len(folds) * len(learned)  # each fold opens every photo
+        findings: list[tuple[ImageLike, Finding]] = []
         for fold in folds:
             rest = [source for n, source in enumerate(learned) if n not in fold]
-            found += self._scored(self._learned(rest), [learned[n] for n in fold])
-        with together() as noted:
-            check = Check(self.model.scope, self.model.name, report=noted)
+            findings += self._score(self._learn(rest), [learned[n] for n in fold])
+        with together() as warnings:
+            check = Check(self.model.scope, self.model.name, report=warnings)
             check.kind = GOOD
-            state = self._learned(learned, check)
-            found += self._scored(state, kept, check)
-        told = calibrated(found, "cross-validated" if folds else "held out", self.grouped)
+            state = self._learn(learned, check)
+            findings += self._score(state, held_out, check)
+        kind: Kind = "cross-validated" if folds else "held out"
+        scores = calibrated(findings, kind, self.grouped)
         return Inspector(
-            self.model, method, state, told, self.rule, len(learned), (), self.grouped,
-            Drift(told.scores), self.taken,
+            self.model, method, state, scores, self.rule, len(learned), grouped=self.grouped,
+            drift=Drift(scores.scores), taken=self.taken,
         )  # fmt: skip
 
-    def _learned(self, sources: Sources, check: Check = UNCHECKED) -> State:
+    def _learn(self, sources: Sources, check: Check = UNCHECKED) -> State:
         def photos() -> Iterator[RGB]:
             opened = 0
-            looks = None if check is UNCHECKED else dict[int, Look]()
-            each = opened_each(self.model, sources, self.method.view, check, looks)
-            for number, (source, photo) in enumerate(check.each(each)):
+            appearances = None if check is UNCHECKED else dict[int, Appearance]()
+            results = opened_each(self.model, sources, self.method.view, check, appearances)
+            for number, (source, photo) in enumerate(check.each(results)):
                 self._advance()
                 if isinstance(photo, ImageError):
-                    self.broken[id(source)] = _named(photo, source)
+                    self._add_error(source, photo)
                 else:
                     opened += 1
-                    self._note(source, number, looks)
+                    self._add_taken(source, number, appearances)
                     yield photo
             if sources and not opened:
-                raise next(iter(self.broken.values()))
+                raise next(iter(self.errors.values()))
 
         with without_autocast(self.model.device):
             return self.method.fit(self.model, photos())
 
-    def _scored(
+    def _score(
         self, state: State, sources: Sources, check: Check = UNCHECKED
     ) -> Iterator[tuple[ImageLike, Finding]]:
-        looks = None if check is UNCHECKED else dict[int, Look]()
-        each = found_each(self.model, self.method, state, sources, check, looks)
-        for number, (source, found) in enumerate(check.each(each)):
+        appearances = None if check is UNCHECKED else dict[int, Appearance]()
+        results = found_each(self.model, self.method, state, sources, check, appearances)
+        for number, (source, found) in enumerate(check.each(results)):
             self._advance()
             if isinstance(found, ImageError):
-                self.broken[id(source)] = _named(found, source)
+                self._add_error(source, found)
             else:
-                self._note(source, number, looks)
+                self._add_taken(source, number, appearances)
                 yield source, found[1]
 
-    def _note(self, source: ImageLike, number: int, looks: Mapping[int, Look] | None) -> None:
-        """How a good photo was taken."""
-        if looks is not None:
-            self.taken.append(Good(group_of(source) if self.grouped else "", looks[number]))
+    def _add_error(self, source: ImageLike, error: ImageError) -> None:
+        self.errors[id(source)] = ImageError(photo_name(source), error.reason)
+
+    def _add_taken(
+        self, source: ImageLike, number: int, appearances: Mapping[int, Appearance] | None
+    ) -> None:
+        """Note the appearance of a good photo, the first time that it comes."""
+        if appearances is not None:
+            group = group_of(source) if self.grouped else ""
+            self.taken.append(GoodPhoto(group, appearances[number]))
 
     def _advance(self) -> None:
         self.done += 1
@@ -166,53 +176,55 @@ class _Run:
             self.progress(self.done * self.photos // self.total, self.photos)
 
 
-def _once(sources: Iterable[ImageLike], without: Sources = ()) -> list[ImageLike]:
-    """Each file once, so that none is both learned from and held out; and none of `without`."""
-    seen = {_file(source) for source in without}
-    kept = []
+def _distinct(sources: Iterable[ImageLike], without: Sources = ()) -> list[ImageLike]:
+    """Each file once, and none of `without`, so that no photo is both learned from and held out."""
+    seen = {_identity(source) for source in without}
+    distinct = []
     for source in sources:
-        if (file := _file(source)) not in seen:
-            seen.add(file)
-            kept.append(source)
-    return kept
+        identity = _identity(source)
+        if identity not in seen:
+            seen.add(identity)
+            distinct.append(source)
+    return distinct
 
 
-def _file(source: ImageLike) -> object:
-    """What two sources of the same photo have in common: the path, or the thing itself."""
+def _identity(source: ImageLike) -> object:
+    """Equal for two sources of the same photo: the resolved path of a file, else the object's
+    id."""
     if isinstance(source, (str, os.PathLike)):
-        name = named(source)
-        return name if "\0" in name else os.path.realpath(name)  # opening it raises the error
+        name = photo_name(source)
+        return name if "\0" in name else os.path.realpath(name)  # "\0" is an error on opening
     return id(source)
 
 
 def _folds(sources: Sources, method: Method) -> list[range]:
-    """Which photos are scored after learning from the others; none where too few would be left."""
+    """The numbers of the photos of each fold, which are scored after learning from the others; []
+    if too few others would remain."""
     count = min(len(sources), FOLDS)
-    if count < 2 or len(sources) - -(-len(sources) // count) < method.needs.good:
+    if count < 2 or len(sources) - math.ceil(len(sources) / count) < method.needs.good:
         return []
     return [range(first, len(sources), count) for first in range(count)]
 
 
 def split(sources: Sources, rule: Rule, method: Method, grouped: bool) -> tuple[Sources, Sources]:
-    """Good photos to learn from, and others, drawn at random, to hold out: half of them or as many
-    as the rate needs, where `FEWEST` or more are left; else none. Of each group so, but that one
-    is enough for all groups to learn from. A method that learns from the first few alone: all
-    others are held out."""
+    """Good photos to learn from, and good photos to hold out.
+
+    Held out at random are half of each group, or as many as the rate needs if that is more,
+    provided that `FEWEST` photos remain, or one of each group; else none. For a method that learns
+    from a few photos only, all others are held out.
+    """
     most = method.needs.most
     if most is not None:
         return sources[:most], sources[most:]
     order = list(range(len(sources)))
     random.Random(SEED).shuffle(order)
-    wanted = conformal.needed(rule.false_alarms, rule.confidence)
+    needed = conformal.needed(rule.false_alarms, rule.confidence)
+    fewest = 1 if grouped else FEWEST
     groups = [group_of(source) if grouped else "" for source in sources]
-    held: set[int] = set()
+    held_out: set[int] = set()
     for group in sorted(set(groups)):
-        own = [n for n in order if groups[n] == group]
-        if len(own) - wanted >= (1 if grouped else FEWEST):
-            held.update(own[: max(wanted, len(own) // 2)])
-    learned = [source for n, source in enumerate(sources) if n not in held]
-    return learned, [sources[n] for n in sorted(held)]
-
-
-def _named(error: ImageError, source: ImageLike) -> ImageError:
-    return ImageError(named(source), error.reason)
+        members = [n for n in order if groups[n] == group]
+        if len(members) - needed >= fewest:
+            held_out.update(members[: max(needed, len(members) // 2)])
+    learned = [source for n, source in enumerate(sources) if n not in held_out]
+    return learned, [sources[n] for n in sorted(held_out)]

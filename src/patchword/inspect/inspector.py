@@ -1,4 +1,4 @@
-"""From good photos to verdicts on others."""
+"""The inspector: a method that has learned from good photos, and its verdicts on other photos."""
 
 from __future__ import annotations
 
@@ -25,8 +25,23 @@ from patchword.fingerprint import renewed
 from patchword.images import ImageLike, name_of
 from patchword.images.one_or_many import as_images, results
 from patchword.inspect import conformal
-from patchword.inspect.acquisition import UNKNOWN, Good, Look, Named, remarks, short
-from patchword.inspect.calibration import Calibration, Judge, Kind, Rule, changed, colours, of_list
+from patchword.inspect.acquisition import (
+    UNKNOWN,
+    Appearance,
+    GoodPhoto,
+    InspectedPhoto,
+    remarks,
+    short,
+)
+from patchword.inspect.calibration import (
+    Calibration,
+    Judge,
+    Kind,
+    Rule,
+    changed,
+    colours,
+    list_guarantee,
+)
 from patchword.inspect.drift import LONGEST, Drift
 from patchword.inspect.inspector_folder import (
     ABOUT,
@@ -46,10 +61,9 @@ from patchword.visible_area import SMALL, advice
 
 Sources = Sequence[ImageLike]
 
-_DAMAGE = (  # what a changed file may raise
-    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
-    *(ConfigError, UnsupportedError),
-)
+_DAMAGE = (  # raised for a saved file that somebody changed
+    KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError, UnsupportedError,
+)  # fmt: skip
 _NO_P_VALUES = (
     "a list is judged by p-values, and there are none: no good photos were held out; give more "
     "good photos, or some to hold out as calibration (--calibration)"
@@ -58,13 +72,17 @@ _NO_P_VALUES = (
 
 @dataclass(eq=False, repr=False)
 class Inspector:
-    """A method that has learned from good photos, and what their scores say of a threshold.
+    """A method that has learned from good photos, and the scores of good photos that give its
+    threshold.
 
-    calibration  of a method that compares photos with each other: that of the last batch
-    learned      from how many photos
-    good         of such a method: the good ones, which are scored with each batch
-    grouped      whether photos are judged by those of their own folder's name alone
-    taken        how the good photos were taken; None: not known
+    calibration  for a method that compares photos with each other: that of the last batch
+    learned      the number of photos that were learned from
+    good         for a method that compares photos with each other: the good ones, which are scored
+                 with each batch
+    grouped      True if photos are judged only by good photos in folders of the same name
+    taken        the appearance of the good photos; None: not known
+    smallest     the largest factor by which a photo's sides were reduced
+    inspected    the photos of the last call
     """
 
     model: Bundle
@@ -76,55 +94,59 @@ class Inspector:
     good: tuple[ImageLike, ...] = ()
     grouped: bool = False
     drift: Drift = field(default_factory=lambda: Drift(()))
-    taken: Sequence[Good] | None = ()
-
-    smallest: float = 1.0  # how many pixels of a photo became one of the network's, at most
-    inspected: list[Named] = field(default_factory=list)  # by the last call
+    taken: Sequence[GoodPhoto] | None = ()
+    smallest: float = 1.0
+    inspected: list[InspectedPhoto] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        held = f"{len(self.calibration.scores)} {self.calibration.kind}"
-        return f"Inspector({self.method}, {self.model.name!r}, {self.learned} learned from, {held})"
+        scores = f"{len(self.calibration.scores)} {self.calibration.kind}"
+        learned = f"{self.learned} learned from"
+        return f"Inspector({self.method}, {self.model.name!r}, {learned}, {scores})"
 
     @checked
     def inspect(
         self, images: ImageLike | Iterable[ImageLike], false_discoveries: float | None = None
     ) -> list[Inspection]:
-        """What is said of each photo. false_discoveries: see `listed`. Raises the ImageError of
-        the first that cannot be opened."""
+        """The result of each photo. false_discoveries: see `listed`. Raises the ImageError of the
+        first photo that cannot be opened."""
         if false_discoveries is not None:
             check_list(self)
-        found = list(results(self.inspect_each(images)))
-        if seen := self.seen_small():
-            warn(seen, UnseenWarning)
+        inspections = list(results(self.inspect_each(images)))
+        if warning := self.seen_small():
+            warn(warning, UnseenWarning)
         for remark in self.remarks():
             warn(remark, ImageWarning)
-        found = on_one_scale(found)
-        return found if false_discoveries is None else self.listed(found, false_discoveries)
+        inspections = on_one_scale(inspections)
+        if false_discoveries is None:
+            return inspections
+        return self.listed(inspections, false_discoveries)
 
     @checked
     def inspect_each(
         self, images: ImageLike | Iterable[ImageLike]
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
-        """Each photo in order with what is said of it, or the ImageError that says why nothing
-        is."""
+        """Each photo in order with its result, or with its ImageError."""
         self.inspected = []
         if self.method.needs.batch:
-            yield from self._batch(list(as_images(images)))
+            yield from self._inspect_batch(list(as_images(images)))
             return
-        check, looks = self._check(), dict[int, Look]() if self.taken else None
-        each = found_each(self.model, self.method, self.state, as_images(images), check, looks)
-        yield from self._said_each(each, check, looks)
+        check = Check(self.model.scope, self.model.name)
+        appearances = dict[int, Appearance]() if self.taken else None
+        found = found_each(
+            self.model, self.method, self.state, as_images(images), check, appearances
+        )
+        yield from self._judge_each(found, check, appearances)
 
     @property
     def watched(self) -> bool:
-        """Whether the drift alarm can say something: where photos of one group were held out."""
+        """True if the drift alarm works: good photos were held out, and there are no groups."""
         return self.calibration.kind == "held out" and not self.grouped
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder from which `patchword.inspector(model, fitted=folder)` goes on. Returns
-        it. Raises UnsupportedError for a method that compares photos with each other, which learns
-        nothing, and for a folder that holds something else."""
+        """Write a folder that `patchword.inspector(model, fitted=folder)` reads, and return its
+        path. Raises UnsupportedError for a method that compares photos with each other, which
+        learns nothing, and for a folder that holds other files."""
         method, model = self.method, self.model
         if method.needs.batch:
             raise UnsupportedError(
@@ -140,22 +162,22 @@ class Inspector:
             "grouped": self.grouped,
             "rule": asdict(self.rule),
             "calibration": asdict(self.calibration),
-            **({} if self.taken is None else {"taken": [each.row() for each in self.taken]}),
         }
+        if self.taken is not None:
+            about["taken"] = [photo.row() for photo in self.taken]
         place = write_folder(folder, about, self.state)
         self.keep_drift(place)
         return place
 
     @checked
     def keep_drift(self, folder: str | os.PathLike[str]) -> None:
-        """Keep the scores of photos so far in a folder that `save` wrote, so that the drift alarm
-        goes on from there; beyond 100,000 it begins anew. Raises OSError where nothing can be
-        written."""
+        """Save the scores so far in a folder that `save` wrote, so that the drift alarm continues
+        from there; after 100,000 photos it begins again. Raises OSError."""
         stream = self.drift.stream
         write_stream(folder, stream if len(stream) < LONGEST else ())
 
     def seen_small(self) -> str:
-        """Of photos so far: what is lost where they were reduced by much; else empty."""
+        """A warning about small defects, if photos so far were much reduced; else ""."""
         if self.smallest <= SMALL:
             return ""
         return (
@@ -165,105 +187,112 @@ class Inspector:
         )
 
     def remarks(self) -> list[str]:
-        """What to say of the photos that were inspected last: which are among the good ones, and
-        which were taken under other conditions (`patchword.inspect.acquisition`): sentences without
-        their ends."""
+        """Sentences, without full stops, about the photos of the last call: which are among the
+        good ones, and which were taken under other conditions (`patchword.inspect.acquisition`)."""
         if self.taken is None:
             return [UNKNOWN]
-        names = short([each.name for each in self.inspected])
+        names = short([photo.name for photo in self.inspected])
         pairs = zip(self.inspected, names, strict=True)
-        return remarks(self.taken, [each._replace(name=name) for each, name in pairs])
+        return remarks(self.taken, [photo._replace(name=name) for photo, name in pairs])
 
     @checked
     def listed(self, found: Sequence[Inspection], rate: float) -> list[Inspection]:
-        """The same, rejected as a list: in the mean at most `rate` of those that are rejected are
-        good (Benjamini and Hochberg 1995). One without a p-value, of whose folder's name no good
-        photo was held out, stays without a verdict. Raises UnsupportedError where none has one, and
-        for a threshold that was given."""
+        """The results judged as one list: on average at most `rate` of the rejected photos are good
+        (Benjamini and Hochberg 1995). A photo without a p-value, because no good photo of its group
+        was held out, gets no verdict. Raises UnsupportedError if no photo has one, and for an
+        inspector with a given threshold."""
         check_list(self)
-        known = [each.p_value for each in found if each.p_value is not None]
-        if found and not known:
+        p_values = [each.p_value for each in found if each.p_value is not None]
+        if found and not p_values:
             raise UnsupportedError(_NO_P_VALUES)
-        chosen = conformal.benjamini_hochberg(known, rate)
-        most = max((p for p, bad in zip(known, chosen, strict=True) if bad), default=0.0)
+        rejected = conformal.benjamini_hochberg(p_values, rate)
+        most = max((p for p, bad in zip(p_values, rejected, strict=True) if bad), default=0.0)
         limits = {name: judge.above(most) for name, judge in self.judges().items()}
-        verdicts = iter(chosen.tolist())
-        return [
-            each
-            if each.p_value is None
-            else replace(each, rejected=next(verdicts), limit=limits[each.group])
-            for each in found
-        ]
+        verdicts = iter(rejected.tolist())
+        judged = []
+        for each in found:
+            if each.p_value is not None:
+                each = replace(each, rejected=next(verdicts), limit=limits[each.group])
+            judged.append(each)
+        return judged
 
     @checked
     def guarantee(self, false_discoveries: float | None = None, photos: int = 0) -> list[str]:
-        """What the verdicts guarantee and what they do not, in sentences, for each group; of so
-        many photos that were judged as a list, of that."""
+        """Sentences, for each group: what the verdicts guarantee, and what they do not.
+        false_discoveries: the rate at which `photos` photos were judged as one list."""
+        judges = self.judges()
         if false_discoveries is not None:
-            held = min((len(each.calibration.scores) for each in self.judges().values()), default=0)
-            return of_list(false_discoveries, photos, held)
+            counts = [len(judge.calibration.scores) for judge in judges.values()]
+            return list_guarantee(false_discoveries, photos, min(counts, default=0))
         return [
             f"{name}: {sentence}" if name else sentence
-            for name, judge in self.judges().items()
+            for name, judge in judges.items()
             for sentence in judge.guarantee()
         ]
 
     def judges(self) -> dict[str, Judge]:
-        """By the name of the group; that of all is empty."""
+        """The judge of each group, by its name; without groups there is one, named ""."""
         names = sorted(set(self.calibration.groups)) if self.grouped else [""]
         return {name: Judge(self.calibration.of(name), self.rule) for name in names}
 
-    def _batch(self, sources: Sources) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
-        """Good photos are scored as the others are, in one batch with them; those of them that
-        cannot be opened come first."""
-        check, both, looks = self._check(), [*self.good, *sources], dict[int, Look]()
-        every = list(found_each(self.model, self.method, self.state, both, check, looks))
-        check.kind = GOOD
-        first = list(check.each(every[: len(self.good)]))
-        check.kind = IMAGES
-        good = [(source, f[1]) for source, f in first if not isinstance(f, ImageError)]
-        self.calibration = calibrated(good, "held out", self.grouped)
-        self.drift = Drift(self.calibration.scores)
-        self.taken = [
-            Good(group_of(source) if self.grouped else "", looks[number])
-            for number, (source, found) in enumerate(first)
-            if not isinstance(found, ImageError)
-        ]
-        yield from ((source, found) for source, found in first if isinstance(found, ImageError))
-        yield from self._said_each(every[len(first) :], check, looks, len(first))
-
-    def _check(self) -> Check:
-        return Check(self.model.scope, self.model.name)
-
-    def _said_each(
-        self,
-        every: Iterable[tuple[ImageLike, Found | ImageError]],
-        check: Check,
-        looks: Mapping[int, Look] | None,
-        begin: int = 0,
+    def _inspect_batch(
+        self, sources: Sources
     ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
-        judges, none = self.judges(), Judge(Calibration("none"), self.rule)
-        pixels = {each.look.pixels for each in self.taken or ()}
-        for number, (source, found) in enumerate(check.each(every), begin):
+        """Score the good photos in one batch with the others. The errors of good photos that cannot
+        be opened come first."""
+        check = Check(self.model.scope, self.model.name)
+        batch, appearances = [*self.good, *sources], dict[int, Appearance]()
+        found = list(found_each(self.model, self.method, self.state, batch, check, appearances))
+        check.kind = GOOD
+        of_good = list(check.each(found[: len(self.good)]))
+        check.kind = IMAGES
+        findings, taken, errors = [], [], []
+        for number, (source, result) in enumerate(of_good):
+            if isinstance(result, ImageError):
+                errors.append((source, result))
+            else:
+                findings.append((source, result[1]))
+                taken.append(GoodPhoto(self._group(source), appearances[number]))
+        self.calibration = calibrated(findings, "held out", self.grouped)
+        self.drift = Drift(self.calibration.scores)
+        self.taken = taken
+        yield from errors
+        yield from self._judge_each(found[len(of_good) :], check, appearances, len(of_good))
+
+    def _group(self, source: ImageLike) -> str:
+        return group_of(source) if self.grouped else ""
+
+    def _judge_each(
+        self,
+        found_each: Iterable[tuple[ImageLike, Found | ImageError]],
+        check: Check,
+        appearances: Mapping[int, Appearance] | None,
+        first: int = 0,
+    ) -> Iterator[tuple[ImageLike, Inspection | ImageError]]:
+        """The results of photos from their findings. appearances: of the photos, the first of which
+        has the number `first` there."""
+        judges, no_judge = self.judges(), Judge(Calibration("none"), self.rule)
+        digests = {photo.appearance.digest for photo in self.taken or ()}
+        for number, (source, found) in enumerate(check.each(found_each), first):
             if isinstance(found, ImageError):
                 yield source, found
-            else:
-                group = group_of(source) if self.grouped else ""
-                known = looks is not None and looks[number].pixels in pixels
-                if looks is not None:
-                    name = one_line(file_name(source)) or f"image {number - begin + 1}"
-                    self.inspected.append(Named(name, group, looks[number], known))
-                said = self._said(source, found, judges.get(group, none), group)
-                yield source, replace(said, outside=check.outside, known=known)
+                continue
+            group, known = self._group(source), False
+            if appearances is not None:
+                known = appearances[number].digest in digests
+                name = one_line(file_name(source)) or f"image {number - first + 1}"
+                self.inspected.append(InspectedPhoto(name, group, appearances[number], known))
+            inspection = self._judged(source, found, judges.get(group, no_judge), group)
+            yield source, replace(inspection, outside=check.outside, known=known)
 
-    def _said(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
+    def _judged(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
         photo, finding = found
         sides = zip(finding.geometry.source, finding.geometry.resized, strict=True)
         self.smallest = max(self.smallest, *(source / size for source, size in sides))
         if self.watched:
             self.drift.add([finding.score])
         return Inspection(
-            path=named(source),
+            path=photo_name(source),
             photo=photo,
             score=finding.score,
             p_value=judge.p_value(finding.score),
@@ -278,9 +307,9 @@ class Inspector:
 
 
 def reopened(
-    model: Bundle, folder: str | os.PathLike[str], given: Mapping[str, float] | None = None
+    model: Bundle, folder: str | os.PathLike[str], numbers: Mapping[str, float] | None = None
 ) -> Inspector:
-    """The inspector that `save` wrote. given: numbers of its rule, see `calibration.changed`.
+    """The inspector that `save` wrote. numbers: new ones for its rule, see `calibration.changed`.
 
     Raises CheckpointError for a folder that holds none or a damaged one, and for one that was
     fitted with another model.
@@ -299,34 +328,35 @@ def reopened(
         method = with_options(about["method"], about["options"])
         rule = from_dict(Rule, about["rule"])
         learned, grouped = int(about["learned"]), bool(about["grouped"])
-        rows = about.get("taken")
-        taken = rows if rows is None else [Good.of_row(row) for row in rows]
+        taken = None
+        if about.get("taken") is not None:
+            taken = [GoodPhoto.of_row(row) for row in about["taken"]]
     except _DAMAGE as error:
         raise damaged(folder, f"{ABOUT}: {type(error).__name__}: {error}") from error
     drift = Drift(calibration.scores)
     drift.add(read_stream(folder))
-    rule = changed(rule, given or {})
+    rule = changed(rule, numbers or {})
     return Inspector(
         model, method, state, calibration, rule, learned, (), grouped, drift,
         taken,
     )  # fmt: skip
 
 
-def on_one_scale(found: Sequence[Inspection]) -> list[Inspection]:
-    """The same, the colours of their maps up to the highest value of all."""
-    highest = max((float(each.grid.max()) for each in found), default=0.0)
-    return [replace(each, scale=colours(each.edge, highest)) for each in found]
+def on_one_scale(inspections: Sequence[Inspection]) -> list[Inspection]:
+    """The results with one colour scale, up to the highest value of all maps."""
+    highest = max((float(each.grid.max()) for each in inspections), default=0.0)
+    return [replace(each, scale=colours(each.edge, highest)) for each in inspections]
 
 
 def calibrated(
     found: Iterable[tuple[ImageLike, Finding]], kind: Kind, grouped: bool
 ) -> Calibration:
-    """The scores of good photos."""
+    """The calibration from the findings of good photos."""
     pairs = list(found)
     return Calibration(
         kind if pairs else "none",
-        tuple(each.score for _, each in pairs),
-        tuple(float(np.max(each.grid)) for _, each in pairs),
+        tuple(finding.score for _, finding in pairs),
+        tuple(float(np.max(finding.grid)) for _, finding in pairs),
         tuple(group_of(source) for source, _ in pairs) if grouped else (),
         tuple(one_line(file_name(source)) for source, _ in pairs),
     )
@@ -334,23 +364,25 @@ def calibrated(
 
 def group_of(source: ImageLike) -> str:
     """The name of the folder that a photo lies in."""
-    return Path(named(source)).parent.name
+    return Path(photo_name(source)).parent.name
 
 
-def named(source: ImageLike) -> str:
-    """What to call a photo."""
+def photo_name(source: ImageLike) -> str:
+    """The name of a photo: its path, if it has one."""
     return str(source) if isinstance(source, os.PathLike) else name_of(source)
 
 
 def check_list(inspector: Inspector) -> None:
-    """Raise UnsupportedError where no photo can be judged as one of a list, which is known before
-    any is seen."""
+    """Raise UnsupportedError if photos cannot be judged as one list."""
     if inspector.rule.threshold is not None:
         raise UnsupportedError(
             "a list is judged by p-values, not by a threshold: leave out threshold, or "
             "false_discoveries"
         )
-    kinds = {each.calibration.kind for each in inspector.judges().values()}
-    batch = inspector.method.needs.batch
-    if not inspector.good if batch else "held out" not in kinds:
+    if inspector.method.needs.batch:
+        has_p_values = bool(inspector.good)
+    else:
+        judges = inspector.judges().values()
+        has_p_values = any(judge.calibration.kind == "held out" for judge in judges)
+    if not has_p_values:
         raise UnsupportedError(_NO_P_VALUES)

@@ -1,4 +1,4 @@
-"""A folder with what an inspector is: inspect.json, state.safetensors with what its method has
+"""The folder of a saved inspector: inspect.json, state.safetensors with what its method has
 learned, and drift.json with the scores of photos inspected so far."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from patchword.atomic_write import PART, write
 from patchword.errors import CheckpointError, UnsupportedError
 from patchword.inspect.protocol import State
 
-FORMAT = 3  # in 1 another layer was compared by default; 2 had no hash of the state
+FORMAT = 3  # 1 compared another layer by default; 2 had no hash of the state
 ABOUT, STATE, STREAM = "inspect.json", "state.safetensors", "drift.json"
 KEYS = (
     "state", "method", "options", "model", "fingerprint", "learned", "grouped", "rule",
@@ -27,30 +27,33 @@ KEYS = (
 
 
 def free(folder: str | os.PathLike[str]) -> Path:
-    """A folder that `write_folder` may write. Raises UnsupportedError where something else is
-    there."""
+    """The folder, if `write_folder` may write it. Raises UnsupportedError if it holds other
+    files."""
     place = Path(folder)
-    own = (ABOUT, STATE, STREAM)  # beside parts of them, which a killed process left
     names = os.listdir(place) if place.is_dir() else []
-    others = [name for name in names if name not in own and not name.startswith(PART)]
+    others = [
+        name
+        for name in names
+        if name not in (ABOUT, STATE, STREAM)
+        and not name.startswith(PART)  # left by a process that was killed
+    ]
     if others or (place.exists() and not place.is_dir()):
         raise UnsupportedError(f"{place}: it holds something other than a fitted inspector")
     return place
 
 
 def write_folder(folder: str | os.PathLike[str], about: Mapping[str, Any], state: State) -> Path:
-    """Write a folder, over one of the same kind. Raises UnsupportedError where something else is
-    there."""
+    """Write the folder, over an earlier one. Raises UnsupportedError if it holds other files."""
     place = free(folder)
     content = save({name: value.contiguous() for name, value in state.items()})
     write(place / STATE, content)
-    both = {"format": FORMAT, "state": _hash(content), **about}
-    write(place / ABOUT, json.dumps(both, indent=1) + "\n")
+    record = {"format": FORMAT, "state": _hash(content), **about}
+    write(place / ABOUT, json.dumps(record, indent=1) + "\n")
     return place
 
 
 def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
-    """What `write_folder` wrote. Raises CheckpointError where it is missing or damaged."""
+    """Read what `write_folder` wrote. Raises CheckpointError if it is missing or damaged."""
     place = Path(folder)
     try:
         about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
@@ -72,21 +75,21 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], State]:
 
 
 def write_stream(folder: str | os.PathLike[str], scores: Sequence[float]) -> None:
-    """Keep the scores of photos inspected so far. Raises OSError where nothing can be written."""
+    """Write the scores of the photos inspected so far. Raises OSError."""
     write(Path(folder) / STREAM, json.dumps({"format": FORMAT, "scores": list(scores)}) + "\n")
 
 
 def read_stream(folder: str | os.PathLike[str]) -> list[float]:
-    """What `write_stream` wrote; none where it did not. Raises CheckpointError for a damaged
-    one."""
+    """The scores that `write_stream` wrote; [] if there is no file. Raises CheckpointError for a
+    damaged one."""
     place = Path(folder) / STREAM
     if not place.exists():
         return []
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))["scores"]
-        if not all(map(math.isfinite, found)):
+        scores = json.loads(place.read_text(encoding="utf-8"))["scores"]
+        if not all(map(math.isfinite, scores)):
             raise ValueError("a score is no finite number")
-        return [float(score) for score in found]
+        return [float(score) for score in scores]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{place}: damaged ({type(error).__name__}: {error}); delete it, and the drift alarm "
@@ -99,5 +102,5 @@ def _hash(content: bytes) -> str:
 
 
 def damaged(folder: str | os.PathLike[str], reason: str) -> CheckpointError:
-    """The error for a folder that is not as it was written."""
+    """The error for a folder that is damaged."""
     return CheckpointError(f"{os.fspath(folder)}: a damaged inspector ({reason}); fit it anew")

@@ -11,21 +11,23 @@ from PIL import Image, TiffImagePlugin
 from patchword.atomic_write import replacing
 from patchword.inspect.result import Inspection
 
-TOP = 65535
+TOP = 65535  # the largest sample
 DESCRIPTION = 270  # the TIFF tag ImageDescription
 
 
 def full_scale(edge: float) -> float:
-    """The value that 65535 stands for in all maps of one threshold: a power of two, 256 times
-    `edge` or more and at least 1/4; 1 where there is no threshold."""
-    return 2.0 ** max(math.ceil(math.log2(256 * edge)), -2) if 0 < edge < math.inf else 1.0
+    """The value that the sample 65535 stands for in all maps with this edge: the power of two at or
+    above 256 * edge, at least 1/4; 1 if the edge is not known."""
+    if not 0 < edge < math.inf:
+        return 1.0
+    return 2.0 ** max(math.ceil(math.log2(256 * edge)), -2)
 
 
 def save_map(found: Inspection, path: str | os.PathLike[str]) -> bool:
     """Write the map (H, W) as uint16; the file's description says which value 65535 stands for.
-    Returns whether all values fit below it; larger ones are 65535."""
+    Larger values are written as 65535. Returns True if there are none."""
     full = full_scale(found.edge)
-    # Not `found.values`, which would be kept with it: 64 MB of a photo of 4,000 x 4,000 pixels.
+    # `found.values` would be cached: 64 MB for a photo of 4,000 x 4,000 pixels.
     values = np.round(found.geometry.to_source(found.grid) / full * TOP)
     picture = Image.fromarray(values.clip(0, TOP).astype(np.uint16))
     tags = TiffImagePlugin.ImageFileDirectory_v2()

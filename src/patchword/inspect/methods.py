@@ -1,10 +1,10 @@
-"""The methods, by name, and their options."""
+"""The methods by name, and their options."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from patchword.config import from_dict
 from patchword.errors import UnsupportedError
@@ -22,25 +22,28 @@ METHODS: dict[str, type[Method]] = {
 
 
 def chosen(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with those of the options that are given; None: as the method has it. Options of its
-    `View` are among them. Raises UnsupportedError for an unknown method, and for an option that it
-    does not have."""
+    """The method with these options, among them those of its `View`; None stands for the default.
+    Raises UnsupportedError for an unknown method, and for an option that it does not have."""
     if name not in METHODS:
         near = nearest(name, METHODS)
         raise UnsupportedError(f"no method {name!r}{near}; there are {', '.join(METHODS)}")
-    given = {key: value for key, value in options.items() if value is not None}
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-    view = {key: given.pop(key) for key in ("layers", "short_side") if key in given}
-    own = _fields(METHODS[name])
-    for key in given:
-        if key not in own:
-            able = [kind for kind, cls in METHODS.items() if key in _fields(cls)]
+    arguments, view = dict[str, Any](), dict[str, Any]()
+    for key, value in options.items():
+        if value is None:
+            continue
+        value = tuple(value) if isinstance(value, list) else value
+        if key in _fields(View):
+            view[key] = value
+        elif key in _fields(METHODS[name]):
+            arguments[key] = value
+        else:
+            able = [other for other, kind in METHODS.items() if key in _fields(kind)]
             raise UnsupportedError(
                 f"{key} is of {' and '.join(able) or 'no method'}, not of {name}"
             )
-    kind: Any = METHODS[name]
-    made: Method = kind(view=View(**view), **given)
-    return made
+    method_class: Any = METHODS[name]
+    method: Method = method_class(view=View(**view), **arguments)
+    return method
 
 
 def needless() -> list[str]:
@@ -50,19 +53,17 @@ def needless() -> list[str]:
 
 def options_of(method: Method) -> dict[str, Any]:
     """The options of a method as JSON values."""
-    return {name: _plain(getattr(method, name)) for name in _fields(type(method))}
+    options: dict[str, Any] = dataclasses.asdict(cast(Any, method))
+    return options
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> Method:
-    """The method that `options_of` described. Raises ConfigError for values of another kind."""
-    kind: Any = METHODS[name]
-    made: Method = from_dict(kind, options)
-    return made
+    """The method whose options `options_of` wrote. Raises ConfigError for values of another
+    type."""
+    method_class: Any = METHODS[name]
+    method: Method = from_dict(method_class, options)
+    return method
 
 
-def _fields(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if isinstance(value, View) else value
+def _fields(data_class: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(data_class)]

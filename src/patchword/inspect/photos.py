@@ -1,10 +1,11 @@
-"""Photos on their way to a method: opened once, in threads, each with what is found in it."""
+"""Photos on their way to a method: each is opened once, in threads, and comes back with what the
+method found in it."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from patchword.errors import ImageError, ImageWarning, UnsupportedError, listed,
 from patchword.finite import failed
 from patchword.images import ImageLike, name_of
 from patchword.images.prefetch import ahead, threads
-from patchword.inspect.acquisition import Look, short
+from patchword.inspect.acquisition import Appearance, short, some_photos
 from patchword.inspect.features import layout
 from patchword.inspect.protocol import RGB, Finding, Method, State, View
 from patchword.nn.inference_mode import without_autocast
@@ -22,13 +23,13 @@ from patchword.show import plots
 from patchword.tasks.out_of_scope import judge
 from patchword.visible_area import Sight, noted
 
-AHEAD = 3  # photos that are opened before they are wanted
-ALIKE = 0.6  # correlation with the golden photo; of one board 0.94 or more, of others 0.49 at most
-MARGIN = 0.05  # of a photo that may lie outside of the golden one before it is said
-SHOWN = 1024  # pixels: the longer side of what is kept of a photo to be shown
+AHEAD = 3  # photos that are opened before they are needed
+LEAST_CORRELATION = 0.6  # with the golden photo; of the same board 0.94 or more, of others <= 0.49
+MARGIN = 0.05  # share of a photo outside of the golden one that gives no warning
+SHOWN = 1024  # pixels: the longer side of the copy that is kept to be shown
 
 Opened = tuple[ImageLike, RGB | ImageError]
-Found = tuple[RGB, Finding]  # the photo as it is shown, and what was found in it
+Found = tuple[RGB, Finding]  # the photo as it is shown, and the method's finding
 
 
 def opened_each(
@@ -36,13 +37,16 @@ def opened_each(
     sources: Iterable[ImageLike],
     view: View,
     check: Check,
-    looks: dict[int, Look] | None = None,
+    appearances: dict[int, Appearance] | None = None,
 ) -> Iterator[Opened]:
-    """Each photo in its own pixels, or the ImageError that says why it cannot be used. check: is
-    let know of each, and tells when they went through its `each`. looks: gets how each was taken,
-    by its place in `sources`."""
+    """Each photo (H, W, 3) at full size, or the ImageError that says why it cannot be used.
 
-    def attempt(source: ImageLike) -> tuple[ImageLike, RGB | ImageError, Look | None]:
+    check        is given each photo, and warns when the results went through its `each`
+    appearances  filled with the appearance of each photo, by its number in `sources`; None: not
+                 computed
+    """
+
+    def attempt(source: ImageLike) -> tuple[ImageLike, RGB | ImageError, Appearance | None]:
         try:
             photo = model.opener(source, exact=True)
             layout(model, photo.shape[0], photo.shape[1], view)
@@ -50,12 +54,13 @@ def opened_each(
             return source, ImageError(name_of(source), str(error)), None
         except ImageError as error:
             return source, error, None
-        return source, photo, None if looks is None else Look.of(photo)
+        return source, photo, None if appearances is None else Appearance.of(photo)
 
     with threads(AHEAD) as pool, noted() as sights:
-        for number, (source, photo, look) in enumerate(ahead(pool, attempt, sources, AHEAD)):
-            if looks is not None and look is not None:
-                looks[number] = look
+        results = ahead(pool, attempt, sources, AHEAD)
+        for number, (source, photo, appearance) in enumerate(results):
+            if appearances is not None and appearance is not None:
+                appearances[number] = appearance
             if check.name and not isinstance(photo, ImageError):
                 sights.note(Sight.whole(source, photo))
                 judge(model, check, photo)
@@ -68,81 +73,89 @@ def found_each(
     state: State,
     sources: Iterable[ImageLike],
     check: Check,
-    looks: dict[int, Look] | None = None,
+    appearances: dict[int, Appearance] | None = None,
 ) -> Iterator[tuple[ImageLike, Found | ImageError]]:
-    """What a method finds in each photo, in order, or why it cannot be opened; at the end one
-    warning of those that lie otherwise than the golden photo. check, looks: as of `opened_each`."""
-    waiting: deque[Opened] = deque()  # photos that the method has, as they are shown
+    """The method's finding for each photo, in order, or the ImageError of a photo that cannot be
+    opened. At the end one warning each of photos with other proportions than the golden photo, of
+    photos that do not look like it, and of photos that lie outside of it in part. check,
+    appearances: see `opened_each`."""
+    pending: deque[Opened] = deque()  # photos that the method has read, as they are shown
 
     def photos() -> Iterator[RGB]:
-        for source, photo in opened_each(model, sources, method.view, check, looks):
+        for source, photo in opened_each(model, sources, method.view, check, appearances):
             if isinstance(photo, ImageError):
-                waiting.append((source, photo))
+                pending.append((source, photo))
             else:
-                waiting.append((source, plots.shown(photo, SHOWN)))
+                pending.append((source, plots.shown(photo, SHOWN)))
                 yield photo
 
     findings = method.score(model, state, photos())
-    laid: list[tuple[str, Finding]] = []
+    named_findings: list[tuple[str, Finding]] = []
     try:
         while True:
             with without_autocast(model.device):
                 finding = next(findings, None)
-            while waiting:
-                source, shown = waiting.popleft()
-                if isinstance(shown, ImageError):
-                    yield source, shown
+            while pending:
+                source, photo = pending.popleft()
+                if isinstance(photo, ImageError):
+                    yield source, photo
                 elif finding and not _is_finite(finding):
                     yield source, failed(source, model.no_vector)
                     break
                 elif finding:
-                    laid.append((name_of(source), finding))
-                    yield source, (shown, finding)
+                    named_findings.append((name_of(source), finding))
+                    yield source, (photo, finding)
                     break
             if finding is None:
                 return
     finally:
-        _tell(laid)
+        _warn_of_golden(named_findings)
 
 
-def _is_finite(found: Finding) -> bool:
-    """Whether its score and all values of its map are numbers."""
-    return math.isfinite(found.score) and bool(np.isfinite(found.grid).all())
+def _is_finite(finding: Finding) -> bool:
+    return math.isfinite(finding.score) and bool(np.isfinite(finding.grid).all())
 
 
-def _tell(laid: list[tuple[str, Finding]]) -> None:
-    """Warn of photos of other proportions than the golden one, and of such as lie beyond it."""
-    names = short([name for name, _ in laid])
-    laid = [(name, found) for name, (_, found) in zip(names, laid, strict=True)]
-    other = [(f"{name} ({_size(found.geometry.source)})", found) for name, found in laid]
-    if stretched := [(name, found.golden) for name, found in other if found.golden]:
-        one = len(stretched) == 1
+def _warn_of_golden(findings: list[tuple[str, Finding]]) -> None:
+    """Warn of photos that differ from the golden photo, see `found_each`."""
+    total = len(findings)
+    names = short([name for name, _ in findings])
+    stretched, unlike, uncovered = [], [], []
+    golden_size = None
+    for name, (_, finding) in zip(names, findings, strict=True):
+        if finding.golden_size:
+            golden_size = golden_size or finding.golden_size
+            stretched.append(f"{name} ({_size(finding.geometry.source)})")
+        if finding.correlation < LEAST_CORRELATION:
+            unlike.append(name)
+        if finding.uncovered > MARGIN:
+            uncovered.append(f"{finding.uncovered:.0%} of {name}")
+    if golden_size:
+        have = "has" if len(stretched) == 1 else "have"
         warn(
-            f"{_some(stretched, laid)} {'has' if one else 'have'} other proportions than "
-            f"the golden photo of {_size(stretched[0][1])}: "
-            f"{listed([name for name, _ in stretched])}; it is stretched to the same size, and "
+            f"{some_photos(len(stretched), total)} {have} other proportions than the golden photo "
+            f"of {_size(golden_size)}: {listed(stretched)}; it is stretched to the same size, and "
             "places may not agree",
             ImageWarning,
         )
-    if foreign := [name for name, f in laid if f.alike < ALIKE]:
-        one = len(foreign) == 1
+    if unlike:
+        do, verdict = "do", "their verdicts mean"
+        if len(unlike) == 1:
+            do, verdict = "does", "its verdict means"
         warn(
-            f"{_some(foreign, laid)} {'does' if one else 'do'} not look like the golden photo: "
-            f"{listed(foreign)}; {'its verdict means' if one else 'their verdicts mean'} little",
+            f"{some_photos(len(unlike), total)} {do} not look like the golden photo: "
+            f"{listed(unlike)}; {verdict} little",
             ImageWarning,
         )
-    if beyond := [f"{f.outside:.0%} of {name}" for name, f in laid if f.outside > MARGIN]:
-        one = len(beyond) == 1
+    if uncovered:
+        lie = "lies" if len(uncovered) == 1 else "lie"
         warn(
-            f"{_some(beyond, laid)} {'lies' if one else 'lie'} in part outside of "
-            f"the golden photo, and that part is not compared: {listed(beyond)}",
+            f"{some_photos(len(uncovered), total)} {lie} in part outside of the golden photo, and "
+            f"that part is not compared: {listed(uncovered)}",
             ImageWarning,
         )
-
-
-def _some(found: Sequence[object], photos: Sequence[object]) -> str:
-    return "the photo" if len(photos) == 1 else f"{len(found)} of {len(photos)} photos"
 
 
 def _size(size: tuple[int, int]) -> str:
+    """(height, width) in words."""
     return f"{size[1]} x {size[0]} px"

@@ -1,5 +1,5 @@
-"""Sentences about good and bad things, composed of states and templates: the structure of WinCLIP's
-prompts (Jeong et al. 2023, section 4.1) in words of our own."""
+"""Sentences about good and bad states of a subject: every state in every template, as WinCLIP
+composes its prompts (Jeong et al. 2023, section 4.1), with other words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from patchword.text.templates import filled
 
-# What is inspected stands at "{}".
+# The subject stands at "{}".
 GOOD = (
     "{}",
     "intact {}",
@@ -23,7 +23,7 @@ BAD = (
     "{} with a visible defect",
     "{} with a flaw on it",
 )
-# A state stands at "{}", "a" or "the" before it.
+# The state of the subject stands at "{}", after "a" or "the".
 TEMPLATES = (
     "a photo of {}",
     "a close photo of {}",
@@ -41,10 +41,11 @@ TEMPLATES = (
 
 def sentences(subject: str, states: Sequence[str]) -> list[str]:
     """Every state of the subject in every template, once with "a" or "an" and once with "the"."""
-    phrases = [filled(state, subject) for state in states]
-    return [
-        filled(template, f"{article} {phrase}")
-        for phrase in phrases
-        for template in TEMPLATES
-        for article in ("an" if phrase[0] in "aeiouAEIOU" else "a", "the")
-    ]
+    out = []
+    for state in states:
+        phrase = filled(state, subject)
+        indefinite = "an" if phrase[0] in "aeiouAEIOU" else "a"
+        for template in TEMPLATES:
+            out.append(filled(template, f"{indefinite} {phrase}"))
+            out.append(filled(template, f"the {phrase}"))
+    return out

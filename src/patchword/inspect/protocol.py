@@ -1,4 +1,4 @@
-"""What finds defects, as the rest of this room sees it: one file and one class per method."""
+"""The protocol of methods that find defects: one file and one class per method."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Progress = Callable[[int, int], None]  # done, total
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method has to be given.
+    """What a method requires.
 
-    good   at least so many good photos; 0: none
-    most   good photos that it learns from at most; None: all
-    batch  whether photos are compared with each other: all of them come in one call of `score`,
-           and a score is of its batch alone
-    words  whether the model must read texts
+    good   the fewest good photos that it learns from; 0: none are needed
+    most   the most good photos that it learns from; None: all
+    batch  True if it compares photos with each other: all of them come in one call of `score`, and
+           scores of two calls cannot be compared
+    words  True if the model must have a text tower
     """
 
     good: int = 1
@@ -38,12 +38,12 @@ class Needs:
 
 @dataclass(frozen=True)
 class View:
-    """How a model looks at photos.
+    """The layers and the resolution at which photos are compared.
 
-    layers      blocks whose patch tokens are taken, 0 the first and -1 the last, as they leave it;
-                empty: what the method takes by itself
-    short_side  pixels to which a photo's shorter side is resized, in tiles of the size that the
-                network was trained at; None: one tile
+    layers      blocks whose output tokens are used, 0 the first and -1 the last; (): the method's
+                default
+    short_side  pixels to which a photo's shorter side is resized; the photo is then cut into tiles
+                of the size that the network was trained at. None: the side of one tile
     """
 
     layers: tuple[int, ...] = ()
@@ -54,45 +54,46 @@ class View:
             raise UnsupportedError(f"short_side is {self.short_side}; it is 1 pixel or more")
 
 
-WHOLE = View()  # the photo at once
+DEFAULT_VIEW = View()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a method says of one photo; large is bad.
+    """The result of a method for one photo; larger values are worse.
 
-    grid     (h, w) float32, a value for each place, comparable between photos
-    golden   (height, width) of a photo that it was compared with place by place, where that has
-             other proportions
-    outside  the share of the photo, 0 to 1, that no such photo shows, so that it is not compared
-    alike    how well it correlates with such a photo where that is laid on it, -1 to 1; 1 also
-             where that cannot be told
+    grid         (h, w) float32: a value for each place, comparable between photos
+
+    Of the method "reference", which compares photos with a golden one place by place:
+
+    golden_size  (height, width) of a golden photo whose proportions differ; None: none does
+    uncovered    the share of the photo, 0 to 1, that no golden photo covers; it is not compared
+    correlation  with the golden photo, -1 to 1; 1 also where it cannot be measured
     """
 
     score: float
     grid: NDArray[np.float32]
-    geometry: Geometry  # from the grid, which covers all of its input, to the photo's pixels
-    golden: tuple[int, int] | None = None
-    outside: float = 0.0
-    alike: float = 1.0
+    geometry: Geometry  # from the grid to the photo's pixels
+    golden_size: tuple[int, int] | None = None
+    uncovered: float = 0.0
+    correlation: float = 1.0
 
 
 class Method(Protocol):
-    """A way to find defects: a frozen dataclass whose fields are its options, JSON values but for
-    `view`. Photos are opened once, by whoever calls; they come as they are needed, and may be more
-    than memory holds."""
+    """A method that finds defects: a frozen dataclass whose fields are its options, JSON values
+    except for `view`. The caller opens the photos, each once; they come as an iterator, and may be
+    more than memory holds."""
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
 
     @property
     def view(self) -> View:
-        """How it looks at photos."""
+        """The layers and the resolution at which it compares photos."""
 
     def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
-        """What there is to learn from good photos. Raises UnsupportedError for a model that it
-        cannot use."""
+        """Learn from good photos. Raises UnsupportedError for a model that the method cannot
+        use."""
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
-        """A finding for each photo, in order; photos are consumed as far ahead as a batch is
-        large, or all of them where `needs.batch`."""
+        """A finding for each photo, in order. Photos are read one batch ahead, or all of them at
+        once if `needs.batch`."""

@@ -1,4 +1,10 @@
-"""How a photo lies on another of the same thing: shifted, and a little turned."""
+"""Registration: the shift and the small rotation that lay one photo on another of the same object.
+
+For each rotation the shift is the peak of the phase correlation (Kuglin & Hines 1975) of the two
+grey photos with the Fourier transforms F and G:
+
+    peak of the inverse transform of F conj(G) / |F conj(G)|
+"""
 
 from __future__ import annotations
 
@@ -13,109 +19,110 @@ RGB = NDArray[np.uint8]  # (H, W, 3)
 Grey = NDArray[np.float32]  # (H, W)
 
 SIDE = 256  # pixels to which the longer side is reduced
-LEAST = 0.5  # of the photo that must stay covered along each side
-ENOUGH = 0.95  # of the difference: what leaves more is no better than not to move
-FLAT = 8.0  # grey levels, of 255: in a photo that varies by less there is nothing to recognise
-STEP = 0.5  # degrees between the turns that are tried
+MAX_SHIFT = 0.5  # of each side
+ENOUGH = 0.95  # a motion must reduce the difference to less than this share of it
+FLAT = 8.0  # grey levels of 255: a photo with a smaller standard deviation shows no structure
+STEP = 0.5  # degrees between the rotations that are tried
 
 
 @dataclass(frozen=True)
 class Motion:
-    """A turn about the middle, degrees counterclockwise, then a shift: shares of height and
-    width, down and to the right."""
+    """A rotation about the middle, in degrees counterclockwise, then a shift down and to the right,
+    in shares of height and width."""
 
     turn: float = 0.0
     down: float = 0.0
     right: float = 0.0
 
     def apply(self, photo: RGB) -> RGB:
-        """The photo moved, its size kept, bicubic; black where it shows nothing."""
+        """The photo moved, at its own size, bicubic; black where it no longer covers a pixel."""
         if self == Motion():
             return photo
         return np.asarray(self._moved(Image.fromarray(photo), Image.Resampling.BICUBIC))
 
     def covered(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Which pixels (H, W) a moved photo of that size still shows."""
-        whole = Image.new("L", (width, height), 255)
-        return np.asarray(self._moved(whole, Image.Resampling.NEAREST)) > 0
+        """Which pixels (H, W) a moved photo of that size still covers."""
+        white = Image.new("L", (width, height), 255)
+        return np.asarray(self._moved(white, Image.Resampling.NEAREST)) > 0
 
-    def _moved(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
+    def _moved(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
         shift = (self.right * image.width, self.down * image.height)
-        if not self.turn:  # by whole pixels, so that nothing is blurred
+        if not self.turn:  # whole pixels, which blur nothing
             shift = (round(shift[0]), round(shift[1]))
-        return image.rotate(self.turn, resample=how, translate=shift)  # type: ignore[arg-type]
+        return image.rotate(self.turn, resample=resampling, translate=shift)  # type: ignore[arg-type]
 
 
 def register(moving: RGB, fixed: RGB, most: float = 3.0) -> Motion:
-    """The motion that lays `moving` on `fixed`, two photos of one size; none where no motion makes
-    their difference smaller.
+    """The motion that lays `moving` on `fixed`, two photos of one size; `Motion()`, which moves
+    nothing, where no motion makes their difference smaller.
 
-    most: degrees up to which turns are tried; 0: none. For each turn the shift is the peak of the
-    phase correlation (Kuglin & Hines 1975). The turn with the highest peak, those near it and no
-    turn at all are then compared: how large is the mean difference of what both show, beside that
-    of the same pixels without any motion?
+    most: degrees up to which rotations are tried; 0: none. Of the rotation with the highest
+    correlation peak, rotations near it and no rotation, the motion is taken that leaves the least
+    mean difference of the pixels that both photos cover, relative to the difference of the same
+    pixels before the motion.
     """
-    low, still = _reduced(moving), _grey(_reduced(fixed))
-    best = max(_shifts(low, still, _turns(most)), key=lambda pair: pair[0])[1].turn
-    near = (best + part * STEP / 4 for part in range(-3, 4)) if most else ()
-    tried = [motion for _, motion in _shifts(low, still, {0.0, *near})]
-    left, motion = min(
-        ((_left(each, low, still), each) for each in tried), key=lambda pair: pair[0]
-    )
-    return motion if left < ENOUGH else Motion()
+    source, target = _reduced(moving), _grey(_reduced(fixed))
+    count = int(most / STEP)
+    coarse = [number * STEP for number in range(-count, count + 1)]
+    _, best = max(_correlated(source, target, coarse), key=lambda pair: pair[0])
+    fine = {0.0}
+    if most:
+        fine.update(best.turn + part * STEP / 4 for part in range(-3, 4))
+    motions = [motion for _, motion in _correlated(source, target, fine)]
+    differences = [_difference(motion, source, target) for motion in motions]
+    least = min(differences)
+    return motions[differences.index(least)] if least < ENOUGH else Motion()
 
 
 def correlation(moved: RGB, fixed: RGB, motion: Motion) -> float:
-    """The correlation of two photos' grey, where the one that was moved by `motion` shows
-    something: 1 is the same but for light; 1 also where it varies by less than FLAT."""
-    inside = motion.covered(*_reduced(fixed).shape[:2])
-    one, other = (_grey(_reduced(each))[inside] for each in (moved, fixed))
-    if float(one.std()) < FLAT:
+    """The correlation, -1 to 1, of the grey levels of two photos where the one moved by `motion`
+    covers the other; 1 where the moved one varies by less than FLAT."""
+    covered = motion.covered(*_reduced(fixed).shape[:2])
+    x, y = _grey(_reduced(moved))[covered], _grey(_reduced(fixed))[covered]
+    if float(x.std()) < FLAT:
         return 1.0
-    return float(((one - one.mean()) * (other - other.mean())).mean()) / max(
-        float(one.std() * other.std()), 1e-6
-    )
+    covariance = float(((x - x.mean()) * (y - y.mean())).mean())
+    return covariance / max(float(x.std() * y.std()), 1e-6)
 
 
-def _left(motion: Motion, low: RGB, still: Grey) -> float:
-    """The difference after a motion by that before it."""
-    inside = motion.covered(*still.shape)
-    before, after = (np.abs(_grey(each) - still)[inside] for each in (low, motion.apply(low)))
+def _difference(motion: Motion, source: RGB, target: Grey) -> float:
+    """The difference of two photos after a motion, divided by that before it."""
+    covered = motion.covered(*target.shape)
+    before = np.abs(_grey(source) - target)[covered]
+    after = np.abs(_grey(motion.apply(source)) - target)[covered]
     return float(after.sum() / before.sum()) if before.any() else 1.0
 
 
-def _turns(most: float) -> Iterable[float]:
-    count = int(most / STEP)
-    return (number * STEP for number in range(-count, count + 1))
-
-
-def _shifts(low: RGB, still: Grey, turns: Iterable[float]) -> Iterable[tuple[float, Motion]]:
-    """For each turn the height of the correlation's peak, and the motion."""
-    window = np.outer(*(np.hanning(side) for side in still.shape))
-    there = np.fft.rfft2((still - still.mean()) * window)
+def _correlated(
+    source: RGB, target: Grey, turns: Iterable[float]
+) -> Iterable[tuple[float, Motion]]:
+    """For each rotation the height of the phase correlation's peak, and the motion there."""
+    window = np.outer(*(np.hanning(side) for side in target.shape))
+    target_spectrum = np.fft.rfft2((target - target.mean()) * window)
     for turn in turns:
-        grey = _grey(Motion(turn).apply(low))
-        here = np.fft.rfft2((grey - grey.mean()) * window)
-        cross = there * here.conj()
-        peaks = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-12), still.shape)
-        height, down, right = _peak(peaks)
-        yield height, Motion(turn, down / still.shape[0], right / still.shape[1])
+        grey = _grey(Motion(turn).apply(source))
+        spectrum = np.fft.rfft2((grey - grey.mean()) * window)
+        cross = target_spectrum * spectrum.conj()
+        values = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-12), target.shape)
+        height, down, right = _peak(values)
+        yield height, Motion(turn, down / target.shape[0], right / target.shape[1])
 
 
-def _peak(peaks: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The highest value among the shifts that leave enough covered, and the shift (down, right) in
-    pixels; between pixels by a parabola along each axis."""
-    shifts = [np.fft.fftfreq(side, 1 / side) for side in peaks.shape]
-    near = [np.abs(each) <= len(each) * LEAST for each in shifts]
-    found = np.where(np.outer(*near), peaks, -np.inf)
-    place = np.unravel_index(int(found.argmax()), found.shape)
-    at = []
-    for axis, number in enumerate(place):
-        line = np.take(peaks, place[1 - axis], axis=1 - axis)
-        before, here, after = line[number - 1], line[number], line[(number + 1) % len(line)]
-        bend = before - 2 * here + after
-        at.append(float(shifts[axis][number] + (0.5 * (before - after) / bend if bend < 0 else 0)))
-    return float(peaks[place]), at[0], at[1]
+def _peak(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The highest of the correlation's values whose shift is at most `MAX_SHIFT`, and that shift
+    (down, right) in pixels, refined between pixels by a parabola along each axis."""
+    shifts = [np.fft.fftfreq(side, 1 / side) for side in values.shape]
+    allowed = [np.abs(shift) <= len(shift) * MAX_SHIFT for shift in shifts]
+    candidates = np.where(np.outer(*allowed), values, -np.inf)
+    place = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    peak = []
+    for axis, index in enumerate(place):
+        line = np.take(values, place[1 - axis], axis=1 - axis)
+        before, top, after = line[index - 1], line[index], line[(index + 1) % len(line)]
+        curvature = before - 2 * top + after
+        offset = 0.5 * (before - after) / curvature if curvature < 0 else 0
+        peak.append(float(shifts[axis][index] + offset))
+    return float(values[place]), peak[0], peak[1]
 
 
 def _reduced(photo: RGB) -> RGB:

@@ -1,4 +1,4 @@
-"""A page about photos beside good ones: the worst first, scores, and what a verdict means."""
+"""The HTML report of an inspection: what a verdict means, scores, and the worst photos."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from patchword.show import html_page, plots
 from patchword.show.colours import MAP, shade
 from patchword.show.plain_number import plain
 
-SHOWN = 60  # photos with their maps
-BINS = 40  # of scores
-WIDTH, HEIGHT, FOOT = 440, 110, 22  # of a histogram and of what stands under it
-STOPS = 9  # colours of the scale
+SHOWN = 60  # photos that are shown with their maps
+BINS = 40  # of a histogram
+WIDTH, HEIGHT, FOOT = 440, 110, 22  # of a histogram and of its labels, pixels
+STOPS = 9  # colours of the legend
 
 
 class Report:
-    """Collects what is said of photos, and then writes the page; of all but the worst no picture is
-    kept."""
+    """Collects results and then writes the page. Only the worst photos are kept in memory."""
 
     def __init__(self, inspector: Inspector, false_discoveries: float | None = None) -> None:
-        """false_discoveries: by which photos were judged as a list; None: each by itself."""
+        """false_discoveries: the rate at which photos were judged as one list; None: they were
+        judged one by one."""
         self.inspector, self.false_discoveries = inspector, false_discoveries
         self.scores: list[tuple[float, bool | None]] = []
         self._worst: list[tuple[Inspection, str]] = []
         self._limits: set[float] = set()
 
     def add(self, found: Inspection, name: str) -> None:
-        """One photo more, under that name."""
+        """Add the result of one photo, shown under that name."""
         self.scores.append((found.score, found.rejected))
         if math.isfinite(found.limit):
             self._limits.add(found.limit)
@@ -42,47 +42,45 @@ class Report:
         self._worst.sort(key=lambda pair: -pair[0].score)
         del self._worst[SHOWN:]
 
-    def page(self, failed: Sequence[str], said: Sequence[str]) -> str:
-        """A whole HTML document. failed: photos that could not be opened, with the reasons; said:
-        remarks on the run."""
-        said = [*said, *(f"Beware: {each}." for each in current().remarks())]
+    def page(self, failed: Sequence[str], remarks: Sequence[str]) -> str:
+        """The HTML document. failed: photos that could not be opened, with the reasons; remarks: on
+        the whole run."""
+        remarks = [*remarks, *(f"Beware: {remark}." for remark in current().remarks())]
         rejected = sum(bad is True for _, bad in self.scores)
         inspector = self.inspector
         intro = (
             f"{rejected} of {len(self.scores)} photos rejected by {inspector.method.name}, model "
             f"{inspector.model.name}"
         )
-        good = counted(inspector.learned, "good photo")
-        learned = f", after learning from {good}" * (inspector.learned > 0)
-        meant = inspector.guarantee(self.false_discoveries, len(self.scores))
-        sections = [
-            html_page.section("What the verdict means", " ".join(meant), []),
-            *([html_page.section("Remarks", " ".join(said), [])] if said else []),
-            html_page.section("Scores", self._explained(), [self._histograms()]),
-            self._photos(),
-        ]
+        if inspector.learned:
+            intro += f", after learning from {counted(inspector.learned, 'good photo')}"
+        guarantee = inspector.guarantee(self.false_discoveries, len(self.scores))
+        sections = [html_page.section("What the verdict means", " ".join(guarantee), [])]
+        if remarks:
+            sections.append(html_page.section("Remarks", " ".join(remarks), []))
+        sections.append(html_page.section("Scores", self._explanation(), [self._histograms()]))
+        sections.append(self._photos())
         if failed:
             sections.append(html_page.section("Not inspected", "; ".join(failed), []))
-        return html_page.page("Inspection", f"{intro}{learned}.", sections)
+        return html_page.page("Inspection", f"{intro}.", sections)
 
-    def _explained(self) -> str:
-        if not self._limits:
-            none = (
-                "There is no threshold." if self.false_discoveries is None else "None is rejected."
-            )
-            return f"Large scores are bad. {none}"
-        return "Large scores are bad; what is right of the dashed line is rejected."
+    def _explanation(self) -> str:
+        if self._limits:
+            return "Large scores are bad; what is right of the dashed line is rejected."
+        if self.false_discoveries is None:
+            return "Large scores are bad. There is no threshold."
+        return "Large scores are bad. None is rejected."
 
     def _photos(self) -> str:
         words = "The worst first. "
         if len(self.scores) > SHOWN:
             words += f"These are the {SHOWN} worst of {len(self.scores)}. "
-        found = on_one_scale([each for each, _ in self._worst])
-        if any(each.boxes for each in found):
+        worst = on_one_scale([each for each, _ in self._worst])
+        names = [name for _, name in self._worst]
+        if any(each.boxes for each in worst):
             words += "Frames say roughly where. "
-        pairs = zip(found, self._worst, strict=True)
-        bodies = [html_page.cards([card(each, name) for each, (_, name) in pairs])]
-        scales = {each.scale for each in found if each.scale}
+        bodies = [html_page.cards(list(map(card, worst, names)))]
+        scales = {each.scale for each in worst if each.scale}
         if len(scales) == 1:
             words += (
                 "All maps share one logarithmic scale, whose colours begin where those of good "
@@ -91,62 +89,67 @@ class Report:
             bodies.insert(0, legend(*scales.pop()))
         elif scales:
             words += "The colours of the maps begin where those of good photos of the group end."
-        elif found:
+        elif worst:
             words += "Each map has its own scale: no good photos tell a common one."
         return html_page.section("Photos", words, bodies)
 
     def _histograms(self) -> str:
-        """Scores of good photos and of those inspected, on one axis."""
-        good = list(self.inspector.calibration.scores)
-        kind = self.inspector.calibration.kind
-        every = [*good, *(score for score, _ in self.scores), *self._limits]
-        low, high = min(every, default=0.0), max(every, default=1.0)
+        """Scores of good photos and of the inspected ones, on one axis."""
+        calibration = self.inspector.calibration
+        values = [*calibration.scores, *(score for score, _ in self.scores), *self._limits]
+        low, high = min(values, default=0.0), max(values, default=1.0)
         span = max(high - low, 1e-12)
-        charts = [
-            _chart(
-                f"{counted(len(good), 'good photo')}, {kind}", [(s, None) for s in good], low, span
+        charts = []
+        if calibration.scores:
+            good = counted(len(calibration.scores), "good photo")
+            scores = [(score, None) for score in calibration.scores]
+            charts.append(_chart(f"{good}, {calibration.kind}", scores, low, span))
+        inspected = counted(len(self.scores), "photo")
+        charts.append(_chart(f"{inspected} inspected", self.scores, low, span))
+        limits = []
+        for limit in sorted(self._limits):
+            x = (limit - low) / span * WIDTH
+            left = x < WIDTH / 2
+            limits.append(
+                {
+                    "x": x,
+                    "words": f"threshold {plain(limit)}",
+                    "side": "start" if left else "end",
+                    "label": x + 5 if left else x - 5,
+                }
             )
-        ]
-        charts += [
-            _chart(f"{counted(len(self.scores), 'photo')} inspected", self.scores, low, span)
-        ]
-        limits = [
-            {
-                "x": (x := (limit - low) / span * WIDTH),
-                "words": f"threshold {plain(limit)}",
-                "side": "start" if x < WIDTH / 2 else "end",
-                "label": x + (5 if x < WIDTH / 2 else -5),
-            }
-            for limit in sorted(self._limits)
-        ]
         return html_page.render(
-            "inspect_histogram", charts=charts[not good :], limits=limits, low=plain(low),
-            high=plain(high), width=WIDTH, height=HEIGHT, foot=FOOT,
+            "inspect_histogram", charts=charts, limits=limits, low=plain(low), high=plain(high),
+            width=WIDTH, height=HEIGHT, foot=FOOT,
         )  # fmt: skip
 
 
 def legend(low: float, high: float) -> str:
-    """The colours of the maps, from where they begin."""
+    """The legend of a colour scale (low, high), from the first visible colour."""
     ratio = high / low
     colours = [
         "rgb({},{},{})".format(*shade(level, (0, 1), MAP)[0])
         for level in np.linspace(plots.CLEAR, 1, STOPS).tolist()
     ]
-    edge, middle = (low * ratio**level for level in (plots.CLEAR, (1 + plots.CLEAR) / 2))
+    edge, middle = low * ratio**plots.CLEAR, low * ratio ** ((1 + plots.CLEAR) / 2)
     ends = {"low": plain(edge), "middle": plain(middle), "high": plain(high)}
     return html_page.render("inspect_scale", colours=colours, **ends)
 
 
 def card(found: Inspection, name: str) -> html_page.Card:
-    """A photo under its map."""
+    """The card of a photo, drawn under its map."""
     note = f"score {plain(found.score)}"
     if found.p_value is not None:
         note += f", p {found.p_value:.3g}"
     if found.boxes:
         note += f", {counted(len(found.boxes), 'place')}"
-    note += f" · {UNLIKE}" * found.outside
-    marks: dict[bool | None, Literal["", "right", "wrong"]] = {True: "wrong", False: "right"}
-    mark = "" if found.outside and not found.rejected else marks.get(found.rejected, "")
+    if found.outside:
+        note += f" · {UNLIKE}"
+    mark: Literal["", "right", "wrong"] = ""
+    if found.rejected:
+        mark = "wrong"
+    elif found.rejected is False and not found.outside:
+        mark = "right"
     title = f"{name}: {in_words(found.rejected, found.outside)}"
     return html_page.Card(found.overlay(html_page.SIDE), title, note, verdict=mark)
 
@@ -154,28 +157,29 @@ def card(found: Inspection, name: str) -> html_page.Card:
 def _chart(
     name: str, scores: Sequence[tuple[float, bool | None]], low: float, span: float
 ) -> dict[str, Any]:
-    """A histogram; what is rejected is stacked on what is not."""
-    counts = np.zeros((2, BINS), int)
-    for score, bad in scores:
-        counts[int(bad is True), min(int((score - low) / span * BINS), BINS - 1)] += 1
+    """A histogram, in which rejected photos are stacked on the others."""
+    counts = np.zeros((2, BINS), int)  # not rejected, rejected
+    for score, rejected in scores:
+        place = min(int((score - low) / span * BINS), BINS - 1)
+        counts[int(rejected is True), place] += 1
     most = int(counts.sum(axis=0).max(initial=1))
-    bars, side = [], WIDTH / BINS
+    bars, width = [], WIDTH / BINS
     for place in range(BINS):
         start = low + span * place / BINS
         words = f"{plain(start)} to {plain(start + span / BINS)}"
-        foot = 0.0
-        for row, colour in enumerate(("bar", "wrong")):
-            height = counts[row, place] / most * (HEIGHT - 16)
+        bottom = 0.0
+        for count, colour in zip(counts[:, place], ("bar", "wrong"), strict=True):
+            height = count / most * (HEIGHT - 16)
             if height:
                 bars.append(
                     {
-                        "x": place * side + 0.5,
-                        "y": HEIGHT - foot - height,
-                        "width": side - 1,
+                        "x": place * width + 0.5,
+                        "y": HEIGHT - bottom - height,
+                        "width": width - 1,
                         "height": height,
                         "colour": colour,
-                        "words": f"{words}: {counts[row, place]}",
+                        "words": f"{words}: {count}",
                     }
                 )
-            foot += height
+            bottom += height
     return {"name": f"{name} (the highest bar: {most})", "bars": bars}

@@ -1,4 +1,4 @@
-"""What is said of one photo."""
+"""The result of inspecting one photo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from patchword.images.preprocess import Geometry
-from patchword.inspect.boxes import Box, around
+from patchword.inspect.boxes import Box, boxes_around
 from patchword.options import checked
 from patchword.scope import UNLIKE
 from patchword.show import plots
@@ -20,22 +20,24 @@ from patchword.show.colours import ends_of
 from patchword.show.plain_number import plain
 from patchword.show.result import Pictured
 
-FRAME = (0, 190, 255)  # the colour of boxes
+FRAME = (0, 190, 255)  # colour of boxes, RGB
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inspection(Pictured):
-    """A photo beside good ones.
+    """A photo compared with good ones.
 
-    score     large is bad
-    p_value   of a good photo it is at most p with probability p at most; None where no good photos
-              were held out
-    rejected  whether the score is above `limit`; None where nothing says what is too much
-    edge      values of the map above it are not found in good photos
+    score     larger is worse
+    p_value   a good photo has p_value <= p with probability p at most; None if no good photos were
+              held out
+    rejected  True if the score is above `limit`; None if there is no limit
+    edge      good photos have no values of the map above it
     grid      (h, w) float32, a value for each place
-    scale     the ends of the colours of all maps, which are logarithmic; None: each has its own
-    outside   whether the photo is unlike what the model was trained on, of a model that knows
-    known     whether it is one of the good photos, pixel for pixel: its score says nothing new
+    scale     the ends of the logarithmic colour scale that all maps share; None: each map has its
+              own scale
+    outside   True if the photo is unlike the model's training images; only of a model that knows
+              them
+    known     True if it is one of the good photos, pixel for pixel: its score says nothing new
     """
 
     path: str
@@ -64,42 +66,43 @@ class Inspection(Pictured):
 
     @cached_property
     def boxes(self) -> tuple[Box, ...]:
-        """Of a photo that is rejected: (x1, y1, x2, y2) in its pixels roughly around what is not
-        found in good photos, the worst first."""
-        return around(self.grid, self.geometry, self.edge) if self.rejected else ()
+        """Of a rejected photo the boxes (x1, y1, x2, y2), in pixels, roughly around the places with
+        values above `edge`, the highest first."""
+        return boxes_around(self.grid, self.geometry, self.edge) if self.rejected else ()
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """ "good", "rejected" or "no verdict"."""
         return in_words(self.rejected)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        return {
+        record = {
             "path": self.path,
             "score": self.score,
             "p_value": self.p_value,
             "rejected": self.rejected,
             "boxes": [list(box) for box in self.boxes],
-            **({"outside": True} if self.outside else {}),
-            **({"known": True} if self.known else {}),
         }
+        if self.outside:
+            record["outside"] = True
+        if self.known:
+            record["known"] = True
+        return record
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
-        """The photo, and over it the map and the boxes, on the scale that all photos share."""
+        """The photo, and beside it the photo under its map and boxes."""
         words = f"{in_words(self.rejected, self.outside)}, score {plain(self.score)}"
         if self.p_value is not None:
             words += f", p {self.p_value:.3g}"
         photo = plots.shown(self.photo)
-        own = [] if self.scale else ["own scale"]
-        own += [UNLIKE] * self.outside
-        over = plots.Tile(
-            np.asarray(self.overlay(plots.TILE)),
-            words,
-            " · ".join(own),
-        )
-        return plots.panel([plots.Tile(photo, self.path), over], title)
+        notes = [] if self.scale else ["own scale"]
+        if self.outside:
+            notes.append(UNLIKE)
+        overlay = np.asarray(self.overlay(plots.TILE))
+        tiles = [plots.Tile(photo, self.path), plots.Tile(overlay, words, " · ".join(notes))]
+        return plots.panel(tiles, title)
 
     def overlay(self, side: int) -> Image.Image:
         """The photo at most `side` pixels long, under its map and boxes."""
@@ -127,8 +130,10 @@ class Inspection(Pictured):
 
 
 def in_words(rejected: bool | None, outside: bool = False) -> str:
-    """A verdict in words: of a photo unlike all that the model knows, that it is not rejected does
-    not say that it is good."""
-    if outside and rejected is False:
-        return "not rejected"
-    return {True: "rejected", False: "good", None: "no verdict"}[rejected]
+    """A verdict in words. outside: the photo is unlike the model's training images, so that "good"
+    would say too much of one that is not rejected."""
+    if rejected is None:
+        return "no verdict"
+    if rejected:
+        return "rejected"
+    return "not rejected" if outside else "good"

@@ -1,5 +1,19 @@
-"""Defects by words: windows of a photo beside sentences about good and bad things, and beside good
-photos where there are some."""
+"""WinCLIP (Jeong et al. 2023): windows of a photo are compared with sentences about good and bad
+states of the subject, and with good photos if there are any.
+
+With the mean vectors t_good and t_bad of the sentences (section 4.1), a vector x has the score
+
+    s(x) = exp(cos(x, t_bad) / T) / (exp(cos(x, t_good) / T) + exp(cos(x, t_bad) / T))
+
+A patch's value is the harmonic mean of s over the windows that cover it, then over the window
+scales and the whole image (section 4.2); a photo's score is s of the whole image. With good photos
+(WinCLIP+, section 4.3) x is also compared with their vectors y at the same scale,
+
+    u(x) = min over y of (1 - cos(x, y)) / 2
+
+Then the map is the mean of the harmonic mean of s and the mean of u over patches and window scales,
+and the score the mean of s of the image and the largest value of that map of u.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +29,7 @@ from patchword.errors import UnsupportedError
 from patchword.finite import check_finite
 from patchword.inspect.features import joined, tiles
 from patchword.inspect.prompts import BAD, GOOD, sentences
-from patchword.inspect.protocol import RGB, WHOLE, Finding, Needs, State, View
+from patchword.inspect.protocol import DEFAULT_VIEW, RGB, Finding, Needs, State, View
 from patchword.inspect.windows import (
     Grid,
     badness,
@@ -32,46 +46,44 @@ from patchword.text import long_text
 from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS, dense, edit_of
 
-TEXTS = 256  # at once
+TEXTS = 256  # in one pass of the text tower
 AGGREGATES = ("badness", "goodness")
 TEMPERATURES = {"badness": 0.07, "goodness": 0.01}
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What a model makes of images (B, 3, H, W)."""
+    """The vectors of images (B, 3, H, W)."""
 
     image: Tensor  # (B, D)
-    windows: tuple[Tensor, ...]  # (B, W, D) of each scale
+    windows: tuple[Tensor, ...]  # (B, W, D) for each scale
     patches: Tensor  # (B, h * w, D')
-    sliding: tuple[Tensor, ...]  # (W, K) of each scale: the patches of its windows
+    sliding: tuple[Tensor, ...]  # (W, K) for each scale: the patches of its windows
     grid: Grid
 
 
 @dataclass(frozen=True)
 class WinCLIP:
-    """WinCLIP (Jeong et al. 2023). How bad an image or a window of patches is: the probability of
-    the mean of the sentences about bad things against that of those about good ones. A patch's
-    value is the harmonic mean over the windows that cover it, and over the scales, of which the
-    whole image is one; a photo's score is that of the whole image. With good photos, half of both
-    is how unlike the photo's windows and patches are to all of theirs (WinCLIP+).
+    """WinCLIP (Jeong et al. 2023): the probability of the sentences about bad states, against those
+    about good states, for windows of patches and the whole image. With good photos (WinCLIP+) half
+    of each value is the distance from their windows and patches.
 
     subject      what the photos show, in a word or two
-    good, bad    states of it, the subject at "{}"
-    scales       sides of the windows, patches
-    exact        run every window through the network by itself, some 12 encodings of the photo;
-                 otherwise a window is the mean of its patches' vectors of one encoding
-    method       the heatmap method that these come from; "auto": as for heatmaps
-    aggregate    "badness", as the paper; "goodness": the harmonic mean is taken of the probability
-                 of good, the patches by themselves are a scale and the whole image is none, as
-                 caoyunkang/WinClip has it; then a photo's score is the largest value
-    temperature  of the softmax; None: 0.07, of "goodness" 0.01
+    good, bad    states of the subject, which stands at "{}"
+    scales       sides of the windows, in patches
+    exact        run every window through the network by itself, which takes as long as about 12
+                 encodings of the photo; else a window is the mean of its patches' dense features
+    method       the heatmap method of those features; "auto": as for heatmaps
+    aggregate    "badness", as in the paper; "goodness", as in caoyunkang/WinClip: the harmonic mean
+                 of the probability of good, with single patches as a scale but not the whole
+                 image; a photo's score is then its largest value
+    temperature  of the softmax; None: 0.07, for "goodness" 0.01
     """
 
     name: ClassVar[str] = "winclip"
     needs: ClassVar[Needs] = Needs(good=0, words=True)
 
-    view: View = WHOLE
+    view: View = DEFAULT_VIEW
     subject: str = "object"
     good: tuple[str, ...] = GOOD
     bad: tuple[str, ...] = BAD
@@ -98,83 +110,88 @@ class WinCLIP:
             raise UnsupportedError(f"temperature is {self.temperature!r}; it is above 0")
 
     def fit(self, model: Bundle, good: Iterable[RGB]) -> State:
-        """The prototypes (2, D) of good and bad; of good photos all vectors of each scale (M, D)
-        and of patches (M, D')."""
+        """The prototypes (2, D) of good and bad; from good photos the vectors (M, D) of all windows
+        of each scale, and those of all patches (M, D')."""
         state = {"prototypes": prototypes(model, self.subject, self.good, self.bad)}
-        seen = [self.vectors(model, tiles(model, photo, self.view).pixels) for photo in good]
-        if seen:
-            state["patches"] = torch.cat([each.patches.flatten(0, 1) for each in seen])
-            for place, side in enumerate(self.scales):
-                rows = [each.windows[place].flatten(0, 1) for each in seen]
+        known = [self.vectors(model, tiles(model, photo, self.view).pixels) for photo in good]
+        if known:
+            state["patches"] = torch.cat([photo.patches.flatten(0, 1) for photo in known])
+            for number, side in enumerate(self.scales):
+                rows = [photo.windows[number].flatten(0, 1) for photo in known]
                 state[f"windows.{side}"] = torch.cat(rows)
             for values in state.values():
                 check_finite(values, lambda: model.no_vector("a good photo"))
         return state
 
     def score(self, model: Bundle, state: State, photos: Iterable[RGB]) -> Iterator[Finding]:
-        """The score of a photo in several tiles is that of the worst."""
+        """The score of a photo in several tiles is that of the worst tile."""
         for photo in photos:
-            found = tiles(model, photo, self.view)
-            scores, maps = self.judged(self.vectors(model, found.pixels), state)
-            grid = joined(maps[None, ..., None], found.rows, found.columns)[0, ..., 0]
-            yield Finding(float(scores.max()), grid.numpy(), found.geometry)
+            cut = tiles(model, photo, self.view)
+            scores, maps = self.scores_and_maps(self.vectors(model, cut.pixels), state)
+            grid = joined(maps[None, ..., None], cut.rows, cut.columns)[0, ..., 0]
+            yield Finding(float(scores.max()), grid.numpy(), cut.geometry)
 
     def vectors(self, model: Bundle, pixels: Tensor) -> Vectors:
-        """Raises UnsupportedError for a tower whose patches cannot be left out, if `exact`."""
+        """If `exact`, raises UnsupportedError for a tower that cannot run on some patches alone."""
         tower = model.image_tower
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
-        places = tuple(sliding(grid, side) for side in self.scales)
+        positions = tuple(sliding(grid, side) for side in self.scales)
         with inference(model.own_network):
             image = tower(pixels).float().cpu()
             if self.exact:
-                windows = tuple(tower.windows(pixels, each).float().cpu() for each in places)
-                alone = self.aggregate == "goodness"  # compared with words, patches by themselves
-                patches = tower.dense(pixels, DenseEdit(), project=alone).float().cpu()
+                windows = tuple(tower.windows(pixels, each).float().cpu() for each in positions)
+                joint = self.aggregate == "goodness"  # patches are compared with texts
+                patches = tower.dense(pixels, DenseEdit(), project=joint).float().cpu()
             else:
                 name = usual_of(model, EDITS) if self.method == "auto" else self.method
                 patches = dense(model, pixels, edit_of(name)).cpu()
-                windows = tuple(patches[:, each].mean(dim=2) for each in places)
-        return Vectors(image, windows, patches, places, grid)
+                windows = tuple(patches[:, each].mean(dim=2) for each in positions)
+        return Vectors(image, windows, patches, positions, grid)
 
-    def judged(self, seen: Vectors, state: State) -> tuple[Tensor, Tensor]:
+    def scores_and_maps(self, vectors: Vectors, state: State) -> tuple[Tensor, Tensor]:
         """Scores (B,) and maps (B, h, w)."""
+        temperature = self.temperature or TEMPERATURES[self.aggregate]
         if self.aggregate == "goodness":
-            maps = self._by_goodness(seen, state)
+            maps = self._maps_by_goodness(vectors, state, temperature)
             return maps.flatten(1).amax(dim=1), maps
-        texts, heat = state["prototypes"], self.temperature or TEMPERATURES[self.aggregate]
-        scores = badness(seen.image, texts, heat)
-        values = [badness(each, texts, heat) for each in seen.windows]
-        maps = harmonic([scores[:, None, None], *_spread(values, seen)])
+        texts = state["prototypes"]
+        scores = badness(vectors.image, texts, temperature)
+        windows = [badness(each, texts, temperature) for each in vectors.windows]
+        maps = harmonic([scores[:, None, None], *_harmonic_maps(windows, vectors)])
         if "patches" not in state:
             return scores, maps
-        patches, windows = self._unlike(seen, state)
-        unlike = torch.stack([patches, *_spread(windows, seen)]).mean(dim=0)
+        patches, windows = self._unlikeness(vectors, state)
+        unlike = torch.stack([patches, *_harmonic_maps(windows, vectors)]).mean(dim=0)
         return (scores + unlike.flatten(1).amax(dim=1)) / 2, (maps + unlike) / 2
 
-    def _by_goodness(self, seen: Vectors, state: State) -> Tensor:
-        texts, heat = state["prototypes"].flip(0), self.temperature or TEMPERATURES[self.aggregate]
-        values = [badness(each, texts, heat) for each in seen.windows]  # of good: texts are flipped
-        patches = badness(seen.patches, texts, heat).unflatten(1, seen.grid)  # type: ignore[no-untyped-call]
-        maps = 1 - harmonic([patches, *_spread(values, seen)])
+    def _maps_by_goodness(self, vectors: Vectors, state: State, temperature: float) -> Tensor:
+        """Maps (B, h, w) as in caoyunkang/WinClip."""
+        texts = state["prototypes"].flip(0)  # so that `badness` is the probability of good
+        windows = [badness(each, texts, temperature) for each in vectors.windows]
+        patches = badness(vectors.patches, texts, temperature).unflatten(1, vectors.grid)  # type: ignore[no-untyped-call]
+        maps = 1 - harmonic([patches, *_harmonic_maps(windows, vectors)])
         if "patches" not in state:
             return maps
-        patches, windows = self._unlike(seen, state)
-        spread = [mean_over(*each, seen.grid) for each in zip(windows, seen.sliding, strict=True)]
-        return harmonic([maps, torch.stack([patches, *spread]).mean(dim=0)]) / 2
+        patches, windows = self._unlikeness(vectors, state)
+        pairs = zip(windows, vectors.sliding, strict=True)
+        means = [mean_over(values, places, vectors.grid) for values, places in pairs]
+        return harmonic([maps, torch.stack([patches, *means]).mean(dim=0)]) / 2
 
-    def _unlike(self, seen: Vectors, state: State) -> tuple[Tensor, list[Tensor]]:
-        """How unlike to good photos patches (B, h, w) and the windows of each scale (B, W) are."""
+    def _unlikeness(self, vectors: Vectors, state: State) -> tuple[Tensor, list[Tensor]]:
+        """`unlikeness` to good photos of the patches (B, h, w) and the windows of each scale
+        (B, W)."""
         windows = [
             unlikeness(each, state[f"windows.{side}"])
-            for each, side in zip(seen.windows, self.scales, strict=True)
+            for each, side in zip(vectors.windows, self.scales, strict=True)
         ]
-        patches = unlikeness(seen.patches, state["patches"])
-        return patches.unflatten(1, seen.grid), windows  # type: ignore[no-untyped-call]
+        patches = unlikeness(vectors.patches, state["patches"])
+        return patches.unflatten(1, vectors.grid), windows  # type: ignore[no-untyped-call]
 
 
 def prototypes(model: Bundle, subject: str, good: Sequence[str], bad: Sequence[str]) -> Tensor:
-    """The mean vectors (2, D) of the sentences about good and about bad things, taken before they
-    are normalised. Raises UnsupportedError for a model without a space of images and texts."""
+    """The mean features (2, D) of the sentences about good and about bad states, not normalised
+    before or after the mean. Raises UnsupportedError for a model without a joint space of
+    images and texts."""
     tokenizer = model.reader()
     if not model.config.embed_dim:
         raise UnsupportedError(
@@ -196,7 +213,7 @@ def prototypes(model: Bundle, subject: str, good: Sequence[str], bad: Sequence[s
     return torch.stack(means)
 
 
-def _spread(values: Sequence[Tensor], seen: Vectors) -> list[Tensor]:
-    """Values (B, W) of the windows of each scale, as harmonic means of patches (B, h, w)."""
-    pairs = zip(values, seen.sliding, strict=True)
-    return [harmonic_over(each, windows, seen.grid) for each, windows in pairs]
+def _harmonic_maps(values: Sequence[Tensor], vectors: Vectors) -> list[Tensor]:
+    """Values (B, W) of the windows of each scale -> a map (B, h, w) of each scale."""
+    pairs = zip(values, vectors.sliding, strict=True)
+    return [harmonic_over(each, windows, vectors.grid) for each, windows in pairs]

@@ -35,7 +35,7 @@ from patchword.serve.server import (
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
 from patchword.tasks.ask import Answer as Said
 from patchword.tasks.ask import ask_each
-from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, longest
+from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, default_length
 from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
 from patchword.tasks.label_cache import label_features
 from patchword.tasks.match import Match, match_each
@@ -266,7 +266,7 @@ async def captions(
     server: Server, opened: Opened, images: Sequence[Any], count: int = 1, **sampled: Any
 ) -> list[Caption | Failed]:
     """A caption of each image; sampled: temperature, top_p and seed of `GenerationOptions`."""
-    length = longest(opened.model, MAX_LENGTH)
+    length = default_length(opened.model, MAX_LENGTH)
     beams = None if sampled or count <= BEAMS else count
     options = GenerationOptions(beams=beams, max_length=length, count=count, **sampled)
     run = partial(caption_each, opened.model, options=options)
@@ -306,7 +306,7 @@ async def answer(
     """The answer to a question about one image; sampled: as in `captions`. Raises RefusalError."""
     given = None if answers is None else tuple(answers)
     server.readable([question, *(given or ())])
-    length = longest(opened.model, ANSWER_LENGTH)
+    length = default_length(opened.model, ANSWER_LENGTH)
     options = GenerationOptions(max_length=length, **sampled) if sampled else None
     run = partial(ask_each, opened.model, questions=[question], answers=given, options=options)
     key = ("ask", question, given, options)

@@ -1,4 +1,4 @@
-"""Attention maps: which patches a token attends to, layer by layer."""
+"""Attention maps: which patches the pooled token attends to, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from patchword.visible_area import Sight, noted
 class AttentionMap(GridMaps):
     """How much the pooled token attends to each patch.
 
-    weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. Rollout has one,
-             all layers have one each
-    mean     (1, N, N): over all heads, where it is not among the weights; else (0, N, N)
-    grid     (K, h, w) float32: the pooled token's row of `weights` over the patches, one for each
-             title; of all heads their mean comes first. Of a tower that pools all patches the mean
-             of their rows; of the rollout before an attention pooling what its query attends to
+    weights  (heads, N, N), or (heads, 1, N) for attention pooling; rows sum to 1. The rollout has
+             one matrix instead of heads, all layers have one each
+    mean     (1, N, N): the mean over heads, if it is not among the weights; else (0, N, N)
+    grid     (K, h, w) float32: for each title the pooled token's row over the patches; of all heads
+             the mean comes first. With mean pooling it is the mean of the patches' rows; for the
+             rollout before an attention pooling, the pooling's attention times the rollout
     tokens   the N names: "class", "2,5" for the patch in row 2 and column 5
-    view     what the network sees of the photo
+    view     the network's input, and its grid of patches
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -54,16 +54,18 @@ class AttentionMap(GridMaps):
 
     @property
     def matrix(self) -> TokenAttention:
-        """Which token attends to which: of one layer the mean over heads and each head, or the one
-        head. Raises UnsupportedError for attention pooling, whose one query is all on the maps."""
+        """The attention of all tokens to all tokens: the mean over heads and each head of a layer,
+        or one head. Raises UnsupportedError for attention pooling, which has one query."""
         if self.weights.shape[-2] == 1:
             raise UnsupportedError(
                 "attention pooling has one query: there is no matrix of tokens, and the map over "
                 "the photo shows all of it"
             )
-        beside = ("mean",) if len(self.mean) and "mean" not in self.titles else ()
+        titles = self.titles
+        if len(self.mean) and "mean" not in titles:
+            titles = ("mean", *titles)
         weights = np.concatenate([self.mean, self.weights])
-        return TokenAttention(self.tokens, weights, (*beside, *self.titles), self.view)
+        return TokenAttention(self.tokens, weights, titles, self.view)
 
     @checked
     def picture(
@@ -73,8 +75,8 @@ class AttentionMap(GridMaps):
         colours: str = MAP,
         scale: Sequence[float] | None = None,
     ) -> Image.Image:
-        """The photo and each map over it, on a scale of its own that stands under it; without
-        `each` on one for all. colours, scale: see `Heatmap.picture`."""
+        """The photo, and each map over it. each: every map has its own colour scale, printed under
+        it; else all share one. colours, scale: see `Heatmap.picture`."""
         photo, values = self._drawn
         ends = scale_of(scale) or (None if each else ends_of(self.grid))
         return plots.maps_panel(photo, values, self.titles, title, ends, known(colours))
@@ -88,18 +90,16 @@ def attention(
     rollout: bool = False,
     all_layers: bool = False,
 ) -> AttentionMap:
-    """One layer's attention, of every head or of one; that of all layers; or the rollout through
-    them.
+    """The attention of one layer, of all layers, or the rollout through all layers.
 
-    layer       0 to depth - 1, or counted from the end; None: the last. A ResNet has one, its
+    layer       0 to depth - 1, or counted from the end; None: the last. A ResNet has one layer, its
                 attention pooling
-    head        0 to heads - 1; None: the mean of the heads first, then each
-    rollout     the product over the layers of (A + I) / 2, A the mean over heads, rows renormalised
-                (Abnar & Zuidema 2020, section 3)
-    all_layers  of each layer the mean over heads, or that head
+    head        0 to heads - 1; None: the mean over heads, then each head
+    rollout     see `attention_layers.rolled` (Abnar & Zuidema 2020, section 3)
+    all_layers  the mean over heads, or that head, of each layer
 
-    Raises ImageError, or UnsupportedError for a layer or head that the network does not have, and
-    for options that contradict each other.
+    Raises ImageError, and UnsupportedError for an unknown layer or head and for options that
+    contradict each other.
     """
     tower, network = model.image_tower, model.own_network
     assert isinstance(network, ImageNetwork)
@@ -117,17 +117,17 @@ def attention(
         sights.note(Sight.of(image, geometry, photo))
     judged(model, image, photo)
     with inference(network):
-        last = pooling(tower) if rollout else []
-        _, taps = network.encode_image(model.tensor(pixels)[None], taps=[*wanted, *last])
-        maps = [taps[name][0].float() for name in wanted]
-        weights, titles = chosen(maps, head, rollout, all_layers)
+        pool_taps = pooling(tower) if rollout else []
+        _, taps = network.encode_image(model.tensor(pixels)[None], taps=[*wanted, *pool_taps])
+        layers = [taps[name][0].float() for name in wanted]
+        weights, titles = chosen(layers, head, rollout, all_layers)
         pooled = weights
-        for name in last:
-            pooled = taps[name][0].float().mean(dim=0) @ weights
-        mean = mean_of(maps, rollout or all_layers)
+        if pool_taps:
+            pooled = taps[pool_taps[0]][0].float().mean(dim=0) @ weights
+        mean = mean_of(layers, rollout or all_layers)
     check_image(image, weights, model.no_vector)
     rows = tower.pooled_attention(pooled, geometry.size)
-    if len(titles) > len(rows):
+    if len(titles) > len(rows):  # there is a title for the mean over heads
         rows = torch.cat([rows.mean(dim=0, keepdim=True), rows])
     patch = model.config.image_tower.patch_size
     return AttentionMap(
@@ -144,8 +144,8 @@ def attention(
 
 
 def token_names(tower: Tower, size: tuple[int, int], count: int) -> tuple[str, ...]:
-    """Of an image of `size` (H, W) pixels: "class", "2,5" for the patch in row 2, column 5;
-    "smaller 0" of an image pyramid's lower levels."""
+    """The names of `count` tokens of an image of `size` (H, W) pixels: "class"; "2,5" for the patch
+    in row 2 and column 5; "smaller 0" for the lower levels of an image pyramid."""
     rows, columns = tower.grid(size)
     patches = [f"{row},{column}" for row in range(rows) for column in range(columns)]
     smaller = range(count - tower.prefix - len(patches))

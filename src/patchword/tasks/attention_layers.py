@@ -1,4 +1,4 @@
-"""Which layers and heads of attention are shown, and what they are called."""
+"""The layers and heads of attention that are shown, and their titles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def layers_of(
     rollout: bool,
     all_layers: bool,
 ) -> list[str]:
-    """Which of the layers are asked for. Raises UnsupportedError for one that is not there, and
-    for options that contradict each other."""
-    options = {"layer": layer is not None, "head": head is not None, "all_layers": all_layers}
-    if rollout and any(options.values()):
-        others = " and ".join(name for name, given in options.items() if given)
+    """The layers that the options choose. Raises UnsupportedError for an unknown layer, and for
+    options that contradict each other."""
+    is_set = {"layer": layer is not None, "head": head is not None, "all_layers": all_layers}
+    if rollout and any(is_set.values()):
+        others = " and ".join(name for name, value in is_set.items() if value)
         raise UnsupportedError(
             "rollout is of all layers together and of the mean over heads; leave out "
             f"{others} or rollout"
@@ -32,37 +32,39 @@ def layers_of(
         raise UnsupportedError("all_layers shows every layer; leave out layer, or all_layers")
     if rollout or all_layers:
         return list(names)
-    place, count = -1 if layer is None else layer, len(names)
-    if isinstance(place, bool) or not isinstance(place, int) or not -count <= place < count:
+    number, count = -1 if layer is None else layer, len(names)
+    if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
         raise UnsupportedError(
             f"no layer {layer!r}: {model} has layers 0 to {count - 1}, or -1 to {-count} from the "
             "end"
         )
-    return [names[place]]
+    return [names[number]]
 
 
 def chosen(
     layers: Sequence[Tensor], head: int | None, rollout: bool, all_layers: bool
 ) -> tuple[Tensor, list[str]]:
-    """Of layers' maps (heads, N, M) those that are shown, (K, N, M), and their titles; that of
-    the mean over heads, which is not among them, comes before those of all heads."""
+    """From the attention (heads, N, M) of layers the maps that are shown, (K, N, M), and their
+    titles. Of all heads of one layer there is a title "mean" more, which comes first."""
     if rollout:
         return rolled(layers)[None], ["rollout"]
     if not all_layers:
         return of_heads(layers[0], head)
-    more = "" if head is None else f", head {head}"
-    maps = torch.stack([of_heads(each, head)[0].mean(dim=0) for each in layers])
-    return maps, [f"layer {i}{more}" for i in range(len(layers))]
+    suffix = "" if head is None else f", head {head}"
+    maps = torch.stack([of_heads(weights, head)[0].mean(dim=0) for weights in layers])
+    return maps, [f"layer {i}{suffix}" for i in range(len(layers))]
 
 
 def mean_of(layers: Sequence[Tensor], several: bool) -> Tensor:
-    """(1, N, M): the mean over heads of the one layer (heads, N, M); (0, N, M) of several, whose
-    means are among those that are shown."""
-    return layers[0].mean(dim=0, keepdim=True)[: 0 if several else 1]
+    """(1, N, M): the mean over heads of the first layer (heads, N, M). For several layers, whose
+    means are shown already, (0, N, M)."""
+    mean = layers[0].mean(dim=0, keepdim=True)
+    return mean[:0] if several else mean
 
 
 def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
-    """weights (heads, N, M) of one head or, for None, of all; titles, the mean's first for all."""
+    """The weights (heads, N, M) of one head, or of all for None, and their titles; for all heads
+    the title "mean" comes first."""
     if head is None:
         return weights, ["mean", *(f"head {i}" for i in range(len(weights)))]
     if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < len(weights):
@@ -71,19 +73,24 @@ def of_heads(weights: Tensor, head: int | None) -> tuple[Tensor, list[str]]:
 
 
 def rolled(layers: Sequence[Tensor]) -> Tensor:
-    """Attention rollout (Abnar & Zuidema 2020, section 3) of maps (heads, N, N): (N, N). Where the
-    last of them is an attention pooling, (heads, 1, N), which has no residual: its one row (1,
-    N)."""
-    total = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
+    """Attention rollout (N, N) of the attention A^l (heads, N, N) of layers (Abnar & Zuidema 2020,
+    section 3): with A the mean over heads and rows renormalised to 1,
+
+        R <- (A + I) / 2 R, from R = I
+
+    The last layer may be an attention pooling (heads, 1, N), which has no residual: R <- A R, (1,
+    N).
+    """
+    rollout = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
     for weights in layers:
-        mixed = weights.mean(dim=0)
-        if len(mixed) > 1:
-            mixed = mixed + torch.eye(len(mixed), dtype=mixed.dtype, device=mixed.device)
-        total = (mixed / mixed.sum(dim=-1, keepdim=True)) @ total
-    return total
+        mean = weights.mean(dim=0)
+        if len(mean) > 1:
+            mean = mean + torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+        rollout = (mean / mean.sum(dim=-1, keepdim=True)) @ rollout
+    return rollout
 
 
 def pooling(tower: Tower) -> list[str]:
-    """The tap of the attention pooling that follows a tower's layers; none of another tower."""
+    """The tap of the attention pooling that follows a tower's layers; [] for another tower."""
     last = tower.pool_layer
     return [f"image.{last}.attn"] if last and last not in tower.attention_layers else []

@@ -1,4 +1,4 @@
-"""Captions: what is in a photo, in a sentence."""
+"""Captions: a sentence about a photo."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ MAX_LENGTH = 20  # ids; salesforce/BLIP, configs/caption_coco.yaml
 
 @dataclass(frozen=True)
 class Caption:
-    """A generated text, with the prompt before it.
+    """A generated text, which begins with the prompt. The spaces that BERT's tokenizer puts around
+    punctuation are removed.
 
-    log_probability: of the text after the prompt, natural logarithm, and of each of its ids in
-    `token_log_probabilities`, the end token among them if the text has one. Both are the network's
-    own, without penalties, temperature or shortlist. The spaces that BERT's tokenizer puts around
-    punctuation are left out of the text. `others`: the next best texts, or the other
-    samples, where `count` is more than 1. `ended`: False for a text that was cut at its longest.
+    log_probability          natural logarithm, of the text after the prompt; by the network alone,
+                             without penalties and temperature
+    token_log_probabilities  of each id after the prompt, and of the end token if there is one
+    others                   the next best texts, or the other samples, if `count` is above 1
+    ended                    False for a text that was cut at the maximum length
     """
 
     text: str
@@ -42,24 +43,25 @@ class Caption:
 
     @property
     def probability(self) -> float:
-        """Of the whole text, 0 to 1."""
+        """Of the text after the prompt, 0 to 1."""
         return math.exp(self.log_probability)
 
     @classmethod
     def read(cls, model: Bundle, rows: Vector, prompt: int) -> Self:
-        """From rows (count, L, 2) of `packed`, of which the first `prompt` ids were given."""
-        first, *others = (cls._one(model, row, prompt) for row in rows)
+        """The first of `count` texts, with the others, from rows (count, L, 2) of `packed` whose
+        first `prompt` ids are the prompt's."""
+        first, *others = (cls._read_row(model, row, prompt) for row in rows)
         return replace(first, others=tuple(others))
 
     @classmethod
-    def _one(cls, model: Bundle, row: Vector, prompt: int) -> Self:
+    def _read_row(cls, model: Bundle, row: Vector, prompt: int) -> Self:
         tokenizer = model.reader()
         ids = row[:, 0].astype(int).tolist()
         ends = [place for place in range(prompt, len(ids)) if ids[place] == tokenizer.end_token]
         end = ends[0] + 1 if ends else len(ids)
-        likelihoods = tuple(float(value) for value in row[prompt:end, 1])
+        log_probabilities = tuple(float(value) for value in row[prompt:end, 1])
         text = spaced(tokenizer.decode(ids[1:end]))
-        return cls(text, sum(likelihoods), likelihoods, ended=bool(ends))
+        return cls(text, sum(log_probabilities), log_probabilities, ended=bool(ends))
 
 
 def caption(
@@ -73,10 +75,10 @@ def caption(
 
     prompt   the caption's first words, which the model continues; BLIP is trained with "a picture
              of"
-    options  how to choose among texts; None: beam search with 3 beams, at most 20 ids
+    options  how to generate; None: beam search with 3 beams, at most 20 ids
 
-    Raises UnsupportedError for a model that does not caption, ConfigError for options that cannot
-    be, and the ImageError of the first image that cannot be opened; `caption_each` never stops.
+    Raises UnsupportedError for a model that does not caption, ConfigError for invalid options, and
+    the ImageError of the first image that cannot be opened; `caption_each` continues after it.
     """
     return list(results(caption_each(model, images, prompt, options, batch_size)))
 
@@ -90,26 +92,27 @@ def caption_each(
 ) -> Iterator[tuple[ImageLike, Caption | ImageError]]:
     """Each image in order with its caption, or the ImageError it raised."""
     network = writer(model)
-    search = options or GenerationOptions(max_length=longest(model, MAX_LENGTH))
+    search = options or GenerationOptions(max_length=default_length(model, MAX_LENGTH))
     start = torch.from_numpy(model.reader()([prompt])[0, :-1])  # without the end token
     check = Check(model.scope, model.name)
     check.texts([prompt])
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = seen(check, network, pixels)
+        tokens = checked_tokens(check, network, pixels)
         written = network.write(tokens, start, search, pixels)
         rows = packed(written.ids, written.log_probabilities)
         return torch.unflatten(rows, 0, (len(pixels), -1))
 
-    found = check.each(model.run_each(images, run, batch_size))
+    results_each = check.each(model.run_each(images, run, batch_size))
     return (
         (image, rows if isinstance(rows, ImageError) else Caption.read(model, rows, len(start)))
-        for image, rows in found
+        for image, rows in results_each
     )
 
 
-def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
-    """The tokens (B, N, C) of images (B, 3, H, W), which a check of the model's scope is given."""
+def checked_tokens(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
+    """The tokens (B, N, C) of images (B, 3, H, W). Their vectors are given to the check of the
+    model's scope."""
     tap = f"image.{check.layer}"
     taps = Taps([tap] if check.layer else [])
     tokens = network.image_tokens(pixels, taps)
@@ -120,7 +123,7 @@ def seen(check: Check, network: Writer | Matcher, pixels: Tensor) -> Tensor:
 
 
 def writer(model: Bundle) -> Writer:
-    """The network of a model that captions. Raises UnsupportedError for another one."""
+    """The network of a model that captions. Raises UnsupportedError for another model."""
     network = model.own_network
     if not (model.config.writes_captions and isinstance(network, Writer)):
         raise UnsupportedError(
@@ -130,12 +133,13 @@ def writer(model: Bundle) -> Writer:
     return network
 
 
-def longest(model: Bundle, usual: int) -> int:
-    """The usual `max_length`, or less where a model's context is shorter."""
+def default_length(model: Bundle, default: int) -> int:
+    """The default maximum length in ids, or the model's context if that is shorter."""
     decoder = model.config.decoder
-    return usual if decoder is None else min(usual, decoder.context)
+    return default if decoder is None else min(default, decoder.context)
 
 
 def packed(ids: Tensor, log_probabilities: Tensor) -> Tensor:
-    """Both (..., L) as one float32 (..., L, 2), in which ids are exact."""
+    """Ids and log probabilities (..., L) as one float32 tensor (..., L, 2), which holds ids
+    exactly."""
     return torch.stack([ids.float(), log_probabilities], dim=-1)

@@ -1,4 +1,4 @@
-"""Where a captioner looks for each word that it writes."""
+"""The cross-attention of a captioner for each word that it writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from patchword.scope import Check
 from patchword.show import plots
 from patchword.show.colours import MAP, ends_of, known, scale_of
 from patchword.tasks.attention_layers import layers_of, of_heads
-from patchword.tasks.caption import MAX_LENGTH, Caption, longest, packed, seen, writer
+from patchword.tasks.caption import (
+    MAX_LENGTH,
+    Caption,
+    checked_tokens,
+    default_length,
+    packed,
+    writer,
+)
 from patchword.tasks.grid_maps import GridMaps
 from patchword.text.words import words_of
 from patchword.visible_area import Sight, noted
@@ -32,10 +39,10 @@ from patchword.visible_area import Sight, noted
 class CaptionAttention(GridMaps):
     """How much a captioner attends to each patch as it writes each word.
 
-    words    W of them, those after the prompt
-    titles   K: "layer 11", "layer 3, head 0"; all layers have one each
-    weights  (K, W, N), over all image tokens; rows sum to 1. Of a word of several tokens the mean
-    grid     (K, W, h, w) float32: those over the patches
+    words    the W words after the prompt
+    titles   of the K layers: "layer 11", "layer 3, head 0"
+    weights  (K, W, N), over all image tokens; rows sum to 1. For a word of several tokens the mean
+    grid     (K, W, h, w) float32: the weights over the patches
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -55,16 +62,18 @@ class CaptionAttention(GridMaps):
         colours: str = MAP,
         scale: Sequence[float] | None = None,
     ) -> Image.Image:
-        """A filmstrip: the photo and each word's map over it, on a scale of its own that stands
-        under it; without `each` on one for all. All layers stand under one another. colours,
-        scale: see `Heatmap.picture`."""
+        """A filmstrip: the photo, and each word's map over it; a row for each layer. each: every
+        map has its own colour scale, printed under it; else all share one. colours, scale: see
+        `Heatmap.picture`."""
         known(colours)
         photo, values = self._drawn
         ends = scale_of(scale) or (None if each else ends_of(self.grid))
         strips = []
         for number, (layer, maps) in enumerate(zip(self.titles, values, strict=True)):
-            name, line, remark = title.partition("\n")
-            heading = f"{name} · {layer}{line}{remark}" if title and not number else layer
+            heading = layer
+            if title and number == 0:
+                name, newline, remark = title.partition("\n")
+                heading = f"{name} · {layer}{newline}{remark}"
             strips.append(plots.maps_panel(photo, maps, self.words, heading, ends, colours, True))
         return plots.stacked(strips)
 
@@ -78,10 +87,10 @@ def caption_attention(
     all_layers: bool = False,
 ) -> CaptionAttention:
     """The cross-attention of a captioner for each word of the caption that it writes with beam
-    search, taken where the word is predicted: at the token before it.
+    search, taken at the token before the word, which predicts it.
 
-    layer, head, all_layers: as in `attention`; the mean over heads where none is named. Raises
-    UnsupportedError for a model that does not caption or a layer that is not there; ImageError.
+    layer, head, all_layers: as in `attention`; the mean over heads if no head is named. Raises
+    UnsupportedError for a model that does not caption and for an unknown layer, and ImageError.
     """
     network, tower, tokenizer = writer(model), model.image_tower, model.reader()
     assert model.config.decoder is not None
@@ -94,27 +103,29 @@ def caption_attention(
     start = torch.from_numpy(tokenizer([prompt])[0, :-1])  # without the end token
     check = Check(model.scope, model.name, image)
     check.texts([prompt])
-    options = GenerationOptions(max_length=longest(model, MAX_LENGTH))
+    options = GenerationOptions(max_length=default_length(model, MAX_LENGTH))
     with inference(model.own_network):
-        tokens = seen(check, network, model.tensor(pixels)[None])
+        tokens = checked_tokens(check, network, model.tensor(pixels)[None])
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
         taps = network.decoder_taps(tokens, written.ids, wanted)
     check_image(image, written.log_probabilities, model.no_vector)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()
-    found = Caption.read(model, rows, len(start))
-    end = len(start) + len(found.token_log_probabilities)
+    text = Caption.read(model, rows, len(start))
+    end = len(start) + len(text.token_log_probabilities)
     ids = written.ids[0].tolist()[len(start) : end]
     words = words_of(tokenizer, [id_ for id_ in ids if id_ != tokenizer.end_token])
     layers = [of_words(taps[name][0].float(), head, len(start) - 1, words) for name in wanted]
     maps, size = torch.stack(layers), geometry.size
     grid = torch.unflatten(maps[..., tower.patches(size)], -1, tower.grid(size))
-    named = [f"layer {names.index(name)}" for name in wanted]
+    titles = [f"layer {names.index(name)}" for name in wanted]
+    if head is not None:
+        titles = [f"{title}, head {head}" for title in titles]
     return CaptionAttention(
         photo,
-        found,
+        text,
         tuple(word for word, _ in words),
-        tuple(named if head is None else [f"{name}, head {head}" for name in named]),
+        tuple(titles),
         maps.cpu().numpy(),
         grid.cpu().numpy(),
         geometry,
@@ -125,8 +136,8 @@ def caption_attention(
 def of_words(
     attention: Tensor, head: int | None, first: int, words: Sequence[tuple[str, slice]]
 ) -> Tensor:
-    """Cross-attention (heads, L, N) of each word (W, N): the mean over heads, or one, and over its
-    tokens, the first of which is predicted at place `first`."""
+    """Cross-attention (heads, L, N) -> that of each word (W, N): the mean over heads, or one head,
+    and the mean over the word's tokens. first: the place that predicts the first token."""
     rows, _ = of_heads(attention, head)
     predicted = rows.mean(dim=0)[first:]
     means = [predicted[place].mean(dim=0) for _, place in words]

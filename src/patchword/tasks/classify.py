@@ -22,14 +22,22 @@ from patchword.tasks.label_cache import label_features
 from patchword.text.templates import resolve_templates
 from patchword.visible_area import untold
 
-NONE = "none of these"
+NONE = "none of these"  # the label of a rejected image
+
+
+# An image's unit vector (D,) and its cosines (L,) with labels -> probabilities (L,).
+Probability = Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A label and how probable it is, 0 to 1. box: of the tile where it is so, (left, top, right,
-    bottom) in pixels, if the photo was looked at in tiles. outside: of "none of these", whether the
-    photo is rejected because it is unlike what the model was trained on."""
+    """A label and its probability, 0 to 1.
+
+    box      of the tile with that probability, (left, top, right, bottom) in pixels; None without
+             tiles
+    outside  of "none of these": True if the photo is rejected because it is unlike the model's
+             training images
+    """
 
     label: str
     probability: float
@@ -38,7 +46,7 @@ class Score:
 
 
 class Scorer(Protocol):
-    """What `scorer` gives."""
+    """The function that `scorer` returns."""
 
     def __call__(self, row: Vector, outside: bool | None = None) -> list[Score]: ...
 
@@ -52,31 +60,31 @@ def classify(
     reject: float | None = None,
     two_views: bool = False,
 ) -> list[list[Score]]:
-    """Per image, labels with probabilities, best first: a softmax of the scaled cosines (Radford et
-    al. 2021, section 3.1.2).
+    """For each image the labels with their probabilities, best first: with c_l the cosine of the
+    image and label l, the softmax over l of scale * c_l (Radford et al. 2021, section 3.1.2).
 
-    labels       words to choose from; None for a classifier's own
-    templates    sentences with "{}" for the label; a label's text feature is the unit mean of its
-                 sentences' (section 3.1.4). None is "a photo of a {}"; "imagenet" and "chinese"
-                 stand for sets of them (`templates.NAMED`)
-    multi_label  each label by itself; probabilities need not sum to one. A SigLIP was trained to
-                 give them: the sigmoid of scale * cosine + bias (Zhai et al. 2023, section 3.2,
-                 algorithm 1). Another model was not, and gives a softmax of the label's
-                 cosine against that of the same sentences with no label in them
-    reject       "none of these" comes first when even the best label is less probable than this:
-                 of a softmax over the labels and the same sentences with no label in them, so
-                 that of labels that exclude each other at most one is above 0.5. With
-                 multi_label, and of a SigLIP, each label is scored by itself as above, and several
-                 may be near 1. Those are then the probabilities that are given. An image unlike
-                 all that the model was trained on (`Scope.novelty`) is rejected whatever they are:
-                 "none of these" is 1, and its `outside` True
-    two_views    judge by the unit mean of two vectors, of the centre crop and of the whole image,
-                 squashed: twice the work. Raises UnsupportedError for a model that crops nothing
+    labels       to choose from; None: a classifier's own classes
+    templates    sentences with "{}" for the label; a label's vector is the unit mean of its
+                 sentences' vectors (section 3.1.4). None: "a photo of a {}"; "imagenet" and
+                 "chinese" name sets of sentences (`templates.NAMED`)
+    multi_label  judge each label by itself, so that probabilities need not sum to 1. For a SigLIP,
+                 which was trained for this, it is sigmoid(scale * c_l + bias) (Zhai et al. 2023,
+                 section 3.2, algorithm 1); for others sigmoid(scale * (c_l - c_0)), with c_0 the
+                 cosine of the sentences without a label
+    reject       "none of these" comes first if the best label is less probable than this. The
+                 probabilities are then a softmax over the labels and c_0; with multi_label, and for
+                 a SigLIP, those of multi_label. An image unlike the model's training images
+                 (`Scope.novelty`) is always rejected: "none of these" is 1, and its `outside` True
+    two_views    classify the unit mean of two vectors, of the centre crop and of the whole image
+                 squashed, which is twice the work. Raises UnsupportedError for a model that does
+                 not crop
 
-    Raises the ImageError of the first image that cannot be opened; `classify_each` never stops.
+    Raises the ImageError of the first image that cannot be opened; `classify_each` continues after
+    it.
     """
-    found = classify_each(model, images, labels, templates, multi_label, reject, two_views)
-    return list(results(found))
+    return list(
+        results(classify_each(model, images, labels, templates, multi_label, reject, two_views))
+    )
 
 
 def classify_each(
@@ -90,36 +98,36 @@ def classify_each(
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
     """Each image in order with its scores as from `classify`, or the ImageError it raised."""
     if labels is None:
-        found = _own_labels(model, images)
-        _without_labels(
+        scores = _own_classes(model, images)
+        _check_unset(
             templates=bool(templates),
             multi_label=multi_label,
             reject=reject is not None,
             two_views=two_views,
         )
-        return found
+        return scores
     score = scorer(model, labels, templates, multi_label, reject)
     check = Check(model.scope, model.name)
-    rows = (_twice if two_views else embed_checked)(model, check, images)
+    embed = _embed_two_views if two_views else embed_checked
     return (
         (image, row if isinstance(row, ImageError) else score(row, check.outside))
-        for image, row in rows
+        for image, row in embed(model, check, images)
     )
 
 
-def _without_labels(**given: bool) -> None:
-    """Raise UnsupportedError for options that are of labels, where there are none."""
-    if names := [name for name, is_given in given.items() if is_given]:
+def _check_unset(**is_set: bool) -> None:
+    """Raise UnsupportedError for options that need labels."""
+    if names := [name for name, value in is_set.items() if value]:
         raise UnsupportedError(
             f"{' and '.join(names)} can only be given with labels: the probabilities of a "
             "classifier's own classes are as they are"
         )
 
 
-def _twice(
+def _embed_two_views(
     model: Bundle, check: Check, images: ImageLike | Iterable[ImageLike]
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-    """As `embed_checked`, the unit mean of the vectors of what is cropped and of the whole."""
+    """Like `embed_checked`, but the unit mean of the vectors of the crop and of the whole image."""
     whole = replace(model.opening(squash=True), scope=None)
     if whole.preprocess.config == model.preprocess.config:
         raise UnsupportedError(
@@ -129,12 +137,15 @@ def _twice(
 
     def rows() -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         cropped = embed_checked(model, check, first)
-        with untold():  # what the crop leaves out is seen by the other view
+        # The warning that the crop leaves something out is settled when the first row is computed.
+        with untold():
             begun = list(islice(cropped, 1))
         squashed = embed_checked(whole, Check(None, model.name), second)
         for (image, row), (_, other) in zip(chain(begun, cropped), squashed, strict=True):
-            if isinstance(row, ImageError) or isinstance(other, ImageError):
-                yield image, row if isinstance(row, ImageError) else other
+            if isinstance(row, ImageError):
+                yield image, row
+            elif isinstance(other, ImageError):
+                yield image, other
             else:
                 yield image, unit((row + other)[None])[0]
 
@@ -148,9 +159,9 @@ def scorer(
     multi_label: bool = False,
     reject: float | None = None,
 ) -> Scorer:
-    """The function to an image's scores from its unit vector (D,), and from whether it is unlike
-    what the model was trained on, which is else told by the vector; see `classify`."""
-    labels = _checked(labels)
+    """The function from an image's unit vector (D,) to its scores, see `classify`. Its `outside`
+    says whether the image is unlike the model's training images; None: computed from the vector."""
+    labels = _checked_labels(labels)
     sentences = resolve_templates(templates)
     checked_probability("reject", reject)
     if reject is not None and NONE in labels:
@@ -159,29 +170,32 @@ def scorer(
         )
     Check(model.scope, model.name).texts(labels)
     features = label_features(model, labels, sentences)  # (L, D)
-    probability = None
     if multi_label or (reject is not None and model.config.score == "sigmoid"):
-        probability = _alone(model, sentences)
+        probability = _independent(model, sentences)
     elif reject is not None:
-        probability = _beside_none(model, sentences)
+        probability = _against_none(model, sentences)
+    else:
+        probability = _exclusive(model)
 
     def score(row: Vector, outside: bool | None = None) -> list[Score]:
-        cosines = features @ row
-        single = probability(row, cosines) if probability is not None else None
-        chosen = _softmax(model.scale * cosines) if single is None else single
-        scores = _ranked(labels, chosen)
+        probabilities = probability(row, features @ row)
+        scores = _ranked(labels, probabilities)
         if reject is None:
             return scores
-        if _outside(model, row) if outside is None else outside:
+        if outside is None:
+            outside = model.scope is not None and model.scope.outside(row[None])[0]
+        if outside:
             return [Score(NONE, 1.0, outside=True), *scores]
-        none = chosen.max() < reject or not chosen.any()
-        return [Score(NONE, float(1 - chosen.max()))] * bool(none) + scores
+        best = probabilities.max()
+        if best < reject or best == 0:
+            return [Score(NONE, float(1 - best)), *scores]
+        return scores
 
     return score
 
 
-def _checked(labels: Sequence[str]) -> list[str]:
-    """Labels as a list. Raises UnsupportedError for none, one string, and the same one twice."""
+def _checked_labels(labels: Sequence[str]) -> list[str]:
+    """Labels as a list. Raises UnsupportedError for no labels, a string, and repeated labels."""
     if isinstance(labels, str):
         meant = [each.strip() for each in labels.split(",")]
         raise UnsupportedError(f"labels must be a list, not one string: labels={meant}")
@@ -197,16 +211,13 @@ def _checked(labels: Sequence[str]) -> list[str]:
     return labels
 
 
-def _outside(model: Bundle, row: Vector) -> bool:
-    """True if an image's unit vector (D,) is unlike those that the model was trained on."""
-    return model.scope is not None and model.scope.outside(row[None])[0]
+def _exclusive(model: Bundle) -> Probability:
+    """The probability of each label among all labels."""
+    return lambda row, cosines: _softmax(model.scale * cosines)
 
 
-def _alone(
-    model: Bundle, sentences: Sequence[str]
-) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
-    """The function from an image's unit vector (D,) and its cosines (L,) with labels to the
-    probability of each label by itself."""
+def _independent(model: Bundle, sentences: Sequence[str]) -> Probability:
+    """The probability of each label by itself, of `multi_label`."""
     scale, bias = model.scale, model.bias
     if model.config.score == "sigmoid":
         return lambda row, cosines: _sigmoid(scale * cosines + bias)
@@ -214,30 +225,28 @@ def _alone(
     return lambda row, cosines: _sigmoid(scale * (cosines - neutral @ row))
 
 
-def _beside_none(
-    model: Bundle, sentences: Sequence[str]
-) -> Callable[[Vector, NDArray[np.floating]], NDArray[np.floating]]:
-    """Like `_alone`, but to the probability of each label among all of them and none of them."""
+def _against_none(model: Bundle, sentences: Sequence[str]) -> Probability:
+    """The probability of each label among all labels and no label, of `reject`."""
     neutral = label_features(model, [""], sentences)[0]
     return lambda row, cosines: _softmax(model.scale * np.append(cosines, neutral @ row))[:-1]
 
 
-def _own_labels(
+def _own_classes(
     model: Bundle, images: ImageLike | Iterable[ImageLike]
 ) -> Iterator[tuple[ImageLike, list[Score] | ImageError]]:
-    """A classifier's softmax over the classes it was trained on; of one for several classes at a
-    time the sigmoid of each."""
+    """The softmax over the classes that a classifier was trained on; for one that gives several
+    classes at a time, the sigmoid of each."""
     if not model.config.classes:
         raise UnsupportedError(
             f"{model.name} has no classes of its own; give labels to choose from "
             '(on the command line --labels "a hat, a shoe")'
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
-    probable = _sigmoid if model.config.score == "sigmoid" else _softmax
-    found = model.run_each(images, model.own_network)
+    activation = _sigmoid if model.config.score == "sigmoid" else _softmax
+    logits_each = model.run_each(images, model.own_network)
     return (
-        (image, row if isinstance(row, ImageError) else _ranked(labels, probable(row)))
-        for image, row in found
+        (image, row if isinstance(row, ImageError) else _ranked(labels, activation(row)))
+        for image, row in logits_each
     )
 
 

@@ -1,8 +1,8 @@
-"""Towers as encoders for other networks: text states for diffusion, patch features for LLMs.
+"""Features for other networks: text states for diffusion models, patch features for LLMs.
 
-Layers are numbered as in `hidden_states` of transformers: 0 is the input of the first block (with
-position embeddings and, where there is one, the norm before it), i the output of block i, and -1,
-the same as the depth, that of the last one, before the final norm.
+Layers are numbered as in `hidden_states` of transformers: 0 is the input of the first block, after
+position embeddings and the first norm, if any; i is the output of block i; -1, the same as the
+depth, is the output of the last block before the final norm.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from patchword.text import long_text
 class TextStates(Brief):
     """The encoded texts.
 
-    ids     (N, L) int64, padded with the tokenizer's own padding token
+    ids     (N, L) int64, padded with the tokenizer's padding token
     states  (N, L, D) float32, of every token
-    pooled  (N, E) float32: at the end token after the final norm (`pooler_output`), projected where
-            the model projects (`text_embeds`); not of unit length
+    pooled  (N, E) float32: the state of the end token after the final norm (`pooler_output`),
+            projected if the model has a projection (`text_embeds`); not of unit length
     """
 
     ids: np.ndarray[tuple[int, int], np.dtype[np.int64]]
@@ -50,13 +50,13 @@ def encode_texts(
     pad: bool = True,
     batch_size: int = 32,
 ) -> TextStates:
-    """Hidden states and pooled vectors of texts, for a network that they condition.
+    """Hidden states and pooled vectors of texts, for a network that is conditioned on them.
 
-    layer, norm  which block, and whether the final norm follows; None: after the last block only.
-                 (-1, None) is `last_hidden_state`, as Stable Diffusion 1 has it; (-2, None) is
-                 `hidden_states[-2]`, as SDXL; (-2, True) is Stable Diffusion 2 from all 24 layers
-    pad          to the model's context, as diffusion models expect; else to the longest text,
-                 unless the model attends to its padding
+    layer, norm  the block, and whether the final norm is applied; None: only after the last block.
+                 (-1, None) is `last_hidden_state`, used by Stable Diffusion 1; (-2, None) is
+                 `hidden_states[-2]`, used by SDXL; (-2, True) is used by Stable Diffusion 2
+    pad          True: to the model's context, as diffusion models expect; False: to the longest
+                 text, unless the model attends to padding
 
     A text longer than the context is cut, keeps its end token, and gives a LongTextWarning. Raises
     UnsupportedError for a model without a text tower or without that layer, TokenizerError without
@@ -93,23 +93,23 @@ def patch_features_each(
     batch_size: int = 32,
     exact: bool = False,
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-    """Each image in order with the features (tokens, D) of its patches, row by row, or with the
-    ImageError of its own.
+    """Each image in order with the features (tokens, D) of its patches, row by row, or with its
+    ImageError.
 
-    layer        -2 is that of LLaVA (`vision_feature_layer`)
-    class_token  with all tokens before the patches (LLaVA's "full" or "cls_patch")
-    norm         with the final norm; (-1, True) is SigLIP's `last_hidden_state`
-    exact        as in `Bundle.embed_images`
+    layer        -2 is used by LLaVA (`vision_feature_layer`)
+    class_token  include all tokens before the patches (LLaVA's "full" or "cls_patch")
+    norm         apply the final norm; layer -1 with norm is SigLIP's `last_hidden_state`
+    exact        see `Bundle.embed_images`
 
     Raises UnsupportedError for a model without patch tokens or without that layer.
     """
     read = _PatchReader(model, layer, class_token, norm)
-    found = model.run_each(sources, read, batch_size, exact, finite=False)
-    own = (
+    padded = model.run_each(sources, read, batch_size, exact, finite=False)
+    unpadded = (
         (source, row if isinstance(row, ImageError) else row[: read.lengths.popleft()])
-        for source, row in found
+        for source, row in padded
     )
-    return finite_each(own, model.no_vector)
+    return finite_each(unpadded, model.no_vector)
 
 
 def patch_features(
@@ -124,20 +124,21 @@ def patch_features(
     """Features (N, tokens, D) of the patches of images; see `patch_features_each`.
 
     Raises the ImageError of the first image that fails, and UnsupportedError also for a model that
-    takes images in their own shapes, which gives each another number of tokens.
+    takes images in their own shapes, so that they have different numbers of tokens.
     """
     if model.config.preprocess.resize == "patches":
         raise UnsupportedError(
             f"{model.name} takes images in their own shapes, so that they have different numbers "
             "of patches; use tasks.encoders.patch_features_each"
         )
-    found = patch_features_each(model, sources, layer, class_token, norm, batch_size, exact)
-    rows = list(results(found))
+    each = patch_features_each(model, sources, layer, class_token, norm, batch_size, exact)
+    features = list(results(each))
+    if features:
+        return np.stack(features)
     tower = model.image_tower
-    rows_columns = tower.grid(model.config.preprocess.size)
-    tokens = rows_columns[0] * rows_columns[1] + (tower.prefix if class_token else 0)
-    width = model.config.image_tower.out_width
-    return np.stack(rows) if rows else np.empty((0, tokens, width), np.float32)
+    rows, columns = tower.grid(model.config.preprocess.size)
+    tokens = rows * columns + (tower.prefix if class_token else 0)
+    return np.empty((0, tokens, model.config.image_tower.out_width), np.float32)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,8 +147,8 @@ class AnyRes(Brief):
 
     thumbnail  (h * w, D) of the whole photo, squashed
     tiles      (rows, columns, h * w, D)
-    patches    (h, w) of the thumbnail and of each tile
-    tiling     how the tiles lie on the photo
+    patches    (h, w): the grid of the thumbnail and of each tile
+    tiling     the layout of the tiles on the photo
     """
 
     thumbnail: Vector
@@ -157,7 +158,7 @@ class AnyRes(Brief):
 
     @property
     def unpadded(self) -> Vector:
-        """(H, W, D): the tiles as one grid, without what shows nothing of the photo."""
+        """(H, W, D): the tiles as one grid, without the patches that show only padding."""
         return self.tiling.unpad(self.tiling.merge(self.tiles, self.patches))
 
 
@@ -169,17 +170,17 @@ def anyres_features(
     candidates: Sequence[Sequence[int]] | None = None,
     exact: bool = False,
 ) -> AnyRes:
-    """Patch features of a photo's thumbnail and tiles, as LLaVA-NeXT has them; see `tiles`.
+    """Patch features of a photo's thumbnail and tiles, as in LLaVA-NeXT; see `images.tiles`.
 
     candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids of
-    tiles. exact: as in `Bundle.embed_images`. Raises ImageError and UnsupportedError.
+    tiles. exact: see `Bundle.embed_images`. Raises ImageError and UnsupportedError.
     """
     read = _PatchReader(model, layer, class_token=False, norm=norm)
-    pixels, plan = image_tiles(model, image, candidates, exact)
+    pixels, tiling = image_tiles(model, image, candidates, exact)
     with inference(model.own_network):
         features = to_numpy(read(model.tensor(pixels)))
-    patches = model.image_tower.grid(plan.tile)
-    return AnyRes(features[0], features[1:].reshape(*plan.grid, *features.shape[1:]), patches, plan)
+    of_tiles = features[1:].reshape(*tiling.grid, *features.shape[1:])
+    return AnyRes(features[0], of_tiles, model.image_tower.grid(tiling.tile), tiling)
 
 
 def image_tiles(
@@ -188,21 +189,21 @@ def image_tiles(
     candidates: Sequence[Sequence[int]] | None = None,
     exact: bool = False,
 ) -> tuple[Vector, Tiling]:
-    """A photo as the model's tower takes it, thumbnail and tiles (1 + rows * columns, 3, S, S); see
+    """The input of the tower for a photo, thumbnail and tiles (1 + rows * columns, 3, S, S); see
     `tiles.cut`. Raises ImageError and UnsupportedError."""
     canvases = tiles.canvases(model.preprocess, candidates)
-    least = max(map(min, canvases), default=1)  # pixels a shorter side can get on a canvas
+    least = max(map(min, canvases), default=1)  # pixels of the shorter side on a canvas, at most
     photo = model.opener(image, at_least=least, exact=exact)
     return tiles.cut(photo, model.preprocess, canvases)
 
 
 class _PatchReader:
-    """Runs an image tower and gives the tokens (B, N, D) of one layer."""
+    """Runs an image tower and returns the tokens (B, N, D) of one layer."""
 
     def __init__(self, model: Bundle, layer: int, class_token: bool, norm: bool) -> None:
         self.tower, self.layer, self.norm = model.image_tower, layer, norm
         self.skipped = 0 if class_token else self.tower.prefix
-        self.lengths: deque[int] = deque()  # tokens of each image that was run
+        self.lengths: deque[int] = deque()  # tokens of each image so far
 
     def __call__(self, pixels: Pixels) -> Tensor:
         x = self.tower.hidden_states(pixels, self.layer, self.norm)

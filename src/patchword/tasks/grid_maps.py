@@ -1,4 +1,4 @@
-"""Maps of a photo, kept as a grid until their pixels are asked for."""
+"""Maps of a photo, stored as a grid and interpolated to pixels on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GridMaps(Pictured):
 
     image  (H, W, 3) uint8
     grid   (..., h, w) float32
-    cell   pixels of the network's input a side of what a value is of; None: all of it
+    cell   side of a value's cell in pixels of the network's input; None: cells divide it evenly
     """
 
     image: NDArray[np.uint8]
@@ -33,8 +33,8 @@ class GridMaps(Pictured):
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
-        """(..., H, W) float32 in the image's own pixels, bilinear between the grid's; NaN where the
-        network does not see them."""
+        """(..., H, W) float32 in the image's own pixels, interpolated bilinearly; NaN outside of
+        the part that the network sees."""
         return self.geometry.to_source(self.grid, self.cell)
 
     @property
@@ -44,8 +44,8 @@ class GridMaps(Pictured):
 
     @checked
     def at(self, height: int, width: int) -> NDArray[np.float32]:
-        """The maps of a photo of that many pixels, (..., height, width). Raises UnsupportedError
-        for more than 300 million."""
+        """The maps at another size, (..., height, width). Raises UnsupportedError for more than 300
+        million pixels."""
         if height * width > MAX_PIXELS:
             raise UnsupportedError(
                 f"a map of {height:,} x {width:,} pixels; the most is {MAX_PIXELS:,}"
@@ -53,22 +53,22 @@ class GridMaps(Pictured):
         return replace(self.geometry, source=(height, width)).to_source(self.grid, self.cell)
 
     def small(self) -> Self:
-        """This result with its photo no larger than it is drawn, which takes less memory."""
+        """A copy with the photo reduced to the size at which it is drawn, to save memory."""
         return replace(self, image=plots.shown(self.image))  # type: ignore[type-var]
 
     @cached_property
     def _drawn(self) -> tuple[plots.Photo, NDArray[np.float32]]:
-        """The photo (h, w, 3) and the maps (..., h, w), no larger than they are drawn."""
+        """The photo (h, w, 3) and the maps (..., h, w) at the size at which they are drawn."""
         photo = plots.shown(self.image)
         return photo, self.at(photo.shape[0], photo.shape[1])
 
     def peaks(self) -> list[tuple[float, int, int]]:
-        """For each map, row by row of the first axes, the largest value as it is drawn, and x and y
-        in the photo of the ring there, the middle of the peak (see `show.peak`)."""
+        """For each map, in the order of the first axes, its largest value as it is drawn, and x and
+        y of that peak in the photo, where a ring is drawn (see `show.peak`)."""
         photo, maps = self._drawn
         (height, width), (rows, columns) = self.image.shape[:2], photo.shape[:2]
-        found = [peak(values) for values in maps.reshape(-1, rows, columns)]
+        drawn_peaks = map(peak, maps.reshape(-1, rows, columns))
         return [
             (value, int((x + 0.5) * width / columns), int((y + 0.5) * height / rows))
-            for value, x, y in found
+            for value, x, y in drawn_peaks
         ]

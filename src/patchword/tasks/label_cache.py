@@ -1,7 +1,7 @@
-"""A cache of label vectors on disk: labels are embedded once, not once for every call.
+"""A cache of label vectors on disk, so that labels are embedded once for all calls.
 
-A cache is a convenience. A file that is damaged is made again, a folder that cannot be written is
-done without, and what has not been used for longest is deleted beyond `MOST` files.
+The cache is never needed: a damaged file is written again, and a folder that cannot be written is
+ignored. Of more than `MAX_FILES` files those unused for longest are deleted.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from patchword.fingerprint import checksum
 from patchword.text import long_text
 from patchword.text.templates import filled
 
-MOST = 256  # files of each model
+MAX_FILES = 256  # files of each model
 
 
 def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str]) -> Vector:
     """Unit vectors (L, D) of labels, each the mean over the templates (Radford et al. 2021, section
-    3.1.4).
+    3.1.4), from the cache if they are in it.
 
-    They are kept by the model's fingerprint, and by its weights as they are now where somebody may
-    have changed them since; not for a model without one, which is used once and
-    is another after the next step of its training. Sentences beyond the context give a
-    LongTextWarning, and labels that the model cannot tell apart a SameLabelsWarning, whether their
-    vectors were kept or not.
+    The key is the model's fingerprint, and also the current weights if somebody may have changed
+    them. A model without a fingerprint, as one in training, is not cached. Sentences longer than
+    the context give a LongTextWarning, and labels with equal ids a SameLabelsWarning, cached or
+    not.
     """
     sentences = [filled(template, label) for label in labels for template in templates]
     tokenizer = model.reader()
     rows = tokenizer.rows(sentences)
     long_text.warn_of_long(tokenizer, rows)
-    _warn_of_alike(labels, rows, tokenizer.context)
+    _warn_of_same_ids(labels, rows, tokenizer.context)
 
     def compute() -> Vector:
         vectors = model.embed_rows(rows).reshape(len(labels), len(templates), -1)
@@ -50,20 +49,20 @@ def label_features(model: Bundle, labels: Sequence[str], templates: Sequence[str
 
     if not model.fingerprint:
         return compute()
-    asked = repr((tuple(labels), tuple(templates))) + state(model)
-    key = hashlib.sha256(asked.encode()).hexdigest()[:32]
+    request = repr((tuple(labels), tuple(templates))) + state(model)
+    key = hashlib.sha256(request.encode()).hexdigest()[:32]
     path = folder() / model.fingerprint / f"{key}.npy"
-    return _kept(path, (len(labels), model.dim), compute)
+    return _cached(path, (len(labels), model.dim), compute)
 
 
-def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context: int) -> None:
-    """Warn of the first two labels whose sentences have the same ids in `rows`, cut to the context:
-    by letter case, spaces or signs that the tokenizer does not keep."""
+def _warn_of_same_ids(labels: Sequence[str], rows: Sequence[Sequence[int]], context: int) -> None:
+    """Warn of the first two labels whose sentences have the same ids in `rows`, cut to the context,
+    because the tokenizer ignores a difference in letter case, spaces or signs."""
     first: dict[tuple[tuple[int, ...], ...], str] = {}
-    each = len(rows) // max(len(labels), 1)  # sentences of a label
+    count = len(rows) // max(len(labels), 1)  # sentences of a label
     for number, label in enumerate(labels):
-        mine = rows[number * each : (number + 1) * each]
-        same = first.setdefault(tuple(tuple(row[: context - 1]) for row in mine), label)
+        sentences = rows[number * count : (number + 1) * count]
+        same = first.setdefault(tuple(tuple(row[: context - 1]) for row in sentences), label)
         if same != label:
             warn(
                 f"the model reads {begun(same)!r} and {begun(label)!r} as the same, and scores "
@@ -74,8 +73,8 @@ def _warn_of_alike(labels: Sequence[str], rows: Sequence[Sequence[int]], context
 
 
 def state(model: Bundle) -> str:
-    """By which the weights that read texts are known as they are now; "" where they are those of
-    the fingerprint, since nobody has had the network, or there is none."""
+    """A checksum of the current weights of the text tower; "" if they are those of the fingerprint,
+    because no caller has had the network, and for a model without a fingerprint."""
     if not (model.fingerprint and getattr(model.engine, "weights_may_change", False)):
         return ""
     text = getattr(model.own_network, "text", None)
@@ -83,17 +82,17 @@ def state(model: Bundle) -> str:
 
 
 def folder() -> Path:
-    """Where label vectors are kept."""
+    """The folder of the cache."""
     return cache.folder() / "texts"
 
 
-def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> Vector:
-    """The array of that shape in `path`, computed and written there first if need be."""
+def _cached(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> Vector:
+    """The array of that shape in `path`; if it is not there, it is computed and written."""
     try:
         values: Vector = np.load(path)
         if values.shape == shape and values.dtype == np.float32 and np.isfinite(values).all():
             with contextlib.suppress(OSError):
-                os.utime(path)  # used now: deleted after the others
+                os.utime(path)  # marks it as used
             return values
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         pass
@@ -106,7 +105,7 @@ def _kept(path: Path, shape: tuple[int, int], compute: Callable[[], Vector]) -> 
 
 
 def _prune(place: Path) -> None:
-    """Delete the files of one model that have not been used for longest, beyond `MOST`."""
+    """Delete the files of one model that were unused for longest, beyond `MAX_FILES`."""
     files = sorted(place.glob("*.npy"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    for file in files[MOST:]:
+    for file in files[MAX_FILES:]:
         file.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""Image-text matching (ITM): does a text belong to a photo? Slower than comparing vectors, and more
-exact."""
+"""Image-text matching (ITM): the probability that a text belongs to a photo. Slower than comparing
+vectors, and more exact."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from patchword.models.protocols import Matcher
 from patchword.options import nearest, text_list
 from patchword.scope import Check
 from patchword.show.result import Brief
-from patchword.tasks.caption import seen
+from patchword.tasks.caption import checked_tokens
 from patchword.text import long_text
 
 STARTS = ("enc", "cls")
-PAIRS = 64  # of an image and a text, run together
+PAIRS = 64  # of an image and a text in one pass of the network
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Match(Brief):
-    """How well images and texts fit, by BLIP's two objectives; each float32 (I, T), or (T,) of one
+    """How well images and texts fit, by BLIP's two objectives; float32 (I, T), or (T,) for one
     image.
 
-    probabilities  that they belong together, of the matching head, whose text cross-attends to
-                   the image (ITM; Li et al. 2022, section 3.2). Those of a row are independent
-    cosines        of their vectors in the joint space, as `similarity` gives them (ITC); NaN for a
-                   model without one
-    boxes          of the tiles where they are so, (left, top, right, bottom) in pixels, int (I, T,
-                   4), or (T, 4); None unless photos were looked at in tiles
+    probabilities  that image and text belong together, by the matching head, in which the text
+                   cross-attends to the image (ITM; Li et al. 2022, section 3.2). The texts of an
+                   image are independent of each other
+    cosines        in the joint space, as in `similarity` (ITC); NaN for a model without one
+    boxes          of the tiles with these values, (left, top, right, bottom) in pixels, int (I, T,
+                   4), or (T, 4); None without tiles
     """
 
     probabilities: Vector
@@ -52,14 +52,14 @@ def match(
     batch_size: int = 8,
     start: str | None = None,
 ) -> Match:
-    """How well each image (I) fits each text (T); an image is encoded once.
+    """How well each image (I) fits each text (T). An image is encoded once.
 
-    start: what a text begins with, "enc", the token that BLIP is trained with, or "cls", as
-    transformers begins it; None: as the checkpoint's own library.
+    start: the first token of a text, "enc", as in BLIP's training, or "cls", as in transformers;
+    None: as in the library of the checkpoint.
 
-    A text beyond the context is cut, with a LongTextWarning. Raises UnsupportedError for a model
-    without a matching head, and the ImageError of the first image that cannot be opened;
-    `match_each` never stops.
+    A text longer than the context is cut, with a LongTextWarning. Raises UnsupportedError for a
+    model without a matching head, and the ImageError of the first image that cannot be opened;
+    `match_each` continues after it.
     """
     texts = text_list(texts)
     rows = list(results(match_each(model, images, texts, batch_size, start)))
@@ -67,7 +67,7 @@ def match(
 
 
 def stacked(rows: Sequence[Match], texts: int) -> Match:
-    """Matches (T,) of one image each as one (I, T)."""
+    """The matches (T,) of I images as one (I, T)."""
     if not rows:
         return Match(*np.empty((2, 0, texts), np.float32))
     boxes = [row.boxes for row in rows if row.boxes is not None]
@@ -97,33 +97,38 @@ def match_each(
     ids = model.reader().pad(rows)  # (T, L)
     lengths = model.reader().lengths(ids)
     order = np.argsort(lengths, kind="stable")
-    words = None
+    vectors = None  # (T, D) of the texts
     if model.config.embed_dim:
-        words = torch.from_numpy(model.embed_rows(rows)).to(model.device)  # (T, D)
+        vectors = torch.from_numpy(model.embed_rows(rows)).to(model.device)
 
     def run(pixels: Tensor) -> Tensor:
-        tokens = seen(check, network, pixels)
+        tokens = checked_tokens(check, network, pixels)
         out = torch.empty(len(pixels), len(texts), dtype=torch.float32, device=pixels.device)
         count = max(PAIRS // len(pixels), 1)
         for start in range(0, len(order), count):
-            part = order[start : start + count]
-            some = torch.from_numpy(ids[part, : lengths[part].max()]).to(pixels.device)
-            logits = network.match(tokens, some.repeat(len(pixels), 1), start=first)
-            together = logits.float().softmax(dim=-1)[:, 1]
-            out[:, torch.from_numpy(part)] = torch.unflatten(together, 0, (len(pixels), -1))
-        both = [out] if words is None else [out, network.image_features(tokens) @ words.T]
-        return torch.stack(both, dim=1)  # (B, 1 or 2, T)
+            part = order[start : start + count]  # texts of similar length
+            part_ids = torch.from_numpy(ids[part, : lengths[part].max()]).to(pixels.device)
+            logits = network.match(tokens, part_ids.repeat(len(pixels), 1), start=first)
+            probabilities = logits.float().softmax(dim=-1)[:, 1]
+            out[:, torch.from_numpy(part)] = torch.unflatten(probabilities, 0, (len(pixels), -1))
+        values = [out]
+        if vectors is not None:
+            values.append(network.image_features(tokens) @ vectors.T)
+        return torch.stack(values, dim=1)  # (B, 1 or 2, T)
 
-    found = check.each(model.run_each(images, run, batch_size))
-    none = np.full(len(texts), np.nan, np.float32)  # cosines, without a joint space
+    def read_row(row: Vector) -> Match:
+        no_cosines = np.full(len(texts), np.nan, np.float32)
+        return Match(row[0], row[1] if len(row) == 2 else no_cosines)
+
+    rows_each = check.each(model.run_each(images, run, batch_size))
     return (
-        (image, row if isinstance(row, ImageError) else Match(row[0], next(iter(row[1:]), none)))
-        for image, row in found
+        (image, row if isinstance(row, ImageError) else read_row(row)) for image, row in rows_each
     )
 
 
 def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text; a LongTextWarning names those beyond the context, which padding cuts."""
+    """The ids of each text. Gives a LongTextWarning for texts longer than the context, which
+    padding cuts."""
     tokenizer = model.reader()
     rows = tokenizer.rows(texts)
     long_text.warn_of_long(tokenizer, rows)
@@ -131,9 +136,9 @@ def read(model: Bundle, texts: Sequence[str]) -> list[list[int]]:
 
 
 def first_id(model: Bundle, start: str) -> int:
-    """The id of what texts to be matched begin with: "enc" or "cls".
+    """The id of the first token of texts to be matched, for "enc" or "cls".
 
-    [ENC] is the last of a BLIP's ids (salesforce/BLIP, models/blip.py `init_tokenizer`). Raises
+    [ENC] is the last of BLIP's ids (salesforce/BLIP, models/blip.py `init_tokenizer`). Raises
     UnsupportedError for another start, and for a model without that token.
     """
     text, tokenizer = model.config.text, model.reader()
@@ -153,7 +158,7 @@ def first_id(model: Bundle, start: str) -> int:
 
 
 def matcher(model: Bundle) -> Matcher:
-    """The network of a model that matches. Raises UnsupportedError for another one."""
+    """The network of a model that matches. Raises UnsupportedError for another model."""
     network = model.own_network
     if not (model.config.matching and isinstance(network, Matcher)):
         raise UnsupportedError(
@@ -165,7 +170,7 @@ def matcher(model: Bundle) -> Matcher:
 
 @runtime_checkable
 class Found(Protocol):
-    """What a search found: an `index.Hit`, or anything else with a path and a score."""
+    """A result of a search: an `index.Hit`, or anything else with a path and a score."""
 
     @property
     def path(self) -> str: ...
@@ -178,8 +183,8 @@ F = TypeVar("F", bound=Found)
 
 @dataclass(frozen=True)
 class Reranked(Generic[F]):
-    """A hit and the probability that the text belongs to it; None where it was not computed, and
-    then `error` is why if the image could not be opened."""
+    """A hit and the probability that the text belongs to it; None if it was not computed. error: of
+    an image that could not be opened."""
 
     hit: F
     probability: float | None
@@ -189,20 +194,22 @@ class Reranked(Generic[F]):
 def rerank(
     model: Bundle, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
 ) -> list[Reranked[F]]:
-    """The first `top` hits of a search, by default all, reranked by the probability that `text`
-    belongs to them, equal ones as they were; behind them those that cannot be opened, and the rest.
+    """The first `top` hits of a search, by default all, sorted by the probability that `text`
+    belongs to them; equal ones keep their order. After them come those of `top` that cannot be
+    opened, then the other hits.
 
     Raises UnsupportedError for a model without a matching head.
     """
     matcher(model)
     chosen = list(hits[:top])
     pairs = match_each(model, [hit.path for hit in chosen], [text], batch_size) if chosen else []
-    good: list[Reranked[F]] = []
-    bad: list[Reranked[F]] = []
-    for hit, (_, found) in zip(chosen, pairs, strict=True):
-        if isinstance(found, ImageError):
-            bad.append(Reranked(hit, None, found))
+    matched: list[Reranked[F]] = []
+    failed: list[Reranked[F]] = []
+    for hit, (_, result) in zip(chosen, pairs, strict=True):
+        if isinstance(result, ImageError):
+            failed.append(Reranked(hit, None, result))
         else:
-            good.append(Reranked(hit, float(found.probabilities[0])))
-    good.sort(key=lambda each: -(each.probability or 0.0))
-    return [*good, *bad, *(Reranked(hit, None) for hit in hits[len(chosen) :])]
+            matched.append(Reranked(hit, float(result.probabilities[0])))
+    matched.sort(key=lambda each: -(each.probability or 0.0))
+    rest = [Reranked(hit, None) for hit in hits[len(chosen) :]]
+    return [*matched, *failed, *rest]

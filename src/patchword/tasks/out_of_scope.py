@@ -1,5 +1,5 @@
-"""Whether an image lies outside of what a model was trained on, for whatever gives another answer
-about it than a vector: maps, attention, defects."""
+"""Whether an image is unlike a model's training images, for tasks that do not compute its vector:
+maps, attention, defects."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from patchword.visible_area import untold
 
 
 def judge(model: Bundle, check: Check, photo: NDArray[np.uint8]) -> None:
-    """Let a check know of its next image, which is open already: (H, W, 3), all of its pixels."""
+    """Give a check the result for its next image, an opened photo (H, W, 3)."""
     if model.scope is not None:
-        own = Check(model.scope, model.name, report=ScopeReport())
-        with untold():  # how the photo is seen is told by whoever asks
-            list(embed_checked(model, own, [photo]))
-        check.judged(own.outside)
+        of_photo = Check(model.scope, model.name, report=ScopeReport())
+        with untold():  # the caller warns of what the model does not see
+            list(embed_checked(model, of_photo, [photo]))
+        check.judged(of_photo.outside)
 
 
 def judged(model: Bundle, image: ImageLike, photo: NDArray[np.uint8]) -> None:
-    """Warn of one image, opened as `photo`, where it lies outside of the model's scope; in what is
-    told together, with the others."""
+    """Warn if one image, opened as `photo`, is outside of the model's scope. Within
+    `scope.together` the warning is joined with those of other images."""
     check = Check(model.scope, model.name, image)
     judge(model, check, photo)
     list(check.each([(image, photo)]))

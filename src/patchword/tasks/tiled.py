@@ -1,9 +1,9 @@
-"""Jobs on a photo and on its tiles, so that what is small, or beyond a crop, is looked at too.
+"""Tasks on a photo and on its tiles, for what is small or outside of the crop.
 
-The whole photo, squashed, and every tile are asked by themselves, and their answers joined: what is
-anywhere in a photo is in it, so that of "is there a ...", of matching and of labels judged by
-themselves the greatest probability counts. Questions of another kind, such as "where is ...?", are
-answered from the whole alone, for a tile does not know where it lies.
+The whole photo, squashed, and every tile are views that a model answers about one by one. Their
+answers are then joined. Something in a tile is in the photo, so that the greatest probability
+counts for "is there a ...?", for matching and for independent labels. Other questions, such as
+"where is ...?", are answered from the whole photo only, because a tile does not show its place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from patchword.tasks.match import Match, match_each
 from patchword.visible_area import Sight, noted, untold
 
 R = TypeVar("R")
-# Questions of what is in a photo, yes or no.
+# Questions whether something is in a photo.
 EXISTENCE = re.compile(
     r"(is|are) there |(can|do) you (see|find|spot) |does .*\b(show|contain|have) "
     r"|has .*\b(a|an|any) ",
@@ -50,21 +50,21 @@ EXISTENCE = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Tiled(Generic[R]):
-    """What is said of a photo, `joined` from what is said of each view; `views`: the whole first,
-    then the tiles, each with its box (left, top, right, bottom) in pixels."""
+    """The result of a photo. joined: from the results of all views. views: the box (left, top,
+    right, bottom) in pixels and the result of each, the whole photo first."""
 
     joined: R
     views: tuple[tuple[Box, R], ...]
 
 
 def joined(found: Iterable[tuple[ImageLike, Tiled[R] | ImageError]]) -> list[R]:
-    """What is said of each photo as a whole. Raises the ImageError of the first that cannot be
-    opened."""
+    """The joined result of each photo. Raises the ImageError of the first that cannot be opened."""
     return [result.joined for result in results(found)]
 
 
 def tile_size(tiles: bool | int) -> int | None:
-    """The side that `tiles` names; None for True. Raises UnsupportedError for less than 1."""
+    """The side of tiles that the option `tiles` gives; None for True. Raises UnsupportedError for
+    less than 1."""
     if isinstance(tiles, bool):
         return None
     if tiles < 1:
@@ -81,35 +81,37 @@ def classify_tiled(
     reject: float | None = None,
     tile: int | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[list[Score]] | ImageError]]:
-    """As `classify_each`. Of each label the greatest probability counts; those of labels that
-    exclude each other (neither multi_label nor reject) are then scaled to sum to one, and tiles
-    unlike all that the model was trained on (`Scope.novelty`) do not count: a softmax is sure of
-    any of its labels there."""
+    """Like `classify_each`, with the greatest probability of each label over the views. Without
+    multi_label and reject these are then scaled to sum to 1, and tiles unlike the model's training
+    images (`Scope.novelty`) do not count, because a softmax may be sure of any label there."""
     score = scorer(model, labels, templates, multi_label, reject)
-    alone = multi_label or reject is not None
+    exclusive = not multi_label and reject is None
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Score]]:
         check = Check(shown.scope, shown.name)
-        found = embed_checked(shown, check, parts)
-        return [score(row, check.outside) for row in results(found)]
+        rows = results(embed_checked(shown, check, parts))
+        return [score(row, check.outside) for row in rows]  # `check` is at the same row
 
     def join(
         answers: Sequence[list[Score]], boxes: Sequence[Box], known: Sequence[bool]
     ) -> list[Score]:
+        all_outside = all(scores[0].outside for scores in answers)  # only with reject
         best: dict[str, Score] = {}
-        strange = all(scores[0].outside for scores in answers)  # with reject alone
-        for scores, box, counts in zip(answers, boxes, known, strict=True):
-            counted = strange or not scores[0].outside if alone else counts
-            for each in scores if counted else ():
+        for scores, box, is_known in zip(answers, boxes, known, strict=True):
+            counts = is_known if exclusive else all_outside or not scores[0].outside
+            if not counts:
+                continue
+            for each in scores:
                 if each.label not in best or each.probability > best[each.label].probability:
                     best[each.label] = replace(each, box=box)
         if reject is not None:
             best.pop(NONE, None)
-        total = 1.0 if alone else sum(each.probability for each in best.values())
+        total = sum(each.probability for each in best.values()) if exclusive else 1.0
         out = [replace(each, probability=each.probability / total) for each in best.values()]
         out.sort(key=lambda each: -each.probability)
         if reject is not None and all(scores[0].label == NONE for scores in answers):
-            out.insert(0, Score(NONE, 1.0 if strange else 1 - out[0].probability, outside=strange))
+            probability = 1.0 if all_outside else 1 - out[0].probability
+            out.insert(0, Score(NONE, probability, outside=all_outside))
         return out
 
     return _each(model, images, tile, run, join)
@@ -122,7 +124,8 @@ def match_tiled(
     start: str | None = None,
     tile: int | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[Match] | ImageError]]:
-    """As `match_each`: of each text the greatest probability, and the cosine beside it."""
+    """Like `match_each`, with the greatest probability of each text over the views, and the cosine
+    of the same view."""
 
     texts = text_list(texts)
     Check(model.scope, model.name).texts(texts)
@@ -134,8 +137,8 @@ def match_tiled(
         probabilities = np.stack([answer.probabilities for answer in answers])  # (V, T)
         best = probabilities.argmax(axis=0)
         cosines = np.stack([answer.cosines for answer in answers])
-        texts_of = np.arange(len(best))
-        return Match(probabilities[best, texts_of], cosines[best, texts_of], np.array(boxes)[best])
+        columns = np.arange(len(best))
+        return Match(probabilities[best, columns], cosines[best, columns], np.array(boxes)[best])
 
     return _each(model, images, tile, run, join)
 
@@ -147,8 +150,8 @@ def caption_tiled(
     options: GenerationOptions | None = None,
     tile: int | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[Caption] | ImageError]]:
-    """As `caption_each`: the caption of the whole photo, and behind its own `others` those of the
-    tiles that are different, the most probable first."""
+    """Like `caption_each`: the caption of the whole photo, with the different captions of tiles
+    added to its `others`, the most probable first."""
 
     Check(model.scope, model.name).texts([prompt])
 
@@ -157,11 +160,12 @@ def caption_tiled(
 
     def join(answers: Sequence[Caption], boxes: Sequence[Box], known: Sequence[bool]) -> Caption:
         whole, *tiles = answers
-        found = {whole.text: whole}
-        others: list[Caption] = [*whole.others]
-        for answer in others + sorted(tiles, key=lambda each: -each.log_probability):
-            found.setdefault(answer.text, replace(answer, others=()))
-        return replace(whole, others=tuple(found.values())[1:])
+        tiles.sort(key=lambda answer: -answer.log_probability)
+        others: list[Caption] = [*whole.others, *tiles]
+        by_text = {whole.text: whole}
+        for answer in others:
+            by_text.setdefault(answer.text, replace(answer, others=()))
+        return replace(whole, others=tuple(by_text.values())[1:])
 
     return _each(model, images, tile, run, join)
 
@@ -175,13 +179,13 @@ def ask_tiled(
     options: GenerationOptions | None = None,
     tile: int | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[list[Answer]] | ImageError]]:
-    """As `ask_each`. Of "is there ...?" the view that is the surest of "yes" counts; any other
+    """Like `ask_each`. For "is there ...?" the view with the most probable "yes" counts; any other
     question is answered from the whole photo, with an UnseenWarning."""
     check = Check(model.scope, model.name)
-    checked = check.questions(questions, answers)
-    anywhere = [bool(EXISTENCE.match(each.question)) for each in checked]
-    for question, each, exists in zip(questions, checked, anywhere, strict=True):
-        if not exists:
+    understood = check.questions(questions, answers)
+    of_existence = [bool(EXISTENCE.match(each.question)) for each in understood]
+    for question, each, is_existence in zip(questions, understood, of_existence, strict=True):
+        if not is_existence:
             other = f", which is asked as {each.question!r}," if each.question != question else ""
             warn(
                 f"{begun(question)!r}{other} is answered from the whole photo alone: only answers "
@@ -192,30 +196,33 @@ def ask_tiled(
             break
 
     def run(shown: Bundle, parts: list[ImageLike]) -> list[list[Answer]]:
-        found = ask_each(shown, parts, questions, answers, shortlist, options, parts=True)
-        return list(results(found))
+        each = ask_each(shown, parts, questions, answers, shortlist, options, parts=True)
+        return list(results(each))
 
     def join(
-        found: Sequence[list[Answer]], boxes: Sequence[Box], known: Sequence[bool]
+        of_views: Sequence[list[Answer]], boxes: Sequence[Box], known: Sequence[bool]
     ) -> list[Answer]:
         joined = []
-        for number, exists in enumerate(anywhere):
-            shares = [_yes(row[number]) for row in found] if exists else [1.0]
-            best = int(np.argmax(shares))
-            joined.append(replace(found[best][number], box=boxes[best]))
+        for number, is_existence in enumerate(of_existence):
+            best = 0  # the whole photo
+            if is_existence:
+                best = int(np.argmax([_yes(of_view[number]) for of_view in of_views]))
+            joined.append(replace(of_views[best][number], box=boxes[best]))
         return joined
 
     return _each(model, images, tile, run, join, check)
 
 
 def _yes(answer: Answer) -> float:
-    """How probable "yes" is; of a written "no" minus its probability, and of what is neither, which
-    says nothing, the least."""
+    """A number that orders answers by how sure of "yes" they are: the probability of "yes" among
+    candidates or as a written answer; minus that of a written "no"; -2 for any other answer."""
     for choice in answer.ranking:
         if choice.text.strip().lower() == "yes":
             return choice.probability
-    signs = {"yes": answer.probability, "no": -answer.probability}
-    return signs.get(answer.text.strip().lower(), -2.0)
+    text = answer.text.strip().lower()
+    if text == "yes":
+        return answer.probability
+    return -answer.probability if text == "no" else -2.0
 
 
 def _each(
@@ -226,12 +233,13 @@ def _each(
     join: Callable[[Sequence[R], Sequence[Box], Sequence[bool]], R],
     check: Check | None = None,
 ) -> Iterator[tuple[ImageLike, Tiled[R] | ImageError]]:
-    """A job on all views of each photo, its answers joined by a function of them, of the boxes, and
-    of which views are like what the model was trained on. check: of the photos, which are told."""
+    """Run a task on all views of each photo and join the answers. join: takes the answers and boxes
+    of the views, and whether each is like the model's training images. check: warns of photos;
+    None: a new one."""
     shown = model.opening(squash=True)
-    told = Check(model.scope, model.name) if check is None else check
+    photo_check = Check(model.scope, model.name) if check is None else check
 
-    def found() -> Iterator[tuple[ImageLike, Tiled[R] | ImageError]]:
+    def tiled_each() -> Iterator[tuple[ImageLike, Tiled[R] | ImageError]]:
         with noted() as sights:
             for number, image in enumerate(as_images(images)):
                 try:
@@ -248,33 +256,36 @@ def _each(
                 known: list[bool] = []
                 try:
                     with told_elsewhere(first=not number):
-                        known = _known(shown, told, pixels)
+                        known = _known(shown, photo_check, pixels)
                         answers = run(shown, pixels)
-                except ImageError as error:  # of a view: it is the photo's
+                except ImageError as error:  # a view's error becomes the photo's
                     failed = ImageError(name_of(image), error.reason)
-                    failed.opened = bool(known)  # then `told` knows of it
+                    failed.opened = bool(known)  # then `photo_check` has been given the photo
                     yield image, failed
                     continue
-                each = tuple(zip(boxes, answers, strict=True))
-                yield image, Tiled(join(answers, boxes, known), each)
+                of_views = tuple(zip(boxes, answers, strict=True))
+                yield image, Tiled(join(answers, boxes, known), of_views)
 
-    return told.each(found())
+    return photo_check.each(tiled_each())
 
 
 def _known(model: Bundle, check: Check, pixels: list[ImageLike]) -> list[bool]:
-    """Which views count as like what the model was trained on: the whole, which is the first and is
-    checked, and tiles inside its scope."""
+    """Which views count as like the model's training images: the first, which is the whole photo
+    and is given to the check, and the tiles inside the model's scope."""
     if model.scope is None:
         return [True] * len(pixels)
-    views = Check(model.scope, model.name)
-    rows = results(embed_checked(model, views, pixels))
-    seen = [(not views.outside, row) for row in rows]
-    check.judged(not seen[0][0], seen[0][1])
-    return [True, *(inside for inside, _ in seen[1:])]
+    view_check = Check(model.scope, model.name)
+    inside, vectors = [], []
+    for vector in results(embed_checked(model, view_check, pixels)):
+        inside.append(not view_check.outside)
+        vectors.append(vector)
+    check.judged(not inside[0], vectors[0])
+    return [True, *inside[1:]]
 
 
 @contextmanager
 def told_elsewhere(first: bool) -> Iterator[None]:
-    """Warnings of views alone: of the scope of a tile, and from the second photo on of texts."""
-    with untold(), scope_untold(), nullcontext() if first else unsaid(LongTextWarning):
+    """Silence warnings about single views, and after the first photo also those about texts."""
+    texts = nullcontext() if first else unsaid(LongTextWarning)
+    with untold(), scope_untold(), texts:
         yield

@@ -1,4 +1,4 @@
-"""Token-token attention: which token attends to which, in an image or in a text."""
+"""Attention of all tokens to all tokens, of an image or of a text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from patchword.text import long_text
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenAttention(Pictured):
-    """Which token attends to which.
+    """The attention of all tokens to all tokens.
 
-    tokens   the N names: of an image "class" and "2,5", the patch in row 2 and column 5; of a text
-             what each token stands for, of parts of a character "猫 1/3"
-    weights  (K, N, N): how much row attends to column; rows sum to 1
-    titles   of those K: "mean" of the heads, "head 0"; "layer 0"; "rollout"
-    view     of an image: its patches
+    tokens   the N names: for an image "class" and "2,5", the patch in row 2 and column 5; for a
+             text the text of each token, "猫 1/3" for a part of a character
+    weights  (K, N, N): how much the token of the row attends to that of the column; rows sum to 1
+    titles   of the K matrices: "mean" over heads, "head 0"; "layer 0"; "rollout"
+    view     for an image: the network's input and its grid of patches
     """
 
     tokens: tuple[str, ...]
@@ -40,8 +40,8 @@ class TokenAttention(Pictured):
     view: View | None = None
 
     def most(self, title: str) -> tuple[str, float]:
-        """The token that all together attend to most, and the share of all weight that it has.
-        Raises UnsupportedError for a title that is not there."""
+        """The token with the largest mean attention over all rows, and that mean. Raises
+        UnsupportedError for an unknown title."""
         if title not in self.titles:
             raise UnsupportedError(f"no title {title!r}; there are {', '.join(self.titles)}")
         columns = self.weights[self.titles.index(title)].mean(axis=0)
@@ -50,9 +50,9 @@ class TokenAttention(Pictured):
 
     @checked
     def picture(self, title: str = "", colours: str = MATRIX) -> Image.Image:
-        """A coloured matrix of each title, its tokens or their patches on both axes, on one scale.
-        Where an image has many patches, neighbours are drawn as one: the sum over the columns, the
-        mean over the rows. colours: see `Heatmap.picture`."""
+        """A coloured matrix for each title, on one scale, with the tokens or their patches on both
+        axes. Of an image with many patches, neighbours are merged: summed over columns, averaged
+        over rows. colours: see `Heatmap.picture`."""
         return token_matrices(
             self.weights, self.titles, self.tokens, self.view, title, known(colours)
         )
@@ -66,10 +66,9 @@ def text_attention(
     rollout: bool = False,
     all_layers: bool = False,
 ) -> TokenAttention:
-    """Which token of a text attends to which in the text tower; the options are those of
-    `attention`, and with a head the mean of all comes before it. A causal tower's tokens attend to
-    none after them. Raises UnsupportedError for a model without a text tower and for a text without
-    words."""
+    """The attention of the tokens of a text in the text tower, with the options of `attention`;
+    with a head the mean over heads comes before it. In a causal tower tokens do not attend to later
+    ones. Raises UnsupportedError for a model without a text tower and for a text without words."""
     tokenizer, network, config = model.reader(), model.own_network, model.config.text
     if config is None or not isinstance(network, TextNetwork):
         raise UnsupportedError(
@@ -85,9 +84,9 @@ def text_attention(
     ids, tokens = tokenizer.named(text)
     with inference(network):
         _, taps = network.encode_text(model.tensor(ids), taps=wanted)
-        maps = [taps[name][0].float() for name in wanted]
-        weights, titles = chosen(maps, head, rollout, all_layers)
-        mean = mean_of(maps, rollout or all_layers)
+        layers = [taps[name][0].float() for name in wanted]
+        weights, titles = chosen(layers, head, rollout, all_layers)
+        mean = mean_of(layers, rollout or all_layers)
     check_finite(weights, lambda: model.no_vector("a text"))
     if head is not None and not all_layers:
         titles = ["mean", *titles]

@@ -1,4 +1,4 @@
-"""Which heatmap method is taken where none is named, and why."""
+"""The default heatmap method of a model, and the reason for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig, ViTConfig
 
-LARGE = 336  # pixels: at and above it, edits by queries were reported to collapse in a ViT-L/14
+LARGE = 336  # pixels: from there on `RISKY` methods were reported to collapse in a ViT-L/14
 RISKY = ("sclip", "clearclip", "surgery")
 
 
 def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
-    """A method and the reason for it; like: of patches with each other. Raises UnsupportedError for
-    a model without an image tower."""
-    tower = model.image_tower  # refuses a model that sees no images
+    """A method and the reason for it. like: for comparing patches with each other, not with texts.
+    Raises UnsupportedError for a model without an image tower."""
+    tower = model.image_tower
     config, vision = model.config, model.config.image_tower
     if not tower.attention_layers:
         return "cosine", "a Swin attends inside windows; its patch tokens are taken unchanged"
@@ -36,15 +36,14 @@ def usual(model: Bundle, like: bool = False) -> tuple[str, str]:
 
 
 def usual_of(model: Bundle, able: Collection[str]) -> str:
-    """The usual method where it is among those that are able, else that of patches with each
-    other."""
+    """The default method if it is one of `able`, else the default for comparing patches."""
     method, _ = usual(model)
     return method if method in able else usual(model, like=True)[0]
 
 
 def warning(config: ModelConfig, window: int | None = None) -> str:
-    """What is known to go wrong with `RISKY` in this tower, which sees photos in windows of that
-    side; empty where nothing is."""
+    """What is known to go wrong with `RISKY` methods in this tower; "" if nothing is. window: the
+    side of the windows that photos are cut into."""
     vision = config.image_tower
     if (
         isinstance(vision, ViTConfig)

@@ -19,37 +19,41 @@ from patchword.models.edits import (
     Semantic,
 )
 from patchword.nn.inference_mode import inference
-from patchword.where.resclip import together
+from patchword.where.resclip import semantic_affinity
 
-# How the last layers are changed; an entry more is a method more.
+# How each method changes the last layers; a new entry is a new method.
 EDITS = {
     # The unchanged network: the last layer's patch tokens.
     "cosine": DenseEdit(),
-    # Each patch's own value, then the rest of the block (the code of MaskCLIP, Zhou et al. 2022).
+    # Attention replaced by the identity: each patch keeps its own value, and the rest of the block
+    # follows (the code of MaskCLIP, Zhou et al. 2022).
     "maskclip": DenseEdit(("identity",), positions="bicubic"),
-    # The value path alone, as that paper's section 3.2 says it.
+    # The value path alone, as in the paper (section 3.2).
     "maskclip-paper": DenseEdit(("identity",), residual=False, mlp=False, positions="bicubic"),
-    # And with both of that section's refinements, which compare several texts with each other.
+    # With both refinements of section 3.2, which need several texts (`where/maskclip.py`).
     "maskclip-keys": DenseEdit(("identity",), positions="bicubic", refined=Refined()),
-    # Correlative self-attention (SCLIP, Wang et al. 2023, eq. 5), both maps added up.
+    # Correlative self-attention (SCLIP, Wang et al. 2023, eq. 5):
+    # softmax(q q^T) + softmax(k k^T).
     "sclip": DenseEdit(("qq", "kk"), row_sum=2.0, positions="offset"),
-    # ClearCLIP (Lan et al. 2024, eq. 6), and its variant of values that attend to values.
+    # ClearCLIP (Lan et al. 2024, eq. 6): softmax(q q^T), no residual, no MLP; and its variant with
+    # softmax(v v^T).
     "clearclip": DenseEdit(("qq",), residual=False, mlp=False, positions="offset"),
     "value": DenseEdit(("vv",), residual=False, mlp=False),
-    # Neighbours first (NACLIP, Hajimiri et al. 2024, eq. 6).
+    # softmax(k k^T + a Gaussian around each patch) (NACLIP, Hajimiri et al. 2024, eq. 6).
     "naclip": DenseEdit(("kk",), gaussian=5.0, residual=False, mlp=False, positions="offset"),
-    # The same without keys: neighbours alone (that paper's "N-Only").
+    # The Gaussian alone (the paper's "N-Only").
     "nonly": DenseEdit(("near",), gaussian=5.0, residual=False, mlp=False, positions="offset"),
-    # Of a CLIP ResNet: each place asks as the mean of all does, without positions (`attn_pooling`
-    # of MaskCLIP's code).
+    # For a CLIP ResNet: the attention pooling without positions, applied to each place with the
+    # mean of all places as the query (`attn_pooling` of MaskCLIP's code).
     "attnpool": DenseEdit(positions="none"),
-    # Self-self attention of the last blocks beside the network (GEM, Bousselham et al. 2023).
+    # Self-self attention of the last blocks, parallel to the network (GEM, Bousselham et al. 2023).
     "gem": DenseEdit(("qq", "kk", "vv"), mlp=False, blocks=6, normalised=Normalised()),
-    # The same of values, without normalising (CLIP Surgery, Li et al. 2023, section 3.3).
+    # The same with v-v attention, not normalised (CLIP Surgery, Li et al. 2023, section 3.3).
     "surgery": DenseEdit(("vv",), mlp=False, blocks=6, positions="bilinear"),
-    # Outliers repaired, like attends to like (SC-CLIP, Bai et al. 2024).
+    # Outlier tokens repaired, self-calibrated attention (SC-CLIP, Bai et al. 2024).
     "scclip": DenseEdit(positions="offset", calibration=Calibration()),
-    # Two passes, the second by the labels of the first (ResCLIP, Yang et al. 2024).
+    # Two passes; the labels of the first correct the attention of the second (ResCLIP, Yang et al.
+    # 2024; `where/resclip.py`).
     "resclip": DenseEdit(
         ("kk",),
         gaussian=5.0,
@@ -61,7 +65,7 @@ EDITS = {
     ),
 }
 
-# Those of patches themselves: the others compare texts.
+# Methods whose features do not depend on the texts.
 OF_PATCHES = tuple(name for name, edit in EDITS.items() if not (edit.semantic or edit.refined))
 
 
@@ -72,16 +76,16 @@ def dense(
     texts: Tensor | None = None,
     project: bool = True,
 ) -> Tensor:
-    """Unit features (B, h * w, D), float32, of the patches of images (B, 3, H, W), whatever else is
-    in the batch: in the joint space, or without `project` those before the tower's head.
+    """Unit features (B, h * w, D), float32, of the patches of images (B, 3, H, W), independent of
+    the rest of the batch: in the joint space, or without `project` before the tower's projection.
 
-    texts: unit vectors (T, D), which an edit with a second pass (`edit.semantic`) needs. Raises
+    texts: unit vectors (T, D), needed by an edit with a second pass (`edit.semantic`). Raises
     UnsupportedError for an edit that the tower does not have.
     """
     tower, semantic = model.image_tower, None
     if edit.semantic and texts is not None:
         grid = tower.grid((pixels.shape[-2], pixels.shape[-1]))
-        semantic = partial(together, pixels, texts, grid, edit.semantic)
+        semantic = partial(semantic_affinity, pixels, texts, grid, edit.semantic)
     with inference(model.own_network):
         return F.normalize(tower.dense(pixels, edit, project, semantic).float(), dim=-1)
 
@@ -93,7 +97,7 @@ def on_grid(model: Bundle, values: Tensor, pixels: Tensor) -> Tensor:
 
 
 def edit_of(method: str) -> DenseEdit:
-    """The entry of EDITS. Raises UnsupportedError for a name that is not there."""
+    """The entry of EDITS. Raises UnsupportedError for an unknown name."""
     if method not in EDITS:
         raise UnsupportedError(f"no dense method {method!r}; there are {', '.join(EDITS)}")
     return EDITS[method]

@@ -1,4 +1,18 @@
-"""Relevance of patches to a text by gradients of attention: LeGrad and Chefer et al."""
+"""Relevance of patches to a text by gradients of attention: LeGrad and Chefer et al.
+
+A^l is the attention of block l, (heads, queries, keys), and dA its gradient.
+
+LeGrad (Bousselham et al. 2024, section 3): with s^l the cosine of the text with the pooled output
+of block l,
+
+    E = sum over blocks l of mean over heads and queries of max(d s^l / d A^l, 0)
+
+Chefer et al. (2021, "Generic attention-model explainability", equations 5 and 6): with y the scaled
+cosine of the text with the image,
+
+    Abar = mean over heads of max(A * dy / dA, 0)
+    R <- R + Abar R, from R = I
+"""
 
 from __future__ import annotations
 
@@ -13,96 +27,93 @@ from patchword.errors import UnsupportedError
 from patchword.models.protocols import Tokens, Tower
 from patchword.nn.taps import Taps
 
-BLOCKS = 2  # the last ones that LeGrad takes by default
+LEGRAD_BLOCKS = 2  # the number of last blocks by default
+CHEFER_BLOCKS = 1
 
 
 @torch.inference_mode(False)
 def legrad(model: Bundle, texts: Tensor, pixels: Tensor, layer: int | None = None) -> Tensor:
-    """Maps (B, T, h, w), 0 or above, of images (B, 3, H, W) by unit texts (T, D): how much
-    attention to a patch supports the text (LeGrad, Bousselham et al. 2024, section 3).
-
-    Of each block from `layer` on the cosine of the text with what the block gives, pooled by the
-    mean of all tokens; its gradient by the block's attention, held at 0 or above, the mean over
-    heads and queries; summed over blocks. A tower that pools by attention pools each block by that,
-    and the gradient is of this attention.
+    """LeGrad maps (B, T, h, w), 0 or above, of images (B, 3, H, W) by unit texts (T, D), summed
+    over the blocks from `layer` on. The output of a block is pooled by the mean of its tokens; a
+    tower with attention pooling pools it by that, and A is the attention of the pooling.
     """
     tower = _with_attention(model)
     texts = texts.clone().to(pixels.device)
-    blocks = _blocks(model, tower, layer, BLOCKS)
+    blocks = _blocks(model, tower, layer, LEGRAD_BLOCKS)
     pooling = tower.pool_layer
     names = [f"{block}.attn" for block in blocks] if not pooling else []
     outputs = blocks if tower.layer_names == tower.attention_layers else ()
     taps = Taps([*names, *outputs])
     with torch.enable_grad():
         tokens = tower.encode(pixels.clone().requires_grad_(), taps)
-        kept = taps.result()
-        pairs = []
+        tapped = taps.result()
+        maps = []
         for block in blocks:
-            values = kept[block] if outputs else tokens.values
+            values = tapped[block] if outputs else tokens.values
             if pooling:
-                inner = Taps([f"{pooling}.attn"])
-                vectors = tower.pool(Tokens(values), inner)
-                pairs.append((vectors, inner.result()[f"{pooling}.attn"]))
+                pooling_taps = Taps([f"{pooling}.attn"])
+                vectors = tower.pool(Tokens(values), pooling_taps)
+                attention = pooling_taps.result()[f"{pooling}.attn"]
             else:
                 vectors = tower.project(values.mean(dim=1, keepdim=True))[:, 0]
-                pairs.append((vectors, kept[f"{block}.attn"]))
-        maps = torch.stack([_raised(vectors, texts, attention) for vectors, attention in pairs])
-    return _gridded(tower, maps.sum(dim=0), pixels)
+                attention = tapped[f"{block}.attn"]
+            maps.append(_positive_gradients(vectors, texts, attention))
+    return _patch_maps(tower, torch.stack(maps).sum(dim=0), pixels)
 
 
-def _raised(vectors: Tensor, texts: Tensor, attention: Tensor) -> Tensor:
-    """(B, T, N): of the cosine with each text, the gradient by attention (B, H, M, N)."""
+def _positive_gradients(vectors: Tensor, texts: Tensor, attention: Tensor) -> Tensor:
+    """(B, T, N): the positive gradients of the cosines of vectors (B, D) with each text by
+    attention (B, H, M, N), averaged over heads and queries."""
     cosines = F.normalize(vectors.float(), dim=-1) @ texts.mT  # (B, T)
-    rows = []
+    maps = []
     for score in cosines.unbind(dim=1):
         (gradient,) = torch.autograd.grad(score.sum(), attention, retain_graph=True)
-        rows.append(gradient.float().clamp(min=0).mean(dim=(1, 2)))
-    return torch.stack(rows, dim=1)
+        maps.append(gradient.float().clamp(min=0).mean(dim=(1, 2)))
+    return torch.stack(maps, dim=1)
 
 
 @torch.inference_mode(False)
 def chefer(model: Bundle, texts: Tensor, pixels: Tensor, layer: int | None = None) -> Tensor:
-    """Maps (B, T, h, w) of images (B, 3, H, W) by unit texts (T, D) (Chefer et al. 2021, "Generic
-    attention-model explainability", section 3): R <- R + mean over heads of max(A dA, 0) R, from
-    the identity, over the blocks from `layer` on, the last alone by default; dA is the gradient of
-    the scaled cosine. Then the row of what is pooled.
-    """
+    """Maps of Chefer et al. (B, T, h, w) of images (B, 3, H, W) by unit texts (T, D), through the
+    blocks from `layer` on: the row of R of the token that is pooled, over the patches."""
     tower = _with_attention(model)
     texts = texts.clone().to(pixels.device)
-    blocks = _blocks(model, tower, layer, 1)
+    blocks = _blocks(model, tower, layer, CHEFER_BLOCKS)
     pooling = tower.pool_layer
     names = [f"{block}.attn" for block in dict.fromkeys([*blocks, pooling]) if block]
     taps = Taps(names)
     with torch.enable_grad():
         vectors = tower(pixels.clone().requires_grad_(), taps)
-        kept = taps.result()
-        maps = [kept[name] for name in names]
+        tapped = taps.result()
+        attentions = [tapped[name] for name in names]
         logits = model.scale * F.normalize(vectors.float(), dim=-1) @ texts.mT
         rows = []
         for score in logits.unbind(dim=1):
-            gradients = torch.autograd.grad(score.sum(), maps, retain_graph=True)
-            parts = zip(maps, gradients, strict=True)
-            rows.append(_relevance([(a * g).float().clamp(min=0).mean(dim=1) for a, g in parts]))
+            gradients = torch.autograd.grad(score.sum(), attentions, retain_graph=True)
+            pairs = zip(attentions, gradients, strict=True)
+            rows.append(_relevance([(a * g).float().clamp(min=0).mean(dim=1) for a, g in pairs]))
     relevance = torch.stack([row.detach() for row in rows], dim=1)  # (B, T, M, N)
     if pooling:
-        return _gridded(tower, relevance[:, :, 0], pixels)
+        return _patch_maps(tower, relevance[:, :, 0], pixels)
     size = (pixels.shape[-2], pixels.shape[-1])
     pooled = tower.pooled_attention(relevance.flatten(0, 1), size)
     return pooled.unflatten(0, relevance.shape[:2]).unflatten(-1, tower.grid(size))  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _relevance(parts: Sequence[Tensor]) -> Tensor:
-    """R (B, M, N) over the layers' (B, M, N), all but the last of which are square."""
-    count, width = len(parts[0]), parts[0].shape[-1]
-    eye = torch.eye(width, dtype=parts[0].dtype, device=parts[0].device)
-    total = eye.expand(count, -1, -1)
-    for part in parts:
-        total = total + part @ total if part.shape[-2] == total.shape[-2] else part @ total
-    return total
+def _relevance(layers: Sequence[Tensor]) -> Tensor:
+    """R (B, M, N) from Abar (B, M, N) of each layer. The last may be an attention pooling, with
+    fewer rows and no residual: R <- Abar R."""
+    count, width = len(layers[0]), layers[0].shape[-1]
+    eye = torch.eye(width, dtype=layers[0].dtype, device=layers[0].device)
+    relevance = eye.expand(count, -1, -1)
+    for layer in layers:
+        product = layer @ relevance
+        relevance = relevance + product if product.shape == relevance.shape else product
+    return relevance
 
 
 def _with_attention(model: Bundle) -> Tower:
-    """The tower. Raises UnsupportedError for one that attends inside windows alone."""
+    """The tower. Raises UnsupportedError for one that attends inside windows only."""
     tower = model.image_tower
     if not tower.attention_layers:
         raise UnsupportedError(
@@ -112,17 +123,17 @@ def _with_attention(model: Bundle) -> Tower:
     return tower
 
 
-def _blocks(model: Bundle, tower: Tower, layer: int | None, usual: int) -> Sequence[str]:
-    """The attention layers from `layer` on, or the `usual` last ones."""
+def _blocks(model: Bundle, tower: Tower, layer: int | None, default: int) -> Sequence[str]:
+    """The attention layers from `layer` on; None: the last `default` ones."""
     names = tower.attention_layers
     if layer is None:
-        return names[-usual:]
+        return names[-default:]
     if not 0 <= layer < len(names):
         raise UnsupportedError(f"no layer {layer}: {model.name} has layers 0 to {len(names) - 1}")
     return names[layer:]
 
 
-def _gridded(tower: Tower, maps: Tensor, pixels: Tensor) -> Tensor:
-    """Of all tokens (B, T, N) the patches (B, T, h, w)."""
+def _patch_maps(tower: Tower, maps: Tensor, pixels: Tensor) -> Tensor:
+    """Maps over all tokens (B, T, N) -> over the patches (B, T, h, w)."""
     size = (pixels.shape[-2], pixels.shape[-1])
     return torch.unflatten(maps[..., tower.patches(size)], -1, tower.grid(size))

@@ -1,4 +1,4 @@
-"""Heatmaps: where in a photo each text applies, or what looks like one of its patches."""
+"""Heatmaps: where in a photo each text applies, or which places look like one of its patches."""
 
 from __future__ import annotations
 
@@ -42,47 +42,46 @@ from patchword.where.rollout import rollout
 from patchword.where.surgery import without_common
 from patchword.where.windows import Mapper, Progress, Scale, seen_whole
 
-GRADCAM = "gradcam"  # of a BLIP's matching head
+GRADCAM = "gradcam"  # by a BLIP's matching head
 RELEVANCE = {"legrad": legrad, "chefer": chefer}
-SURGERY = "surgery-features"  # the edit "surgery", less what texts have in common
-ROLLOUT = "rollout"  # of no text
+SURGERY = "surgery-features"  # the edit "surgery", then what texts have in common is subtracted
+ROLLOUT = "rollout"  # takes no text
 METHODS = (*EDITS, SURGERY, *RELEVANCE, GRADCAM, HEAD, ROLLOUT)
-READ: dict[tuple[str, str, str], Vector] = {}  # vectors, by a model's fingerprint, state and text
+TEXT_VECTORS: dict[tuple[str, str, str], Vector] = {}  # by fingerprint and state of the model, text
 Probable = tuple[float, ...] | Callable[[], tuple[float, ...]] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Heatmap(GridMaps):
-    """A map for each text, kept as a grid until its pixels are asked for.
+    """A map for each text, stored as a grid and interpolated to pixels on demand.
 
-    grid    (T, h, w) float32: cosines; of the methods by gradients values of 0 or above, which
-            have no unit
-    method  that made it
+    grid    (T, h, w) float32: cosines; by gradient methods values of 0 or above without a unit
+    method  the method that made it
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
     texts: tuple[str, ...]
     grid: NDArray[np.float32]
     geometry: Geometry
-    cell: int | None  # pixels of the network's input a side of what a value is of
+    cell: int | None  # side of a value's cell in pixels of the network's input
     method: str
-    probable: Probable = None  # how probable each text is in the photo, or what computes that
-    least: float = 0.0  # where it is less probable, no map is drawn
-    background: NDArray[np.float32] | None = None  # (h, w): of a head its map of the background
+    probable: Probable = None  # probability that each text is in the photo, or a function of it
+    least: float = 0.0  # no map is drawn of a text that is less probable
+    background: NDArray[np.float32] | None = None  # (h, w): a head's map of the background
 
     @property
     def present(self) -> tuple[float, ...] | None:
-        """How probable each text is in the photo, 0 to 1, computed when it is first asked for: it
-        takes one more encoding of the photo. None where there is no text to look for."""
+        """The probability, 0 to 1, that each text is in the photo. It is computed on first use and
+        takes one more encoding of the photo. None for maps without texts."""
         return self.probable() if callable(self.probable) else self.probable
 
     def __getstate__(self) -> dict[str, object]:
-        """For copies and pickles, without the model that computes `present`."""
+        """For copies and pickles: `present` as numbers, without the model that computes it."""
         return {**self.__dict__, "probable": self.present}
 
     @property
     def found(self) -> tuple[bool, ...]:
-        """Which texts are probable enough to be in the photo; all where that was not asked."""
+        """Whether each text is probable enough to be in the photo; True if that is not known."""
         if self.present is None:
             return (True,) * len(self.texts)
         return tuple(value >= self.least for value in self.present)
@@ -95,12 +94,13 @@ class Heatmap(GridMaps):
         colours: str = MAP,
         scale: Sequence[float] | None = None,
     ) -> Image.Image:
-        """The photo and each text's map over it, on one colour scale; `each`: every map stretched
-        over its own, which then stands under it. Of a text that was not found there is no map. A
-        line runs around where the text is, as `locate` has it (see `extent.parts`).
+        """The photo, and the map of each text over it. Maps of texts that were not found are not
+        drawn. A line surrounds the regions of a text, those of `locate` (see `regions.parts`).
 
+        each     give each map a colour scale of its own, printed under it; else all share one
         colours  "inferno", "viridis", "turbo", "jet" or "gray"
-        scale    the values at its ends instead, (low, high): to compare pictures of several images
+        scale    (low, high), the values at the ends of the colour scale, for comparing pictures of
+                 several images
         """
         return plots.maps_beside(self._tiles(each, known(colours), scale_of(scale)), title)
 
@@ -108,32 +108,33 @@ class Heatmap(GridMaps):
         self, each: bool, colours: str, scale: tuple[float, float] | None
     ) -> list[plots.Tile]:
         photo, values = self._drawn
-        own = " (own scale)" if each and len(self.texts) > 1 and scale is None else ""
         titles = list(self.texts)
         for number, probability in enumerate(self.present or ()):
-            state = "" if self.found[number] else ", not found"
-            titles[number] += f": {share(probability)}{state}"
-        titles = [f"{text}{own}" for text in titles]
-        numbers = self.method in (*EDITS, HEAD)
+            titles[number] += f": {share(probability)}"
+            if not self.found[number]:
+                titles[number] += ", not found"
+        if each and len(self.texts) > 1 and scale is None:
+            titles = [f"{title} (own scale)" for title in titles]
+        has_cosines = self.method in (*EDITS, HEAD)
         return plots.heatmap_tiles(
-            photo, values, titles, self.found, each, numbers, scale, colours,
+            photo, values, titles, self.found, each, has_cosines, scale, colours,
             [self._extent(number, drawn) for number, drawn in enumerate(values)],
         )  # fmt: skip
 
     def _extent(self, number: int, drawn: NDArray[np.float32]) -> Mask | None:
-        """Where a text is that was found, in its map as it is drawn."""
+        """The regions (H, W) of a text in its map as it is drawn; None if it was not found."""
         if self.method == ROLLOUT or not self.found[number]:
             return None
-        below = None
+        background = None
         if self.background is not None:
-            size = replace(self.geometry, source=(drawn.shape[0], drawn.shape[1]))
-            below = size.to_source(self.background, self.cell)
-        return extent(drawn, self.grid[number], below)
+            geometry = replace(self.geometry, source=(drawn.shape[0], drawn.shape[1]))
+            background = geometry.to_source(self.background, self.cell)
+        return extent(drawn, self.grid[number], background)
 
 
-def first_tile(found: Heatmap) -> plots.Tile:
+def first_tile(result: Heatmap) -> plots.Tile:
     """The first map over its photo, as `Heatmap.picture` draws it."""
-    return found._tiles(False, MAP, None)[0]
+    return result._tiles(False, MAP, None)[0]
 
 
 def heatmap(
@@ -152,78 +153,78 @@ def heatmap(
     progress: Progress | None = None,
     tiles: bool | int = False,
 ) -> Heatmap:
-    """A heatmap of each text, of the whole image.
+    """A heatmap of each text over the whole image.
 
-    method  one of `dense.EDITS`, which says whose they are: "cosine" is the unchanged network; or
-            by gradients "legrad" and "chefer" (see `gradients`), and "gradcam" for a BLIP with a
-            matching head (see `relevance`); "head" of a model that has one, trained with masks.
-            "auto": see `auto.usual`
-    words   of "gradcam": each text's map is followed by those of its words
-    layer   of "gradcam": the block whose cross-attention it is, by default the 8th of 12; of
-            "legrad" and "chefer": the first of the blocks that count, by default the last but one
-            and the last
-    scale   at which the photo is seen; None: at the network's own, in as many windows as its shape
-            takes
-    refine  maps follow the photo's edges (see `pamr`), at most `mapping.REFINED` pixels long
-    like    (x, y) of a pixel: instead of texts, what looks like the patch there, of this image or
-            of `like_image`. For a model without words, too
-    present    a probability from which on a text counts as found; else its map is not drawn. None:
-               0.7 of "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
-               among the words that a photo may show (see `present.present`)
-    negatives  other texts that it is compared with
-    tiles   instead of a scale: the whole photo, and tiles of it, True or their side in pixels; the
-            greatest counts, at each place (see `mapping.tiled`) and of how probable a text is
+    method     one of `dense.EDITS`, where the papers are named ("cosine" is the unchanged network);
+               "legrad" or "chefer", by gradients (see `gradients`); "gradcam", for a BLIP with a
+               matching head (see `relevance`); "head", of a model with a head for maps, trained
+               with masks; "rollout", without texts. "auto": see `auto.usual`
+    words      for "gradcam": the map of each text is followed by those of its words
+    layer      for "gradcam": the block whose cross-attention is used, by default the 8th of 12; for
+               "legrad" and "chefer": the first block that counts, by default the last but one and
+               the last
+    scale      the scale and the windows at which the photo is seen; None: those of the network,
+               with as many windows as the photo's shape needs
+    refine     maps follow the photo's edges (see `pamr`), at most `photo_maps.REFINED` pixels long
+    like       (x, y) of a pixel: instead of texts, what looks like the patch there, in this image
+               or in `like_image`. This works without a text tower
+    present    the probability from which a text counts as found; of others no map is drawn. None:
+               0.7 for "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
+               among the words that a photo may show (see `presence.present`)
+    negatives  texts that the texts are compared with
+    tiles      instead of a scale: the whole photo and tiles of it, True or their side in pixels.
+               The greatest value counts at each place (see `photo_maps.tiled`), and the greatest
+               probability of each text
 
-    Raises ImageError, or UnsupportedError for an unknown method or a model that reads no text.
+    Raises ImageError, or UnsupportedError for an unknown method or a model without a text tower.
     """
     texts = text_list(texts)
     if method == "auto" and model.config.matching and (words or layer is not None):
-        method = GRADCAM  # of a text's words, of a layer
+        method = GRADCAM
     method = resolve(model, method, like is not None, scale)
     _check(texts, method, words, layer, like, like_image)
     checked_probability("present", present)
-    of_none = "like" if like is not None else ROLLOUT if method == ROLLOUT else ""
-    if of_none and (present is not None or negatives is not None):
-        raise UnsupportedError(f"present and negatives are of texts, not of {of_none}")
+    without_texts = like is not None or method == ROLLOUT
+    if without_texts and (present is not None or negatives is not None):
+        name = "like" if like is not None else ROLLOUT
+        raise UnsupportedError(f"present and negatives are of texts, not of {name}")
     Check(model.scope, model.name).places(texts)
     photo = model.opener(image, exact=True)
     if like is not None:
         other = photo if like_image is None else model.opener(like_image, exact=True)
-        names, run = [f"like {like[0]}, {like[1]}"], _alike(model, other, like, method)
+        titles, run = [f"like {like[0]}, {like[1]}"], _similarity(model, other, like, method)
     elif method == ROLLOUT:
-        names = texts or [ROLLOUT]
-        run = partial(_whatever, model, len(names))
+        titles = texts or [ROLLOUT]
+        run = partial(_rollout, model, len(titles))
     elif method == GRADCAM:
-        names, run = gradcam(model, texts, words, layer)
+        titles, run = gradcam(model, texts, words, layer)
     else:
-        names, run = texts, of_texts(model, texts, method, layer)
+        titles, run = texts, of_texts(model, texts, method, layer)
     head = model.config.dense_head if method == HEAD else None
-    found = mapped(model, image, photo, run, scale, refine and not head, progress, method, tiles)
+    refine_now = refine and not head  # with a head probabilities come first
+    maps = mapped(model, image, photo, run, scale, refine_now, progress, method, tiles)
     probable: Probable = None
     background = None
-    if negatives is not None or (not head and _asked(present, method, like, words)):
-        probable = cache(partial(_probable, model, photo, names, negatives, tiles))
+    # The probability of the words of a text takes an option.
+    by_default = not (head or words or without_texts)
+    if negatives is not None or by_default or (present is not None and not head):
+        probable = cache(partial(_probable, model, photo, titles, negatives, tiles))
     if head:
-        probable = probable or likely(found.values[:-1], found.values[-1], head.scale)
-        found = refined(photo, found) if refine else found
-        background, found = found.values[-1], replace(found, values=found.values[:-1])
-    limit = LEAST if head and negatives is None else least(negatives)
+        probable = probable or likely(maps.values[:-1], maps.values[-1], head.scale)
+        maps = refined(photo, maps) if refine else maps
+        background, maps = maps.values[-1], replace(maps, values=maps.values[:-1])
+    threshold = LEAST if head and negatives is None else least(negatives)
     return Heatmap(
         photo,
-        tuple(names),
-        found.values,
-        found.geometry,
-        found.cell,
+        tuple(titles),
+        maps.values,
+        maps.geometry,
+        maps.cell,
         method,
         probable,
-        limit if present is None else present,
+        threshold if present is None else present,
         background,
     )
-
-
-def _asked(present: float | None, method: str, like: tuple[int, int] | None, words: bool) -> bool:
-    """Whether texts are looked for in the photo: single words are not unless told to."""
-    return present is not None or not (words or like or method == ROLLOUT)
 
 
 def _probable(
@@ -233,12 +234,13 @@ def _probable(
     negatives: str | Sequence[str] | None,
     tiles: bool | int,
 ) -> tuple[float, ...]:
-    parts: list[NDArray[np.uint8]] = []
+    """See `presence.present`, of the whole photo and of its tiles."""
+    tile_pixels: list[NDArray[np.uint8]] = []
     if tiles is not False:
-        found = views(photo, model.preprocess.config.size, tile_size(tiles))
-        parts = [each.pixels for each in found[1:]]
-    with untold():  # the whole photo, as the maps show it
-        return probabilities(model.opening(squash=True), photo, texts, negatives, parts)
+        _, *cut = views(photo, model.preprocess.config.size, tile_size(tiles))
+        tile_pixels = [tile.pixels for tile in cut]
+    with untold():  # `mapped` has warned of the photo
+        return probabilities(model.opening(squash=True), photo, texts, negatives, tile_pixels)
 
 
 def _check(
@@ -273,24 +275,25 @@ def _check(
 
 
 def of_texts(model: Bundle, texts: Sequence[str], method: str, layer: int | None) -> Mapper:
-    """Pixels (B, 3, H, W) -> maps (B, T, h, w) of texts."""
+    """The function from pixels (B, 3, H, W) to maps (B, T, h, w) of the texts; with a head the last
+    map is the background's."""
     vectors = torch.from_numpy(model.embed_texts(texts)).to(model.device)
     if method in RELEVANCE:
         return partial(_relevance, model, vectors, method, layer)
     if method == SURGERY:
-        return partial(_without_common, model, vectors, _kept(model, "")[0])
-    if method == HEAD and model.config.dense_head:  # the last map is the background's
-        vectors = torch.cat([vectors, _kept(model, model.config.dense_head.background)])
+        return partial(_feature_surgery, model, vectors, _text_vector(model, "")[0])
+    if method == HEAD and model.config.dense_head:
+        vectors = torch.cat([vectors, _text_vector(model, model.config.dense_head.background)])
     return partial(cosines, model, vectors, method)
 
 
-def _kept(model: Bundle, text: str) -> Tensor:
-    """The unit vector (1, D) of a text that is asked for again and again; of a model with a
-    fingerprint read once."""
+def _text_vector(model: Bundle, text: str) -> Tensor:
+    """The unit vector (1, D) of a text that is needed in every call; kept in memory for a model
+    with a fingerprint."""
     key = (model.fingerprint, state(model), text)
-    if key not in READ or not model.fingerprint:
-        READ[key] = label_features(model, [text], ["{}"])
-    return torch.from_numpy(READ[key]).to(model.device)
+    if key not in TEXT_VECTORS or not model.fingerprint:
+        TEXT_VECTORS[key] = label_features(model, [text], ["{}"])
+    return torch.from_numpy(TEXT_VECTORS[key]).to(model.device)
 
 
 def _relevance(
@@ -300,34 +303,38 @@ def _relevance(
 
 
 def cosines(model: Bundle, vectors: Tensor, method: str, pixels: Tensor) -> Tensor:
-    """Of the patches of images (B, 3, H, W) with unit texts (T, D), by a method of EDITS, or of the
-    places of a head's map: (B, T, h, w)."""
+    """Cosines (B, T, h, w) of images (B, 3, H, W) with unit texts (T, D): of patches, by a method
+    of EDITS, or of the places of a head's map."""
     network = model.own_network
     if method == HEAD and isinstance(network, DenseNetwork):
         with inference(model.own_network):
             return network.dense_cosines(pixels, vectors)
     edit = edit_of(method)
     if edit.refined:
-        found = by_keys(model, pixels, edit, edit.refined, vectors)
+        values = by_keys(model, pixels, edit, edit.refined, vectors)
     else:
-        found = dense(model, pixels, edit, vectors) @ vectors.mT
-    return on_grid(model, found, pixels)
+        values = dense(model, pixels, edit, vectors) @ vectors.mT
+    return on_grid(model, values, pixels)
 
 
-def _without_common(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
+def _feature_surgery(model: Bundle, vectors: Tensor, empty: Tensor, pixels: Tensor) -> Tensor:
     with inference(model.own_network):
-        both = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
-        patches, image = (F.normalize(each.float(), dim=-1) for each in both)
-        found = without_common(patches, image, vectors, empty)
-    return on_grid(model, found, pixels)
+        patches, image = model.image_tower.dense_pooled(pixels, EDITS["surgery"])
+        patches, image = F.normalize(patches.float(), dim=-1), F.normalize(image.float(), dim=-1)
+        values = without_common(patches, image, vectors, empty)
+    return on_grid(model, values, pixels)
 
 
-def _whatever(model: Bundle, count: int, pixels: Tensor) -> Tensor:
+def _rollout(model: Bundle, count: int, pixels: Tensor) -> Tensor:
+    """The same map for each of `count` titles."""
     return rollout(model, pixels)[:, None].expand(-1, count, -1, -1)
 
 
-def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], method: str) -> Mapper:
-    """What compares patches with that of a photo at a pixel (x, y): pixels -> (B, 1, h, w)."""
+def _similarity(
+    model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], method: str
+) -> Mapper:
+    """The function from pixels to the cosines (B, 1, h, w) of their patches with the patch at the
+    pixel (x, y) of a photo."""
     (x, y), (height, width) = like, photo.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UnsupportedError(f"no pixel {x}, {y}: the photo is {width} x {height}")
@@ -338,19 +345,19 @@ def _alike(model: Bundle, photo: NDArray[np.uint8], like: tuple[int, int], metho
 
     grid = seen_whole(model, photo, features, Scale())
     geometry, shape = grid.geometry, grid.values.shape[1:]
-    at = []
+    cell = []  # row and column of the patch
     for axis, place in ((0, y), (1, x)):
         centre = (place + 0.5) * geometry.resized[axis] / geometry.source[axis]
         side = grid.cell or geometry.size[axis] / shape[axis]
-        at.append(min(int((centre - geometry.crop[axis]) / side), shape[axis] - 1))
-    wanted = torch.from_numpy(grid.values[:, at[0], at[1]]).to(model.device)
-    wanted = F.normalize(wanted, dim=0)
-    return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), wanted)[:, None]
+        cell.append(min(int((centre - geometry.crop[axis]) / side), shape[axis] - 1))
+    patch = torch.from_numpy(grid.values[:, cell[0], cell[1]]).to(model.device)
+    patch = F.normalize(patch, dim=0)
+    return lambda pixels: torch.einsum("bdhw,d->bhw", features(pixels), patch)[:, None]
 
 
 def resolve(model: Bundle, method: str, like: bool = False, scale: Scale | None = None) -> str:
-    """The method that a name stands for; like: of patches with each other; scale: at which photos
-    are seen. Gives a MethodWarning for one that is known to fail with the model so. Raises
+    """The method of that name, "auto" resolved. like: for comparing patches with each other. Gives
+    a MethodWarning for a method that is known to fail with the model at that scale. Raises
     UnsupportedError for an unknown one, or for a model without an image tower."""
     if method == "auto":
         return usual(model, like)[0]
@@ -361,14 +368,15 @@ def resolve(model: Bundle, method: str, like: bool = False, scale: Scale | None 
             f"{model.name} has no head for maps; {usual(model, like)[0]} works, and a recipe with "
             'objective = "dense" trains one'
         )
-    window = scale.window if scale else None
-    if method in (*RISKY, SURGERY) and (said := warning(model.config, window)):
-        warn(said, MethodWarning)
+    if method in (*RISKY, SURGERY):
+        message = warning(model.config, scale.window if scale else None)
+        if message:
+            warn(message, MethodWarning)
     return method
 
 
 def pixel(place: Sequence[int] | None) -> tuple[int, int] | None:
-    """A place in a photo as (x, y). Raises UnsupportedError for what is not two whole numbers."""
+    """(x, y) of a pixel. Raises UnsupportedError for another number of numbers."""
     if place is None:
         return None
     if len(place) != 2:

@@ -1,8 +1,8 @@
-"""Boxes and masks of what texts name, in a photo's own pixels."""
+"""Boxes and masks of what texts name, in a photo's pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -39,12 +39,12 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 lie beyon
 class Region(Brief):
     """A part of a photo that a text names.
 
-    score  the highest cosine of the text's map in it; of a box that was given, the cosine of the
+    score  the highest cosine of the text's map in the region; for a given box the cosine of the
            text with the mean of the dense features inside
-    box    (x1, y1, x2, y2), in pixels of the photo; x2 and y2 lie beyond the last pixel
-    area   pixels
-    mask   (y2 - y1, x2 - x1): which pixels of the box; None for a box that was given
-    crop   of a box that was given: the cosine of the text with the box cut out and encoded
+    box    (x1, y1, x2, y2) in pixels of the photo; x2 and y2 lie beyond the last pixel
+    area   in pixels
+    mask   (y2 - y1, x2 - x1): which pixels of the box belong to the region; None for a given box
+    crop   for a given box: the cosine of the text with the encoded crop
     """
 
     text: str
@@ -57,11 +57,10 @@ class Region(Brief):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Located(Pictured):
-    """Where the texts are: `regions`, the largest first; of boxes that were given, each box with
-    each text.
+    """Where the texts are: `regions`, the largest first; for given boxes, each box with each text.
 
-    present  how probable each text is in the photo, 0 to 1; None where that was not asked
-    least    a text that is less probable is not found
+    present  the probability, 0 to 1, that each text is in the photo; None if not computed
+    least    texts that are less probable have no regions
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -73,7 +72,7 @@ class Located(Pictured):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The texts that were not found."""
+        """The texts without regions."""
         found = {region.text for region in self.regions}
         return tuple(text for text in self.texts if text not in found)
 
@@ -92,27 +91,28 @@ class Located(Pictured):
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
-        """The photo, the regions over it in their texts' colours with their boxes, and which colour
-        is whose."""
+        """The photo under the regions in their texts' colours, with their boxes and a legend."""
         numbers = {text: number for number, text in enumerate(self.texts, start=1)}
         labels = np.zeros(self.image.shape[:2], np.uint16)
-        for region in reversed(self.regions):  # small ones above large ones
+        for region in reversed(self.regions):  # small regions above large ones
             if region.mask is not None:
                 x1, y1, x2, y2 = region.box
                 labels[y1:y2, x1:x2][region.mask] = numbers[region.text]
-        # A box that was given has the colour of the text that fits it best.
-        best = {region.box: region for region in sorted(self.regions, key=lambda r: r.score)}
-        drawn = [r for r in self.regions if r.mask is not None] or best.values()
+        drawn = [region for region in self.regions if region.mask is not None]
+        if not drawn:  # each given box in the colour of the text that fits it best
+            by_score = sorted(self.regions, key=lambda region: region.score)
+            drawn = list({region.box: region for region in by_score}.values())
         boxes = [(numbers[region.text], region.box) for region in drawn]
-        legend = [(numbers[text], text, words) for text, words in self._told()]
+        legend = [(numbers[text], text, self._summary(text)) for text in self.texts]
         return label_map.picture(self.image, labels, legend, title, boxes)
 
-    def _told(self) -> Iterator[tuple[str, str]]:
-        """Of each text its name and what the legend says: the highest score, of how many."""
-        for text in self.texts:
-            scores = [region.score for region in self.regions if region.text == text]
-            several = f"{len(scores)} regions, best " if len(scores) > 1 else ""
-            yield text, f"{several}{max(scores):.3f}" if scores else "not found"
+    def _summary(self, text: str) -> str:
+        """The legend of a text: its number of regions and its highest score."""
+        scores = [region.score for region in self.regions if region.text == text]
+        if not scores:
+            return "not found"
+        best = f"{max(scores):.3f}"
+        return best if len(scores) == 1 else f"{len(scores)} regions, best {best}"
 
 
 def locate(
@@ -129,25 +129,23 @@ def locate(
 ) -> Located:
     """The regions of each text that is in a photo.
 
-    A region is a connected part of the photo, by sides or corners, where the text's map is above
-    the background's, of a model that has a head for maps; a line goes on at its ends where it is
-    nearly so (see `extent.parts`). Of others it is where the map is more than half of the way up
-    from its median to its peak. It is at least a tenth as large as the text's largest. Measured:
-    docs/benchmarks.md.
+    A region is connected by sides or corners. With a model that has a head for maps it is where the
+    text's map is above the background's; lines are continued at their ends (see `regions.parts`).
+    Else it is where the map is above the middle between its median and its maximum. Regions smaller
+    than a tenth of the text's largest are left out. Measured: docs/benchmarks.md.
 
-    boxes    (x1, y1, x2, y2) in pixels: no regions are looked for; each of these is scored
-    method   one of `dense.EDITS`, or without `boxes` "head"; with them of `dense.OF_PATCHES`;
-             "auto": see `auto.usual`
+    boxes    (x1, y1, x2, y2) in pixels: score these boxes instead of searching regions
+    method   one of `dense.EDITS`, or "head"; with `boxes` one of `dense.OF_PATCHES`; "auto": see
+             `auto.usual`
     scale, refine  see `heatmap`
-    present  how probable a text must be in the photo, against `negatives` (see `present.present`).
-             None: 0.5 against them, else 0.1; where there is a head, which tells what is not there,
-             and no `negatives`: that is not asked
+    present  the probability that a text in the photo must have, against `negatives` (see
+             `presence.present`). None: 0.5 against negatives, else 0.1; with a head, which has
+             learned what is absent, and without negatives no probability is computed
 
-    Raises ImageError, and UnsupportedError for texts and boxes that cannot be, and for a model that
-    reads no text.
+    Raises ImageError, and UnsupportedError for invalid texts and boxes, and for a model without a
+    text tower.
     """
-    names = _texts(texts)
-    # Features of a box are those of patches, which a head for maps does not have.
+    names = _checked_texts(texts)
     if boxes is None:
         chosen = dense_method(model, method, scale)
     elif method == "auto":
@@ -166,45 +164,45 @@ def locate(
     Check(model.scope, model.name).places(names)
     photo = model.opener(image, exact=True)
     if boxes is not None:
-        given = _boxes(boxes, photo)
+        checked_boxes = _checked_boxes(boxes, photo)
         run: Mapper = partial(_features, model, edit_of(chosen))
-        found = mapped(model, image, photo, run, scale, False, progress, chosen)
-        scored = _scored(model, photo, names, given, found)
+        features = mapped(model, image, photo, run, scale, False, progress, chosen)
+        scored = _scored_boxes(model, photo, names, checked_boxes, features)
         return Located(photo, names, scored, chosen, None, 0.0)
     run = of_texts(model, names, chosen, None)
-    found = mapped(model, image, photo, run, scale, refine, progress, chosen)
-    against = len(names) if chosen == HEAD else None  # the map of the background
+    maps = mapped(model, image, photo, run, scale, refine, progress, chosen)
+    background = len(names) if chosen == HEAD else None  # the number of its map
 
     def regions(numbers: Sequence[int]) -> tuple[Region, ...]:
         every: list[Region] = []
         for done, number in enumerate(numbers, start=1):
-            every += regions_of(names[number], number, found, against)
+            every += regions_of(names[number], number, maps, background)
             if progress:
                 progress(done, len(numbers))
-        return tuple(sorted(every, key=lambda each: -each.area))
+        return tuple(sorted(every, key=lambda region: -region.area))
 
     if present is None and negatives is None and chosen == HEAD:
         return Located(photo, names, regions(range(len(names))), chosen, None, 0.0)
     present = least(negatives) if present is None else present
-    with untold():  # the whole is seen, as the maps show it
+    with untold():  # `mapped` has warned of the photo
         probable = probabilities(model.opening(squash=True), photo, names, negatives)
-    kept = [number for number, p in enumerate(probable) if p >= present]
-    return Located(photo, names, regions(kept), chosen, probable, present)
+    in_photo = [number for number, p in enumerate(probable) if p >= present]
+    return Located(photo, names, regions(in_photo), chosen, probable, present)
 
 
-def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
-    given = text_list(texts)
-    if not given:
+def _checked_texts(texts: str | Sequence[str]) -> tuple[str, ...]:
+    texts = text_list(texts)
+    if not texts:
         raise UnsupportedError("locate needs at least one text")
-    if empty := [text for text in given if not text.strip()]:
+    if empty := [text for text in texts if not text.strip()]:
         raise UnsupportedError(f"a text without words is nowhere: {empty[0]!r}")
-    if len(set(given)) < len(given):
-        raise UnsupportedError(f"a text is given twice: {given!r}")
-    return tuple(given)
+    if len(set(texts)) < len(texts):
+        raise UnsupportedError(f"a text is given twice: {texts!r}")
+    return tuple(texts)
 
 
-def _boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box]:
-    """The boxes. Raises UnsupportedError for one that is none, or lies outside the photo."""
+def _checked_boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box]:
+    """Raises UnsupportedError for a box that is empty or not inside the photo."""
     height, width = photo.shape[:2]
     out: list[Box] = []
     for box in boxes:
@@ -219,25 +217,19 @@ def _boxes(boxes: Sequence[Sequence[int]], photo: NDArray[np.uint8]) -> list[Box
     return out
 
 
-def regions_of(text: str, number: int, found: Grid, against: int | None = None) -> list[Region]:
-    """The regions of the map with that number, the largest first; against: the number of the map
-    that it must be above."""
-    values = found.geometry.to_source(found.values[number], found.cell)
-    below = None
-    if against is not None:
-        below = found.geometry.to_source(found.values[against], found.cell)
-    out = []
-    for (rows, columns), mask in parts(values, found.values[number], below):
+def regions_of(text: str, number: int, maps: Grid, background: int | None = None) -> list[Region]:
+    """The regions of the map with that number, the largest first. background: the number of the
+    background's map."""
+    values = maps.geometry.to_source(maps.values[number], maps.cell)
+    lower = None
+    if background is not None:
+        lower = maps.geometry.to_source(maps.values[background], maps.cell)
+    regions = []
+    for (rows, columns), mask in parts(values, maps.values[number], lower):
         box = (columns.start, rows.start, columns.stop, rows.stop)
         score = float(values[rows, columns][mask].max())
-        out.append(Region(text, score, box, int(mask.sum()), mask))
-    return out
-
-
-def _of_parts(model: Bundle) -> Bundle:
-    """The model for parts of a photo: of a whole that it knows, they may look unlike what it was
-    trained on."""
-    return replace(model.opening(squash=True), scope=None)
+        regions.append(Region(text, score, box, int(mask.sum()), mask))
+    return regions
 
 
 def _features(model: Bundle, edit: DenseEdit, pixels: Tensor) -> Tensor:
@@ -245,38 +237,40 @@ def _features(model: Bundle, edit: DenseEdit, pixels: Tensor) -> Tensor:
     return on_grid(model, dense(model, pixels, edit), pixels)
 
 
-def _scored(
+def _scored_boxes(
     model: Bundle,
     photo: NDArray[np.uint8],
     names: Sequence[str],
     boxes: Sequence[Box],
     features: Grid,
 ) -> tuple[Region, ...]:
-    """Each box with each text: by the mean of the dense features in it, each cell counting by how
-    much of it the box covers, and by what is cut out and encoded."""
+    """Each box with each text: the cosine with the mean of the dense features in the box, weighted
+    by how much of each cell the box covers, and the cosine with the encoded crop."""
     texts = model.embed_texts(names)
     crops = [np.ascontiguousarray(photo[y1:y2, x1:x2]) for x1, y1, x2, y2 in boxes]
+    # Crops may look unlike the model's training images even where the photo does not.
+    model_of_crops = replace(model.opening(squash=True), scope=None)
     with untold():
-        encoded = _of_parts(model).embed_images(crops) @ texts.T
-    out = []
-    for box, crop in zip(boxes, encoded, strict=True):
+        crop_cosines = model_of_crops.embed_images(crops) @ texts.T  # (boxes, T)
+    regions = []
+    for box, of_crop in zip(boxes, crop_cosines, strict=True):
         x1, y1, x2, y2 = box
         rows, columns = _covered(features, 0, y1, y2), _covered(features, 1, x1, x2)
         mean = np.einsum("dhw,h,w->d", features.values, rows, columns)
-        pooled = texts @ (mean / np.linalg.norm(mean))
-        for name, score, own in zip(names, pooled, crop, strict=True):
-            out.append(Region(name, float(score), box, (x2 - x1) * (y2 - y1), crop=float(own)))
-    return tuple(out)
+        scores = texts @ (mean / np.linalg.norm(mean))
+        area = (x2 - x1) * (y2 - y1)
+        for name, score, crop in zip(names, scores, of_crop, strict=True):
+            regions.append(Region(name, float(score), box, area, crop=float(crop)))
+    return tuple(regions)
 
 
 def _covered(grid: Grid, axis: int, start: int, stop: int) -> NDArray[np.float64]:
-    """How much of each cell along an axis lies between two pixels of the photo, in pixels of the
-    network's input."""
+    """The length of each cell along an axis that lies between two pixels of the photo, in pixels of
+    the network's input."""
     geometry, cells = grid.geometry, grid.values.shape[1 + axis]
     factor = geometry.resized[axis] / geometry.source[axis]
     side = grid.cell or geometry.size[axis] / cells
     edges = np.arange(cells + 1) * side
-    edges[-1] = max(edges[-1], geometry.size[axis])  # patches that do not divide the input
-    ends = np.array([start, stop]) * factor - geometry.crop[axis]
-    inside = edges.clip(*ends)
-    return np.diff(inside)
+    edges[-1] = max(edges[-1], geometry.size[axis])  # for patches that do not divide the input
+    first, last = np.array([start, stop]) * factor - geometry.crop[axis]
+    return np.diff(edges.clip(first, last))

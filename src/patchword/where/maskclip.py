@@ -1,5 +1,10 @@
-"""Several texts that are compared with each other, and patches by their keys (MaskCLIP, Zhou et al.
-2022, section 3.2, "key smoothing" and "prompt denoising", as its code has them)."""
+"""The refinements of MaskCLIP (Zhou et al. 2022, section 3.2, as its code has them).
+
+Prompt denoising: a text whose largest probability over all patches is below `least` is left out.
+Key smoothing: with keys k_i, unsure patches take the probabilities of patches with similar keys,
+
+    p_i <- sum over j of cos(k_i, k_j) p_j
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,11 @@ from patchword.errors import UnsupportedError
 from patchword.models.edits import DenseEdit, Refined
 from patchword.nn.inference_mode import inference
 
-LEFT_OUT = -100.0  # instead of the cosines of a text that is left out
+LEFT_OUT = -100.0  # the cosine of a text that is left out
 
 
 def by_keys(model: Bundle, pixels: Tensor, edit: DenseEdit, plan: Refined, texts: Tensor) -> Tensor:
-    """Values (B, n, T) of the patches of images (B, 3, H, W) with unit texts (T, D). Raises
+    """Refined values (B, n, T) of the patches of images (B, 3, H, W) for unit texts (T, D). Raises
     UnsupportedError for a single text, and for an edit that the tower does not have."""
     if len(texts) < 2:
         raise UnsupportedError(
@@ -29,13 +34,15 @@ def by_keys(model: Bundle, pixels: Tensor, edit: DenseEdit, plan: Refined, texts
 
 
 def refined(cosines: Tensor, keys: Tensor, plan: Refined) -> Tensor:
-    """What cosines (B, n, T) of patches with keys (B, n, D) become: probabilities, or what is like
-    them. Keys are divided by their length over the patches, not over their numbers."""
+    """Cosines (B, n, T) of patches whose keys are (B, n, D), denoised and smoothed: (B, n, T).
+    As in the code, keys are normalised over the patches, not over their channels, so that smoothed
+    values are no probabilities."""
     best = torch.softmax(plan.scale * cosines, dim=-1).amax(dim=1, keepdim=True)  # (B, 1, T)
-    kept = cosines.masked_fill(best < plan.least, LEFT_OUT)
+    denoised = cosines.masked_fill(best < plan.least, LEFT_OUT)
     if not plan.unsure:
-        return kept
-    shares = torch.softmax(plan.scale * kept, dim=-1)
+        return denoised
+    probabilities = torch.softmax(plan.scale * denoised, dim=-1)
     keys = F.normalize(keys, dim=1)
-    mixed = keys @ (keys.mT @ shares)
-    return torch.where(shares.amax(dim=-1, keepdim=True) < plan.unsure, mixed, shares)
+    smoothed = keys @ (keys.mT @ probabilities)
+    unsure = probabilities.amax(dim=-1, keepdim=True) < plan.unsure
+    return torch.where(unsure, smoothed, probabilities)

@@ -1,4 +1,5 @@
-"""The maps of a whole photo: at once or in windows, in tiles where asked, refined where asked."""
+"""The maps of a whole photo: in one pass or in windows, optionally in tiles, optionally refined by
+the photo's edges."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from patchword.visible_area import Sight, noted
 from patchword.where.pamr import pamr
 from patchword.where.windows import Grid, Mapper, Progress, Scale, seen_whole
 
-HEAD = "head"  # a model's own for maps, trained with masks
-REFINED = 1024  # pixels: longer side at which maps are refined
+HEAD = "head"  # the method of a model's head for maps, trained with masks
+REFINED = 1024  # pixels: the longer side at which maps are refined
 
 
 def mapped(
@@ -37,10 +38,12 @@ def mapped(
     method: str,
     tiles: bool | int = False,
 ) -> Grid:
-    """The maps of a whole photo, the pixels of an image; how it was seen is noted. tiles: see
-    `tiled`. Raises ImageError where a number of them is none."""
-    head = model.config.dense_head if method == HEAD else None
-    side = None if head is None else head.size
+    """The maps of a whole photo (H, W, 3), opened from `image`. Warns of a photo that the model
+    does not see well. tiles: False, or see `tiled`. Raises ImageError if a value is NaN or
+    infinite."""
+    side = None
+    if method == HEAD and model.config.dense_head:
+        side = model.config.dense_head.size
     scale = scale or Scale()
     if tiles is not False and (scale.window or scale.stride or scale.short_side):
         raise UnsupportedError(
@@ -48,14 +51,14 @@ def mapped(
         )
     with without_autocast(model.device), evaluation(model.own_network):
         if tiles is False:
-            found = seen_whole(model, photo, run, scale, progress, side)
+            maps = seen_whole(model, photo, run, scale, progress, side)
         else:
-            found = tiled(model, photo, run, tile_size(tiles), progress, side)
-    check_image(image, found.values, model.no_vector)
+            maps = tiled(model, photo, run, tile_size(tiles), progress, side)
+    check_image(image, maps.values, model.no_vector)
     judged(model, image, photo)
     with noted() as sights:
-        sights.note(Sight.of(image, found.geometry, photo))
-    return refined(photo, found) if refine else found
+        sights.note(Sight.of(image, maps.geometry, photo))
+    return refined(photo, maps) if refine else maps
 
 
 def tiled(
@@ -66,46 +69,45 @@ def tiled(
     progress: Progress | None = None,
     side: int | None = None,
 ) -> Grid:
-    """The maps of a photo as a whole and in tiles that overlap by half, those of one size joined as
-    windows are; of all sizes at each place the greatest value, of a head for maps, whose last map
-    is the background's, that which is the farthest above it.
+    """The maps of a photo as a whole and in tiles that overlap by half. Tiles of one size are
+    stitched; over all sizes the greatest value at each place counts. With a head for maps, whose
+    last map is the background's, it is the greatest difference from the background.
 
-    tile  pixels of the photo a side; None: as `images.views` has them, down to tiles that are seen
-          at 1:8 or larger
-    side  of the network's input, see `windows.seen_whole`
+    tile  side of a tile in pixels of the photo; None: as in `images.views`, down to tiles that are
+          seen at 1:8 or larger
+    side  of the head's input, see `windows.seen_whole`
 
     Raises UnsupportedError for more than 2,000 tiles.
     """
     height, width = photo.shape[:2]
     network = min(model.preprocess.config.size) if side is None else side
-    sides = tile_sides((height, width), network, tile)
-    found = [seen_whole(model, photo, run, Scale(), None, side)]
-    for each in sides:
-        short = max(round(min(height, width) * network / each), network)
+    grids = [seen_whole(model, photo, run, Scale(), None, side)]
+    for tile_side in tile_sides((height, width), network, tile):
+        short = max(round(min(height, width) * network / tile_side), network)
         scale = Scale(stride=max(network // 2, 1), short_side=short, even=False)
-        found.append(seen_whole(model, photo, run, scale, progress, side))
-    if len(found) == 1:
-        return found[0]
-    size = found[-1].values.shape[1], found[-1].values.shape[2]  # of the finest
+        grids.append(seen_whole(model, photo, run, scale, progress, side))
+    if len(grids) == 1:
+        return grids[0]
+    size = grids[-1].values.shape[1], grids[-1].values.shape[2]  # of the smallest tiles
     best: Vector | None = None
-    ground: Vector | None = None
-    for grid in found:
+    background: Vector | None = None  # of the whole photo
+    for grid in grids:
         values = replace(grid.geometry, source=size).to_source(grid.values, grid.cell)
         if side is not None:
-            ground = values[-1] if ground is None else ground
+            background = values[-1] if background is None else background
             values = values[:-1] - values[-1]
         best = values if best is None else np.maximum(best, values, out=best)
     assert best is not None
-    if ground is not None:
-        best = np.concatenate([best + ground, ground[None]])
+    if background is not None:
+        best = np.concatenate([best + background, background[None]])
     return Grid(best, Geometry((height, width), size, (0, 0), size), 1)
 
 
-def refined(photo: NDArray[np.uint8], found: Grid) -> Grid:
-    """Maps refined by the photo's pixels."""
+def refined(photo: NDArray[np.uint8], grid: Grid) -> Grid:
+    """The maps refined by the photo's edges, see `pamr`."""
     small = plots.shown(photo, REFINED)
     size = (small.shape[0], small.shape[1])
-    maps = replace(found.geometry, source=size).to_source(found.values, found.cell)
+    maps = replace(grid.geometry, source=size).to_source(grid.values, grid.cell)
     colours = torch.from_numpy(np.array(small)).movedim(-1, 0)[None].float()
     values = pamr(colours, torch.from_numpy(maps)[None])[0].numpy()
-    return Grid(values, Geometry(found.geometry.source, size, (0, 0), size), 1)
+    return Grid(values, Geometry(grid.geometry.source, size, (0, 0), size), 1)

@@ -1,4 +1,4 @@
-"""How far a text reaches in its map: which pixels belong to it."""
+"""Regions: the connected parts of a text's map that belong to the text."""
 
 from __future__ import annotations
 
@@ -9,78 +9,81 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Vector
 
-HALF = 0.5  # of the way from a map's median up to its peak, above which a part is
-LEAST = 0.1  # of the largest part of a text: smaller ones are left out
-
-LONG = 6.0  # of a part: its length, squared, over its area; from there on it is a line
-FAINT = 0.05  # cosine below the background's map down to which a line goes on at its ends
+HALF = 0.5  # of the way from a map's median to its peak: values above it belong to the text
+LEAST = 0.1  # of the area of a text's largest part: smaller parts are left out
+LINE = 6.0  # length^2 / area from which a part is a line
+FAINT = 0.05  # cosine below the background's map up to which a line is continued at its ends
 
 Mask = NDArray[np.bool_]
 Part = tuple[tuple[slice, slice], Mask]  # rows and columns of its box, and which pixels of that
 
 
 def parts(values: Vector, grid: Vector, background: Vector | None = None) -> list[Part]:
-    """The parts of a text's map (H, W), connected by sides or corners, the largest first.
+    """The parts of a text's map `values` (H, W), connected by sides or corners, the largest first.
 
-    A part is above the map (H, W) of the background, and a line goes on at its ends where it is
-    nearly so; without one it is above half of the way from the median up to the peak of the text's
-    grid (h, w), of which `values` are the pixels.
+    With the map (H, W) of the background a part is where the text's map is above it, and lines are
+    continued at their ends where it is nearly so. Without one a part is above the middle between
+    the median and the maximum of the text's grid (h, w), from which `values` were interpolated.
     """
     if background is None:
         low, high = float(np.median(grid)), float(grid.max())
-        return _parts(values > low + HALF * (high - low) if high > low else values > high)
+        threshold = low + HALF * (high - low) if high > low else high
+        return _connected_parts(values > threshold)
     above = values > background
-    found = _parts(above)
-    lines = [part for part in found if _length(part) ** 2 > LONG * part[1].sum()]
-    for part in lines:
-        around, ends = _ends(part, values, background)
-        above[around] |= ends
-    return _parts(above) if lines else found
+    connected = _connected_parts(above)
+    lines = [part for part in connected if _length(part) ** 2 > LINE * part[1].sum()]
+    for line in lines:
+        box, mask = _continued(line, values, background)
+        above[box] |= mask
+    return _connected_parts(above) if lines else connected
 
 
-def _parts(above: Mask) -> list[Part]:
-    """The connected parts of a mask, the largest first, without those that are too small."""
+def _connected_parts(above: Mask) -> list[Part]:
+    """The connected parts of a mask, the largest first, without those smaller than `LEAST`."""
     from scipy.ndimage import find_objects, label  # type: ignore[import-untyped]
 
     numbers, _ = label(above, np.ones((3, 3)))
-    found: list[Part] = [
+    connected: list[Part] = [
         (box, numbers[box] == number) for number, box in enumerate(find_objects(numbers), start=1)
     ]
-    found.sort(key=lambda part: -int(part[1].sum()))
-    return [part for part in found if part[1].sum() >= LEAST * found[0][1].sum()]
+    connected.sort(key=lambda part: -int(part[1].sum()))
+    return [part for part in connected if part[1].sum() >= LEAST * connected[0][1].sum()]
 
 
 def _length(part: Part) -> float:
-    """From corner to corner of a part's box."""
+    """The diagonal of a part's box."""
     return math.hypot(*part[1].shape)
 
 
-def _ends(part: Part, values: Vector, background: Vector) -> tuple[tuple[slice, slice], Mask]:
-    """What lies beyond the ends of a line, along its main direction, is at most `FAINT` below the
-    background and connected to it: around the part, and which pixels there."""
+def _continued(line: Part, values: Vector, background: Vector) -> Part:
+    """A line with its continuation: the pixels beyond its ends, along its main direction, that are
+    at most `FAINT` below the background and connected to it."""
     from scipy.ndimage import label
 
-    box, mask = part
-    room, wide = math.ceil(_length(part) / 2), mask.sum() / _length(part)
-    starts = [max(side.start - room, 0) for side in box]
-    around = slice(starts[0], box[0].stop + room), slice(starts[1], box[1].stop + room)
+    box, mask = line
+    margin, width = math.ceil(_length(line) / 2), mask.sum() / _length(line)
+    first_row, first_column = (max(side.start - margin, 0) for side in box)
+    around = (
+        slice(first_row, box[0].stop + margin),
+        slice(first_column, box[1].stop + margin),
+    )
     near = values[around] > background[around] - FAINT
-    line = np.zeros_like(near)
-    top, left = (side.start - start for side, start in zip(box, starts, strict=True))
-    line[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    own = np.argwhere(line)
-    along = np.linalg.eigh(np.cov(own.T))[1][:, -1]  # the direction in which it varies most
+    inside = np.zeros_like(near)
+    top, left = box[0].start - first_row, box[1].start - first_column
+    inside[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    pixels = np.argwhere(inside)
+    direction = np.linalg.eigh(np.cov(pixels.T))[1][:, -1]  # of the largest variance
     rows, columns = (np.arange(side, dtype=np.float32) for side in near.shape)
-    place = rows[:, None] * np.float32(along[0]) + columns * np.float32(along[1])
-    reach = own @ along
-    near &= (place < reach.min() + wide) | (place > reach.max() - wide)
-    numbers, _ = label(near | line, np.ones((3, 3)))
-    return around, numbers == numbers[tuple(own[0])]
+    position = rows[:, None] * np.float32(direction[0]) + columns * np.float32(direction[1])
+    ends = pixels @ direction
+    near &= (position < ends.min() + width) | (position > ends.max() - width)
+    numbers, _ = label(near | inside, np.ones((3, 3)))
+    return around, numbers == numbers[tuple(pixels[0])]
 
 
 def extent(values: Vector, grid: Vector, background: Vector | None = None) -> Mask:
-    """All `parts` together, (H, W)."""
-    out = np.zeros(values.shape, np.bool_)
+    """The union of all `parts`, (H, W)."""
+    union = np.zeros(values.shape, np.bool_)
     for box, mask in parts(values, grid, background):
-        out[box] |= mask
-    return out
+        union[box] |= mask
+    return union

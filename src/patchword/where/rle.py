@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: runs of pixels, column by column (cocodataset/cocoapi,
+"""Masks as COCO's run-length encoding: runs of pixels, column by column (cocodataset/cocoapi,
 common/maskApi.c, `rleEncode` and `rleToString`)."""
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BITS, MORE, FIRST = 5, 0x20, 48  # of a sign: how many it holds; another follows; the sign of 0
+BITS = 5  # of a number in each character
+MORE = 0x20  # the bit that says that another character follows
+FIRST = 48  # the code of the character of 0
 
 
 def rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -21,15 +23,16 @@ def rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def compressed(counts: Sequence[int]) -> str:
-    """Run lengths as signs of five bits, from the fourth on as differences from the last but one
-    before."""
-    signs = []
+    """Run lengths as characters of five bits each, the lowest bits first. From the fourth on a run
+    is written as its difference from the one two before."""
+    characters = []
     for place, count in enumerate(counts):
         value = count - counts[place - 2] if place > 2 else count
         more = True
         while more:
             low = value & (MORE - 1)
             value >>= BITS
-            more = value != (-1 if low & (MORE >> 1) else 0)
-            signs.append(chr((low | MORE if more else low) + FIRST))
-    return "".join(signs)
+            negative = bool(low & (MORE >> 1))  # the sign of what the reader has so far
+            more = value != (-1 if negative else 0)
+            characters.append(chr((low | MORE if more else low) + FIRST))
+    return "".join(characters)

@@ -1,4 +1,5 @@
-"""Attention rollout as a heatmap: where the image tower looks, whatever the text."""
+"""Attention rollout as a heatmap: what the image tower attends to, for no text (Abnar & Zuidema
+2020, section 3): the product over layers of (A + I) / 2, with A the mean over heads."""
 
 from __future__ import annotations
 
@@ -13,11 +14,10 @@ from patchword.tasks.attention_layers import pooling, rolled
 
 
 def rollout(model: Bundle, pixels: Tensor) -> Tensor:
-    """Maps (B, h, w) of images (B, 3, H, W): the pooled token's row of the product over the layers
-    of (A + I) / 2 (Abnar & Zuidema 2020, section 3), over the patches; of an attention pooling
-    (SigLIP's) what its query attends to times that product, and of a mean the mean of the patches'
-    rows. It is of no text. Raises UnsupportedError for a tower that attends inside windows
-    alone."""
+    """Maps (B, h, w) of images (B, 3, H, W): the row of the rollout that is pooled, over the
+    patches. That is the class token's row; with attention pooling (SigLIP) the pooling's attention
+    times the rollout; with mean pooling the mean of the patches' rows. Raises UnsupportedError for
+    a tower that attends inside windows only."""
     tower, network = model.image_tower, model.own_network
     assert isinstance(network, ImageNetwork)
     names = [f"image.{name}.attn" for name in tower.attention_layers]

@@ -1,4 +1,11 @@
-"""Segmentation: which of several labels each pixel of a photo has."""
+"""Segmentation: which of several labels each pixel of a photo has.
+
+With c_w the cosine of a pixel with word w, and scale s (SCLIP, Wang et al. 2023, its
+`clip_segmentor.py`):
+
+    p_w = softmax over all words of s c_w
+    label of a pixel = the one with the most probable word, or background below the threshold
+"""
 
 from __future__ import annotations
 
@@ -33,9 +40,9 @@ from patchword.where.rle import rle
 from patchword.where.windows import Progress, Scale
 
 BACKGROUND = "background"
-WORDS = (BACKGROUND,)  # for it where none are given, as in ClearCLIP's lists of classes
-NAMED = 12  # labels without a pixel, in a picture's title
-BAND = 1 << 23  # values of all words that are computed at once
+WORDS = (BACKGROUND,)  # the background's words by default, as in ClearCLIP's lists of classes
+NAMED = 12  # labels without pixels that a picture's title names
+BAND = 1 << 23  # values of all words that are computed at a time
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.integer]
@@ -45,9 +52,9 @@ Labels = NDArray[np.integer]
 class Rule:
     """How cosines become labels.
 
-    logit_scale  by which cosines are multiplied before the softmax
-    threshold    where no label is at least as probable, 0 to 1, a pixel is background
-    least_area   a label with no larger share of the pixels of all labels, 0 to 1, is left out
+    logit_scale  cosines are multiplied by it before the softmax
+    threshold    a pixel is background if no label has this probability, 0 to 1
+    least_area   a label is left out if its share of the pixels of all labels, 0 to 1, is not larger
     """
 
     logit_scale: float
@@ -57,8 +64,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a photo a label has, 0 to 1, and the mean of its probability there; None where
-    it has no pixel. Of a background without words that is 0."""
+    """The share of a photo's pixels that have a label, 0 to 1, and the mean of its probability
+    there: None if it has no pixel, 0 for a background without words."""
 
     label: str
     share: float
@@ -67,12 +74,12 @@ class Share:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Pictured):
-    """Which label each pixel has; labels are numbered from 1, 0 is the background.
+    """The label of each pixel; labels are numbered from 1, 0 is the background.
 
-    grid    (W, h, w) float32: the cosines of all words
-    owners  (W,): the label that each word belongs to
-    method  that made the map
-    progress  called between parts of the work on all pixels, with those that are done and all
+    grid      (W, h, w) float32: the cosines of all words
+    owners    (W,): the number of the label that each word belongs to
+    method    the method that made the map
+    progress  called with (rows or labels done, all of them) as pixels are computed
     """
 
     image: NDArray[np.uint8]  # (H, W, 3)
@@ -87,17 +94,17 @@ class Segmentation(Pictured):
 
     @property
     def map(self) -> Labels:
-        """(H, W) in the image's own pixels: 0 the background, i the label number i, which is
-        `labels[i - 1]`. uint8, or uint16 for more than 255 labels."""
-        return self._decided[0]
+        """(H, W) in the image's own pixels: 0 for the background, i for `labels[i - 1]`. uint8, or
+        uint16 for more than 255 labels."""
+        return self._map_and_shares[0]
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        """Of the background, then of each label."""
-        return self._decided[1]
+        """The share of the background, then of each label."""
+        return self._map_and_shares[1]
 
     @cached_property
-    def _decided(self) -> tuple[Labels, tuple[Share, ...]]:
+    def _map_and_shares(self) -> tuple[Labels, tuple[Share, ...]]:
         count = len(self.labels) + 1
         dropped: Sequence[int] = ()
         if self.rule.least_area:
@@ -105,24 +112,24 @@ class Segmentation(Pictured):
             for band in self._probabilities(count):
                 areas += np.bincount(band.argmax(axis=0).ravel(), minlength=count)
             dropped = too_small(areas, self.rule.least_area)
-        found = np.empty(self.image.shape[:2], np.uint8 if count <= 256 else np.uint16)
+        label_map = np.empty(self.image.shape[:2], np.uint8 if count <= 256 else np.uint16)
         pixels, sums = np.zeros(count, np.int64), np.zeros(count)
         top = 0
         for band in self._probabilities(count):
             band[list(dropped)] = 0
             labels, best = decided(band, self.rule.threshold)
-            found[top : top + len(labels)] = labels
+            label_map[top : top + len(labels)] = labels
             pixels += np.bincount(labels.ravel(), minlength=count)
             sums += np.bincount(labels.ravel(), best.ravel(), minlength=count)
             top += len(labels)
         shares = tuple(
-            Share(name, int(n) / found.size, float(total / n) if n else None)
+            Share(name, int(n) / label_map.size, float(total / n) if n else None)
             for name, n, total in zip((BACKGROUND, *self.labels), pixels, sums, strict=True)
         )
-        return found, shares
+        return label_map, shares
 
     def _probabilities(self, count: int) -> Iterator[Floats]:
-        """(count, rows, W) of all rows, some at a time."""
+        """The probabilities (count, rows, W) of all rows of the photo, some rows at a time."""
         height, width = self.image.shape[:2]
         step = max(BAND // (len(self.owners) * width), 1)
         for top in range(0, height, step):
@@ -133,32 +140,36 @@ class Segmentation(Pictured):
                 self.progress(rows.stop, height)
 
     def rle(self) -> dict[str, dict[str, Any]]:
-        """Of each label that has pixels its mask as COCO's run lengths, {"size", "counts"}."""
-        found = {}
+        """The mask of each label that has pixels as COCO's run lengths, {"size", "counts"}."""
+        masks = {}
         for number, label in enumerate(self.labels, start=1):
-            if (mask := self.map == number).any():
-                found[label] = rle(mask)
+            mask = self.map == number
+            if mask.any():
+                masks[label] = rle(mask)
             if self.progress:
                 self.progress(number, len(self.labels))
-        return found
+        return masks
 
     @checked
     def picture(self, title: str = "") -> Image.Image:
-        """The photo, the labels' colours over it, and which colour is whose: the largest label
-        first, the background last, and of labels without a pixel their names in the title's
-        remark."""
-        (_, background), *found = (item for item in enumerate(self.shares))
-        found.sort(key=lambda item: -item[1].share)
-        legend = [(n, each.label, percent(each.share)) for n, each in found if each.share]
-        legend += [(0, background.label, percent(background.share))] * bool(background.share)
-        if none := [each.label for _, each in found if not each.share]:
-            title += f"\nnot found: {listed(none, NAMED)}"
+        """The photo under the labels' colours, and a legend: the largest label first, the
+        background last. The title names the labels without pixels."""
+        background, *labels = enumerate(self.shares)
+        labels.sort(key=lambda item: -item[1].share)
+        legend = [
+            (number, each.label, percent(each.share))
+            for number, each in (*labels, background)
+            if each.share
+        ]
+        missing = [each.label for _, each in labels if not each.share]
+        if missing:
+            title += f"\nnot found: {listed(missing, NAMED)}"
         return label_map.picture(self.image, self.map, legend, title)
 
     @checked
     def save_map(self, path: str | os.PathLike[str]) -> None:
-        """Write `map` as a PNG: each pixel is the number of its label, shown in the colour that the
-        label has in `picture`; 16 bits grey for more than 255 labels. Raises UnsupportedError for
+        """Write `map` as a PNG: each pixel is the number of its label, with the colours of
+        `picture` as its palette; 16-bit grey for more than 255 labels. Raises UnsupportedError for
         another suffix."""
         label_map.save(self.map, path)
 
@@ -177,20 +188,18 @@ def segment(
     least_area: float = 0.0,
     progress: Progress | None = None,
 ) -> Segmentation:
-    """The label of each pixel: a softmax over the scaled cosines of all words, of a label the most
-    probable of its words, of a pixel the most probable label (SCLIP, Wang et al. 2023, its
-    `clip_segmentor.py`).
+    """The label of each pixel (SCLIP, Wang et al. 2023, its `clip_segmentor.py`).
 
-    labels      "dog|puppy" is a label of two words, named after the first
+    labels      "dog|puppy" is one label with two words, named after the first
     background  words for what no label fits; None: "background" itself; []: no words, so that only
-                `threshold` makes background
+                pixels below `threshold` are background
     templates   sentences that words are put in, see `classify`
     method      one of `dense.EDITS`, or "head" of a model that has one; "auto": see `auto.usual`
     scale, refine  see `heatmap`
-    logit_scale, threshold, least_area  see `Rule`; None: the head's or the model's own scale
+    logit_scale, threshold, least_area  see `Rule`; None: the scale of the head, or of the model
 
-    Raises ImageError, and UnsupportedError for labels that are none, empty or twice the same, for
-    numbers that cannot be, and for a model that reads no text.
+    Raises ImageError, and UnsupportedError for no labels, empty or repeated ones, for numbers out
+    of range, and for a model without a text tower.
     """
     chosen = dense_method(model, method, scale)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
@@ -214,45 +223,45 @@ def segmented(
     refine: bool = False,
     progress: Progress | None = None,
 ) -> Segmentation:
-    """What `segment` gives, of the unit vectors (W, D) of words that belong to `owners`: 0, the
-    background, or the names from 1 on. Raises ImageError."""
+    """Like `segment`, from the unit vectors (W, D) of words. owners: (W,) the number of the label
+    that each word belongs to, 0 for the background. Raises ImageError."""
     photo = model.opener(image, exact=True)
     run = partial(cosines, model, vectors, method)
-    found = mapped(model, image, photo, run, scale, refine, progress, method)
-    return Segmentation(
-        photo, names, owners, found.values, found.geometry, found.cell, method, rule
-    )
+    grid = mapped(model, image, photo, run, scale, refine, progress, method)
+    return Segmentation(photo, names, owners, grid.values, grid.geometry, grid.cell, method, rule)
 
 
 def dense_method(model: Bundle, method: str, scale: Scale | None = None) -> str:
-    """The method that a name stands for: one of `dense.EDITS`, or a model's head for maps. Raises
-    UnsupportedError for another."""
+    """The method of that name, "auto" resolved: one of `dense.EDITS`, or a model's head for maps.
+    Raises UnsupportedError for another."""
     able = (*EDITS, HEAD)
-    found = usual_of(model, able) if method == "auto" else resolve(model, method, scale=scale)
-    if found not in able:
+    if method == "auto":
+        return usual_of(model, able)
+    resolved = resolve(model, method, scale=scale)
+    if resolved not in able:
         raise UnsupportedError(
-            f"method {found!r} has no cosines to compare labels by; there are {', '.join(able)}"
+            f"method {resolved!r} has no cosines to compare labels by; there are {', '.join(able)}"
         )
-    return found
+    return resolved
 
 
 def read_labels(
     labels: str | Sequence[str], background: str | Sequence[str]
 ) -> tuple[tuple[str, ...], list[str], tuple[int, ...]]:
-    """The labels' names; the words of the background and of all labels; the number of the label,
-    from 1, or 0, that each word belongs to."""
-    given = text_list(labels)
-    if not given:
+    """The names of the labels; the words of the background and of all labels; for each word the
+    number of its label, from 1, or 0 for the background."""
+    labels = text_list(labels)
+    if not labels:
         raise UnsupportedError("segment needs at least one label")
     words = [*text_list(background)]
     owners, names = [0] * len(words), []
-    for number, label in enumerate(given, start=1):
-        own = [word.strip() for word in label.split("|")]
-        names.append(own[0])
-        words += own
-        owners += [number] * len(own)
+    for number, label in enumerate(labels, start=1):
+        synonyms = [word.strip() for word in label.split("|")]
+        names.append(synonyms[0])
+        words += synonyms
+        owners += [number] * len(synonyms)
     if empty := [word for word in words if not word.strip()]:
-        raise UnsupportedError(f"an empty label is given: {empty[0]!r}, among {list(given)!r}")
+        raise UnsupportedError(f"an empty label is given: {empty[0]!r}, among {labels!r}")
     if BACKGROUND in names:
         raise UnsupportedError(
             f"{BACKGROUND!r} is what no label fits, and there without being named; words for it "
@@ -266,51 +275,51 @@ def read_labels(
 def checked_rule(
     model: Bundle, method: str, logit_scale: float | None, threshold: float, least_area: float
 ) -> Rule:
-    """The rule of these numbers; no logit scale is that of the head, or of the model. Raises
-    UnsupportedError for ones that cannot be."""
+    """The rule with these numbers; a logit scale of None is that of the head, or of the model.
+    Raises UnsupportedError for numbers out of range."""
     for name, value in (("threshold", threshold), ("least_area", least_area)):
         if not 0 <= value <= 1:
             raise UnsupportedError(f"{name} is {value!r}; it is a share, 0 to 1")
     if logit_scale is not None and not 0 < logit_scale < math.inf:
         raise UnsupportedError(f"logit_scale is {logit_scale!r}; it is a finite number above 0")
     head = model.config.dense_head if method == HEAD else None
-    usual = model.scale if head is None else head.scale
-    return Rule(logit_scale or usual, threshold, least_area)
+    default = model.scale if head is None else head.scale
+    return Rule(logit_scale or default, threshold, least_area)
 
 
 def word_vectors(
     model: Bundle, words: Sequence[str], templates: str | Sequence[str] | None
 ) -> torch.Tensor:
-    """Unit vectors (W, D), each the mean over the templates."""
+    """Unit vectors (W, D) of words, each the mean over the templates."""
     if not model.config.embed_dim:
-        model.embed_texts(words[:1])  # says why there are none
+        model.embed_texts(words[:1])  # raises the error that says why
     sentences = resolve_templates(templates)
     return torch.from_numpy(label_features(model, words, sentences)).to(model.device)
 
 
 def probabilities(cosines: Floats, owners: Sequence[int], count: int, scale: float) -> Floats:
-    """Of each of `count` labels (count, H, W): a softmax over the scaled cosines (W, H, W) of all
-    words, and of a label the largest of its words."""
-    shares = cosines * np.float32(scale)
-    shares -= shares.max(axis=0)
-    np.exp(shares, out=shares)
-    shares /= shares.sum(axis=0)
-    out = np.zeros((count, *shares.shape[1:]), np.float32)
+    """The probabilities (count, H, W) of labels from the cosines (n, H, W) of their n words: a
+    softmax over all words, then the largest of each label's words."""
+    of_words = cosines * np.float32(scale)
+    of_words -= of_words.max(axis=0)
+    np.exp(of_words, out=of_words)
+    of_words /= of_words.sum(axis=0)
+    of_labels = np.zeros((count, *of_words.shape[1:]), np.float32)
     for word, owner in enumerate(owners):
-        np.maximum(out[owner], shares[word], out=out[owner])
-    return out
+        np.maximum(of_labels[owner], of_words[word], out=of_labels[owner])
+    return of_labels
 
 
 def too_small(areas: NDArray[np.int64], least: float) -> list[int]:
-    """The labels, of areas (C,) in pixels, that have no more than a share of the area of all labels
-    but the first, which is the background."""
+    """The labels with areas (C,) in pixels whose share of the area of all labels is not above
+    `least`. The first area, the background's, does not count."""
     limit = least * areas[1:].sum()
     return [n for n in range(1, len(areas)) if areas[n] <= limit]
 
 
 def decided(probable: Floats, threshold: float) -> tuple[NDArray[np.intp], Floats]:
-    """The most probable label of each pixel (H, W), 0 where none is probable enough, and how
-    probable that is, from (C, H, W)."""
+    """From probabilities (C, H, W) the label of each pixel (H, W), 0 below the threshold, and its
+    probability (H, W)."""
     labels = probable.argmax(axis=0)
     best: Floats = probable.max(axis=0)
     unsure = best < threshold
