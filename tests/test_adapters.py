@@ -617,7 +617,7 @@ def test_a_fingerprint_is_known_until_the_config_of_an_adapter_changes(
 ) -> None:
     """lora_alpha decides the weights, and no file of weights states it."""
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    monkeypatch.setattr(known_fingerprints, "MIN_BYTES", 0)
     folder = write(base, tmp_path / "lora", target_modules=["q_proj"])
     before = patchword.load(folder).fingerprint
     edit(folder, lora_alpha=24)

@@ -16,8 +16,9 @@ from torch import Tensor
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
 from patchword.checkpoints import known_fingerprints
-from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, assemble, fit
+from patchword.checkpoints.apply_rules import match_rules, read_tensors
+from patchword.checkpoints.read import LazyTensor
+from patchword.checkpoints.rules import Const, Drop, Fuse, Rename
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ def test_a_fingerprint_is_known_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    monkeypatch.setattr(known_fingerprints, "MIN_BYTES", 0)
     model, other = tiny(tiny_clip()), tiny(tiny_clip(), seed=1)
     place, spare = tmp_path / "m", tmp_path / "spare"
     checkpoints.save(model, place)
@@ -287,8 +288,8 @@ def test_large_weights_whose_sum_overflows_are_taken(hf: Path) -> None:
 
 
 def test_rules_fuse_fill_and_drop() -> None:
-    def stored(tensor: Tensor) -> Stored:
-        return Stored(tuple(tensor.shape), lambda: tensor)
+    def stored(tensor: Tensor) -> LazyTensor:
+        return LazyTensor(tuple(tensor.shape), lambda: tensor)
 
     a, b = torch.randn(2, 3), torch.randn(2, 3)
     tensors = {"a": stored(a), "b": stored(b), "old": stored(a)}
@@ -298,15 +299,14 @@ def test_rules_fuse_fill_and_drop() -> None:
     ]  # fmt: skip
     shapes = {"ab": (4, 3), "b": (2, 3), "seven": (2,)}
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    made = dict(
-        assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64, file="it")
-    )
-    assert all(value.dtype == torch.float64 for value in made.values())
+    plan = match_rules(rules, tensors, shapes, "it")
+    converted = dict(read_tensors(plan, tensors, like, dtype=torch.float64, file="it"))
+    assert all(value.dtype == torch.float64 for value in converted.values())
     expected = {"ab": torch.cat([a, b]), "b": b, "seven": torch.tensor(7)}
     for name, value in expected.items():
-        assert torch.equal(made[name], value.double().expand(shapes[name])), name
+        assert torch.equal(converted[name], value.double().expand(shapes[name])), name
     with pytest.raises(ValueError, match="no rule makes"):
-        fit([Rename("a", "a")], tensors, {"a": (2, 3), "z": (1,)}, "it")
+        match_rules([Rename("a", "a")], tensors, {"a": (2, 3), "z": (1,)}, "it")
 
 
 # Files of every kind.

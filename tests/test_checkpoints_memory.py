@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchword import models
 from patchword.checkpoints.formats import hf_clip
-from patchword.checkpoints.rules import Const, Drop, Same
+from patchword.checkpoints.rules import ReadingRule
 from patchword.config import ModelConfig
 from patchword.variants.clip import clip_vit
 
@@ -44,8 +44,8 @@ def theirs(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
         shapes = {n: tuple(t.shape) for n, t in models.build(config).state_dict().items()}
     out = {}
     for rule in hf_clip.rules(config):
-        if not isinstance(rule, (Const, Drop, Same)):
-            for name, shape in rule.needs(shapes[rule.ours]).items():
+        if isinstance(rule, ReadingRule):
+            for name, shape in rule.source_shapes(shapes[rule.target]).items():
                 out[name] = torch.full(shape, 0.5, dtype=dtype)
     return out
 

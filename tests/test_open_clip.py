@@ -34,7 +34,7 @@ from patchword.bundle import Bundle
 from patchword.checkpoints import open_clip_bert
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import open_clip as format_of_open_clip
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, TokenizerError
 from patchword.images.preprocess import Preprocess
@@ -318,7 +318,7 @@ def test_berts_that_are_refused(name: str, width: int, layer: str, said: str) ->
     part = "text.transformer"
     names = ["embeddings.word_embeddings", "embeddings.position_embeddings"]
     tensors = {
-        f"{part}.{each}.weight": Stored((100, width), lambda: torch.tensor(0.0))
+        f"{part}.{each}.weight": LazyTensor((100, width), lambda: torch.tensor(0.0))
         for each in (*names, f"encoder.layer.0.{layer}")
     }
     stated = {"hf_model_name": name, "hf_pooler_type": "mean_pooler"}
@@ -395,7 +395,7 @@ def test_variants_are_open_clips(name: str) -> None:
     with torch.device("meta"):
         network = open_clip.model.CLIP(**stated)
     tensors = {
-        key: Stored(tuple(value.shape), lambda: torch.tensor(0.0))
+        key: LazyTensor(tuple(value.shape), lambda: torch.tensor(0.0))
         for key, value in network.state_dict().items()
     }
     tags = open_clip.list_pretrained_tags_by_model(NAMED[name])

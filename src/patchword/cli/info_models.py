@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from patchword.variants.catalogue import Checkpoint, Group
 
 GRADIENTS = ("torch", "compile")  # engines that give more than vectors
-# Files of Hugging Face's with the preprocessing of images.
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def info(
@@ -260,12 +258,12 @@ def inspecting(model: Model) -> str:
 
 def origins(model: Model) -> Iterator[str]:
     """Which file each group of values was read from."""
-    from patchword.checkpoints.read import WORDS
+    from patchword.checkpoints.json_files import PROCESSOR_FILES, TOKENIZER_FILES
 
     weights, *configs = model.config.read_from or ("memory",)
-    processors = [name for name in configs if name in PROCESSORS]
+    processors = [name for name in configs if name in PROCESSOR_FILES]
     tokens = [Path(model.tokenizer.name).name] if model.tokenizer else []
-    tokens += [name for name in configs if name in WORDS and name not in tokens]
+    tokens += [name for name in configs if name in TOKENIZER_FILES and name not in tokens]
     others = [name for name in configs if name not in (*processors, *tokens)]
     yield f"format: {model.config.source}"
     yield f"weights and their sizes: {weights}"
