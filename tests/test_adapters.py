@@ -339,11 +339,12 @@ def test_names_of_transformers_4(tmp_path: Path) -> None:
         torch.testing.assert_close(model.network(PIXELS), expected)
 
 
-def test_a_text_tower_with_and_without_its_prefix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("modules", [["q_proj", "v_proj"], ["token_embedding"]])
+def test_a_text_tower_with_and_without_its_prefix(modules: list[str], tmp_path: Path) -> None:
     config = transformers.CLIPTextConfig(**SMALL, vocab_size=WORDS, eos_token_id=98)
     scrambled(transformers.CLIPTextModel(config)).save_pretrained(tmp_path / "base")
     network = transformers.CLIPTextModel.from_pretrained(tmp_path / "base")
-    lora = adapted(network, target_modules=["q_proj", "v_proj"])
+    lora = adapted(network, target_modules=modules)
     lora.save_pretrained(tmp_path / "adapter")
     expected = patchword.load(tmp_path / "adapter").fingerprint
     file = tmp_path / "base" / "model.safetensors"
