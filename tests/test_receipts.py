@@ -23,9 +23,9 @@ from patchword import bundle, checkpoints, models, receipts
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig, TextConfig
 from patchword.errors import PatchwordError
-from patchword.receipts.compare import ATOL, RTOL, _likely
-from patchword.receipts.inputs import CARDS, card, noise, order
-from patchword.receipts.receipt import filled, folded, held
+from patchword.receipts.compare import ATOL, RTOL, _usual_cause
+from patchword.receipts.inputs import CARDS, card, noise, shuffled
+from patchword.receipts.receipt import stages, to_row, tokens_of
 from patchword.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -275,7 +275,7 @@ def test_of_the_largest_model_it_stays_small() -> None:
     def rows(count: int, length: int) -> Tensor:
         return torch.from_numpy(generator.normal(size=(count, length)).astype(np.float32))
 
-    made = filled(
+    made = stages(
         False,
         pixels=lambda image: np.zeros((3, 384, 384), np.float32),
         ids=lambda texts: generator.integers(0, 250_000, (len(texts), 512)).tolist(),
@@ -309,10 +309,10 @@ def test_fewer_bits_are_named_as_a_cause(right: Callable[[str], Bundle]) -> None
     known["image_tower"] = [tuple(value + 0.1 for value in row) for row in known["image_tower"]]
     (found,) = receipts.verify(model, known)
     coarse: Any = SimpleNamespace(engine=SimpleNamespace(dtype=torch.bfloat16))
-    said = _likely("image_tower", coarse)
+    said = _usual_cause("image_tower", coarse)
     assert said.startswith("bfloat16, whose numbers need a larger atol")
     assert said.endswith(found.hint)
-    assert _likely("pixels", coarse) == receipts.STAGES["pixels"]
+    assert _usual_cause("pixels", coarse) == receipts.STAGES["pixels"]
 
 
 # --- what is fixed --------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_fixed_inputs_are_what_they_were() -> None:
     assert receipts.VERSION == 1
     assert [int(card(*size).astype(np.int64).sum()) for size in CARDS] == [213178839, 189315627]
     assert noise((1, 3), 1).tolist() == [[0.1328125, 0.8984375, -1.8203125]]
-    assert order(6).tolist() == [0, 2, 3, 5, 4, 1]
+    assert shuffled(6).tolist() == [0, 2, 3, 5, 4, 1]
 
 
 def test_cards_show_every_filter_and_crop() -> None:
@@ -333,17 +333,17 @@ def test_cards_show_every_filter_and_crop() -> None:
         assert picture.dtype == np.uint8
         assert [len(np.unique(picture[..., c])) > 200 for c in range(3)] == [True] * 3
         assert np.abs(np.diff(picture.astype(int), axis=1)).max() > 150  # hard edges
-    assert sorted(order(9).tolist()) == list(range(9))
+    assert sorted(shuffled(9).tolist()) == list(range(9))
 
 
 @pytest.mark.parametrize("row", [[1, 2, 3], [1, 2, 2, 2], [5], [7, 7], [1, 2, 0, 0]])
 def test_rows_of_ids_unfold(row: list[int]) -> None:
-    assert folded("", row).whole == row
+    assert tokens_of("", row).padded == row
 
 
 def test_numbers_keep_more_than_the_tolerance() -> None:
     values = np.random.default_rng(1).normal(size=1000).astype(np.float32)
-    assert np.abs(np.array(held(values)) / values - 1).max() < RTOL / 20
+    assert np.abs(np.array(to_row(values)) / values - 1).max() < RTOL / 20
 
 
 # --- what is no receipt ---------------------------------------------------------------------------
