@@ -158,15 +158,15 @@ def test_a_name_that_states_its_pixels_states_these(row: Checkpoint) -> None:
         assert int(stated[1]) == row.pixels
 
 
-def test_found() -> None:
-    assert [group for group, _ in catalogue.found()] == list(catalogue.GROUPS)
-    assert {group.title for group, _ in catalogue.found("SigLIP")} == {"SigLIP", "SigLIP 2"}
-    assert [row.name for _, some in catalogue.found("naflex") for row in some] == [
+def test_search() -> None:
+    assert [group for group, _ in catalogue.search()] == list(catalogue.GROUPS)
+    assert {group.title for group, _ in catalogue.search("SigLIP")} == {"SigLIP", "SigLIP 2"}
+    assert [row.name for _, some in catalogue.search("naflex") for row in some] == [
         "google/siglip2-base-patch16-naflex",
         "google/siglip2-so400m-patch16-naflex",
     ]
-    assert any("LLaVA" in row.note for _, some in catalogue.found("llava") for row in some)
-    assert list(catalogue.found("no such model")) == []
+    assert any("LLaVA" in row.note for _, some in catalogue.search("llava") for row in some)
+    assert list(catalogue.search("no such model")) == []
 
 
 @cache

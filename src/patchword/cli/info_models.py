@@ -123,7 +123,7 @@ def show_checkpoints(words: str, as_json: bool) -> bool:
     """The public checkpoints with `words` in name or family, and whether there is one."""
     from patchword.variants import catalogue
 
-    groups = list(catalogue.found(words))
+    groups = list(catalogue.search(words))
     for group, rows in groups:
         if not as_json:
             show_group(group, rows)
