@@ -70,10 +70,8 @@ def _decoder_rules(depth: int) -> Iterator[Rule]:
     yield from rename_layer(HEAD, "decoder.head")
     for i in range(depth):
         target = f"decoder.blocks.{i}"
-        block, new_block = (
-            vit_layer(f"{BLOCKS}.{i}", target),
-            vit_layer(f"{NEW_BLOCKS}.{i}", target),
-        )
+        block = vit_layer(f"{BLOCKS}.{i}", target)
+        new_block = vit_layer(f"{NEW_BLOCKS}.{i}", target)
         for rule, other in zip(block, new_block, strict=True):
             yield Either(rule, other)
 
