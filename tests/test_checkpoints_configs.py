@@ -69,7 +69,7 @@ def test_what_hugging_face_leaves_out_is_assumed_and_listed(hf: Path) -> None:
     assert model.config.vision.heads == 12
     assert model.config.vision.image_size == (SIZE, SIZE)
     assumed = model.config.assumed
-    assert assumed["vision.eps"] == "1e-05: not content; transformers' CLIPVisionConfig default"
+    assert assumed["vision.eps"] == "1e-05: not stated; transformers' CLIPVisionConfig default"
     assert set(assumed) == {
         "vision.heads", "vision.activation", "vision.eps", "text.heads", "text.activation",
         "text.eps", "preprocess.size", "preprocess.crop_size", "preprocess.interpolation",

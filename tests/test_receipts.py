@@ -1,4 +1,4 @@
-"""A receipt tells two models apart, and names the stage in which they part."""
+"""A receipt tells two models apart, and names the stage in which they differ."""
 
 import copy
 import json
@@ -89,7 +89,7 @@ def test_every_stage_is_in_some_receipt() -> None:
     assert set(receipts.STAGES) <= there
 
 
-# --- mistakes that say nothing --------------------------------------------------------------------
+# --- mistakes without an error --------------------------------------------------------------------
 
 
 def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
@@ -104,7 +104,7 @@ def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
 
 
 def mistaken(config: TextConfig, **changes: Any) -> TextConfig:
-    """A changed copy, behind the back of the checks that would refuse some mistakes."""
+    """A changed copy, without the checks of a config, which would refuse some mistakes."""
     wrong = copy.copy(config)
     for name, value in changes.items():
         object.__setattr__(wrong, name, value)
@@ -221,20 +221,24 @@ def test_a_mistake_shows_in_its_stage(mistake: str, right: Callable[[str], Bundl
 def test_stages_do_not_hide_each_other(right: Callable[[str], Bundle]) -> None:
     """Pixels, ids and towers are compared by themselves: each is named, in order."""
     wrong = text(activation="gelu")(words(context=60)(pixels(mean=(0.0, 0.0, 0.0))(right(CLIP))))
-    found = receipts.verify(wrong, shipped(CLIP))
-    assert [each.stage for each in found] == ["pixels", "tokens", "text_tower", "pair_logits"]
+    differences = receipts.verify(wrong, shipped(CLIP))
+    assert [difference.stage for difference in differences] == [
+        "pixels",
+        "tokens",
+        "text_tower",
+        "pair_logits",
+    ]
 
 
-def test_another_kind_of_model_has_not_what_the_receipt_has(
+def test_another_kind_of_model_lacks_stages_of_the_receipt(
     right: Callable[[str], Bundle],
 ) -> None:
-    said = {each.stage: each.reason for each in receipts.verify(right(TIMM), shipped(CLIP))}
-    assert (
-        said["text_tower"] == "the receipt is of a model with a text tower, and this one has none"
-    )
-    assert "numbers an input" in said["image_tower"]
-    said = {each.stage: each.reason for each in receipts.verify(right(CLIP), shipped(TIMM))}
-    assert "classes" in said["class_logits"]
+    reasons = {row.stage: row.reason for row in receipts.verify(right(TIMM), shipped(CLIP))}
+    missing = "the receipt is of a model with a text tower, and this one has none"
+    assert reasons["text_tower"] == missing
+    assert "numbers an input" in reasons["image_tower"]
+    reasons = {row.stage: row.reason for row in receipts.verify(right(CLIP), shipped(TIMM))}
+    assert "classes" in reasons["class_logits"]
 
 
 KINDS = [CLIP, SIGLIP, TIMM, MAE, RETRIEVAL, CAPTIONS, "clip-open-clip-resnet-bin"]
@@ -254,8 +258,8 @@ def test_any_model_can_be_held_against_any_receipt(
 
 
 @pytest.mark.parametrize("name", [CLIP, SIGLIP, TIMM, MAE, RETRIEVAL, CAPTIONS])
-def test_of_our_own(name: str, right: Callable[[str], Bundle]) -> None:
-    """It has the stages of the original's, and through a file it still says the same."""
+def test_a_receipt_of_our_own(name: str, right: Callable[[str], Bundle]) -> None:
+    """It has the stages of the original library's receipt, and stays the same through a file."""
     made = receipts.make(right(name))
     assert made["made_by"].startswith("patchword ")
     assert made["fingerprint"] == right(name).fingerprint
@@ -307,11 +311,11 @@ def test_fewer_bits_are_named_as_a_cause(right: Callable[[str], Bundle]) -> None
     model = right(TIMM)
     known = receipts.make(model)
     known["image_tower"] = [tuple(value + 0.1 for value in row) for row in known["image_tower"]]
-    (found,) = receipts.verify(model, known)
+    (difference,) = receipts.verify(model, known)
     coarse: Any = SimpleNamespace(engine=SimpleNamespace(dtype=torch.bfloat16))
-    said = _usual_cause("image_tower", coarse)
-    assert said.startswith("bfloat16, whose numbers need a larger atol")
-    assert said.endswith(found.hint)
+    cause = _usual_cause("image_tower", coarse)
+    assert cause.startswith("bfloat16, whose numbers need a larger atol")
+    assert cause.endswith(difference.hint)
     assert _usual_cause("pixels", coarse) == receipts.STAGES["pixels"]
 
 
@@ -350,7 +354,7 @@ def test_numbers_keep_more_than_the_tolerance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"receipt": 2}, "upgrade"),
         ({"receipt": None}, "version None"),
@@ -366,8 +370,8 @@ def test_numbers_keep_more_than_the_tolerance() -> None:
         ({"tokens": [{"text": "a", "ids": [1, 2], "pad": 0, "length": 1}]}, "has 2 ids"),
     ],
 )  # fmt: skip
-def test_what_is_no_receipt_is_refused(change: Receipt, said: str) -> None:
-    with pytest.raises(PatchwordError, match=said):
+def test_what_is_no_receipt_is_refused(change: Receipt, message: str) -> None:
+    with pytest.raises(PatchwordError, match=message):
         receipts.parse(shipped(CLIP) | change)
     with pytest.raises(PatchwordError, match="cards"):
         receipts.parse(shipped(CLIP) | {"pixels": shipped(CLIP)["pixels"][:1]})
