@@ -68,7 +68,8 @@ class Files(Mapping[str, Any]):
         return tuple(self._parsed)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.known, *(path.name for path in self.folder.glob("*.json"))}))
+        names = {path.name for path in self.folder.glob("*.json")}
+        return iter(sorted(names | self.known.keys()))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -36,7 +36,7 @@ def identity(opened: Checkpoint) -> str:
     identity.
     """
     folder = opened.weights.parent
-    paths = {opened.weights, *(path for path in folder.iterdir() if may_be_weights(path.name))}
+    paths = {path for path in folder.iterdir() if may_be_weights(path.name)} | {opened.weights}
     if opened.adapter is not None:
         paths |= {
             opened.adapter,

@@ -49,7 +49,7 @@ def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]
 
 def forms(module: str) -> Iterator[str]:
     """The name of a module, and every name that files may have for it. None comes twice."""
-    names = [module, *(_saved(f"{module}.", kind).removesuffix(".") for kind in PARTS)]
+    names = [module] + [_saved(f"{module}.", kind).removesuffix(".") for kind in PARTS]
     yield from dict.fromkeys(names)
 
 

@@ -73,7 +73,8 @@ def warn_of_others(weights: Path) -> None:
     """Warn of other models in the same folder, as accelerate's `save_state` writes them."""
     stem = weights.name.split(".")[0]
     names = sorted(path.name for path in weights.parent.iterdir())
-    others = [name for name in names if (match := NUMBERED.fullmatch(name)) and match[1] == stem]
+    matches = [NUMBERED.fullmatch(name) for name in names]
+    others = [match[0] for match in matches if match and match[1] == stem]
     if others:
         warn(
             f"{weights.parent} holds several models, as accelerate saves them; {weights.name} is "

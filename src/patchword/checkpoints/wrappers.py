@@ -79,12 +79,10 @@ ALLOWED: list[Any] = [
     (InertArray, "numpy.core.multiarray._reconstruct"),
     (InertType, "numpy.ndarray"),
     (InertType, "numpy.dtype"),
-    *(
-        (Inert, f"{module}.{kind}Path")
-        for module in ("pathlib", "pathlib._local")  # the latter of Python 3.13
-        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
-    ),
 ]
+for _module in ("pathlib", "pathlib._local"):  # the latter of Python 3.13
+    for _kind in ("Posix", "Windows", "PurePosix", "PureWindows"):
+        ALLOWED.append((Inert, f"{_module}.{_kind}Path"))
 
 
 @dataclass(frozen=True)
@@ -198,11 +196,12 @@ def warn_of_others(file: str, entry: Entry) -> None:
 def part(
     names: Collection[str], entry: Entry, wanted: Weights | None
 ) -> tuple[dict[str, str], Entry]:
-    """Of a module with two networks, the weights and their average, the names of one network, by
-    default the average, mapped to the names inside that network; and where it is.
+    """The names of one network, mapped to the names inside it, and where it is in the file.
 
-    names: of all tensors of the file. entry: where they are. All names are kept if there is no
-    average among them.
+    A module may hold two networks, the weights and their average: one of them is chosen, by default
+    the average. If there is no average, all names are returned.
+
+    names: of all tensors in the file. entry: where they are.
     """
     for prefix in _average_prefixes(names):
         attribute = prefix.split(".")[0]

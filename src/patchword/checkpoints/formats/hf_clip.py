@@ -84,7 +84,8 @@ def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> Model
     """config.json, preprocessor_config.json and the tokenizer's files, checked against the
     tensors. The tensors also decide which towers there are, if model_type is that of both."""
     types = (BOTH, TEXT_ALONE, VISION_ALONE)
-    reader = config_file(files, *types, *(name.replace(BOTH, METACLIP_2) for name in types))
+    new_types = [name.replace(BOTH, METACLIP_2) for name in types]
+    reader = config_file(files, *types, *new_types)
     is_metaclip_2 = reader.values["model_type"].startswith(METACLIP_2)
     kind = reader.values["model_type"].replace(METACLIP_2, BOTH)
     without_prefix = any(key.startswith(LAYERS) for key in tensors)

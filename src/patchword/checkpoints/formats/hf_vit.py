@@ -34,7 +34,6 @@ NAMES = ("vit.embeddings.patch_embeddings.projection.weight", "vit.encoder.layer
 TYPES = ("vit", "deit")
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 WHY = "transformers' ViTConfig and DeiTConfig default"
-HEADS = ("classifier", "cls_classifier")
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
@@ -46,8 +45,10 @@ def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
 def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
     reader = config_file(files, *TYPES)
-    head = next((f"{name}.weight" for name in HEADS if f"{name}.weight" in tensors), "")
-    classes = shape_of(tensors, head, 2)[0] if head else 0
+    classes = 0
+    for head in ("classifier.weight", "cls_classifier.weight"):
+        if head in tensors:
+            classes = shape_of(tensors, head, 2)[0]
     kind = reader.values["model_type"]
     prefix = f"{kind}." if f"{kind}.{PATCHES}" in tensors else ""
     vision = _vision(reader, tensors, prefix, kind == "deit")
