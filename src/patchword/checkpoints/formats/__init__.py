@@ -8,7 +8,9 @@ A format is a module with
     rules(config)           how each tensor of our network is made; see rules.py
     TITLE, EXPECTS, NAMES   for errors: what it is, what it has, and tensors that it usually has
 
-To add one, write such a file and add it to `FORMATS`. hf_dinov2.py is a short example.
+To add one, write such a file, and name it in `FORMATS`, in the list of formats of pyproject.toml,
+and in tests/test_formats.py with a checkpoint that its own library writes. hf_dinov2.py is a short
+example.
 """
 
 from __future__ import annotations
