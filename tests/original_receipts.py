@@ -30,8 +30,8 @@ from torch.testing import assert_close
 
 from patchword.receipts import VERSION, to_text
 from patchword.receipts.answers import batched
-from patchword.receipts.inputs import TEXTS, order
-from patchword.receipts.receipt import Ids, Inputs, filled
+from patchword.receipts.inputs import TEXTS, shuffled
+from patchword.receipts.receipt import Ids, Inputs, stages
 
 FOLDER = Path(__file__).parent / "receipts"
 PACKAGES = {"clip": "openai-clip", "open_clip": "open_clip_torch"}
@@ -66,7 +66,7 @@ def receipt(reference: Reference, name: str) -> dict[str, Any]:
         "receipt": VERSION,
         "made_by": library(reference),
         "model": name,
-        **filled(
+        **stages(
             attended(reference),
             pixels=reference.pixels and (lambda card: pixels(reference, card)),
             ids=reference.ids and (lambda texts: reference.ids(texts).tolist()),
@@ -115,7 +115,7 @@ def painted(reference: Reference) -> Callable[[Inputs], Tensor] | None:
         return None
 
     def run(inputs: Inputs) -> Tensor:
-        hidden = torch.from_numpy(order(network.vit.embeddings.patch_embeddings.num_patches))
+        hidden = torch.from_numpy(shuffled(network.vit.embeddings.patch_embeddings.num_patches))
         return network(batch(inputs), noise=hidden.expand(len(inputs), -1)).logits.flatten(1)
 
     return run

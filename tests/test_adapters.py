@@ -37,14 +37,14 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
-SIGHT = dict(SMALL, image_size=32, patch_size=16)
-WORDS = 99
+VISION = dict(SMALL, image_size=32, patch_size=16)
+VOCABULARY = 99
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 IDS = torch.tensor([[98, 1, 2, 3], [4, 5, 98, 0]])
 
 
 def scrambled(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights large enough that whatever is wrong with them shows."""
+    """The network with large random weights, so that a wrong one changes its outputs."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.dim() > 1:
@@ -54,10 +54,10 @@ def scrambled(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def clip() -> nn.Module:
     part = dict(SMALL, projection_dim=32)
-    text = dict(part, vocab_size=WORDS, eos_token_id=98, bos_token_id=97, pad_token_id=0)
+    text = dict(part, vocab_size=VOCABULARY, eos_token_id=98, bos_token_id=97, pad_token_id=0)
     torch.manual_seed(0)
     config = transformers.CLIPConfig(
-        projection_dim=32, vision_config={**part, **SIGHT}, text_config=text
+        projection_dim=32, vision_config={**part, **VISION}, text_config=text
     )
     return scrambled(transformers.CLIPModel(config))
 
@@ -70,7 +70,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def adapted(network: nn.Module, **settings: Any) -> nn.Module:
-    """With an adapter none of whose tensors is zero."""
+    """The network with an adapter, none of whose tensors is zero."""
     lora = peft.get_peft_model(network, peft.LoraConfig(**{"r": 4, "lora_alpha": 12, **settings}))
     generator = torch.Generator().manual_seed(9)
     for name, parameter in lora.named_parameters():
@@ -80,13 +80,13 @@ def adapted(network: nn.Module, **settings: Any) -> nn.Module:
 
 
 def write(base: Path, folder: Path, **settings: Any) -> Path:
-    """The folder of an adapter of the CLIP at `base`."""
+    """Write an adapter of the CLIP at `base` into a folder, and return it."""
     network = transformers.CLIPModel.from_pretrained(base)
     adapted(network, **settings).save_pretrained(folder)
     return folder
 
 
-def answers(network: nn.Module) -> tuple[Tensor, Tensor]:
+def features(network: nn.Module) -> tuple[Tensor, Tensor]:
     """Features of images and texts as transformers computes them."""
     with torch.no_grad():
         image = network.get_image_features(pixel_values=PIXELS)
@@ -94,22 +94,22 @@ def answers(network: nn.Module) -> tuple[Tensor, Tensor]:
     return image.pooler_output, text.pooler_output
 
 
-def theirs(base: Path, folder: Path) -> tuple[Tensor, Tensor]:
-    """Those of the base with its adapter merged by peft."""
+def peft_features(base: Path, folder: Path) -> tuple[Tensor, Tensor]:
+    """Features of the base with an adapter that peft has merged."""
     network = transformers.CLIPModel.from_pretrained(base)
-    return answers(peft.PeftModel.from_pretrained(network, folder).merge_and_unload().eval())
+    return features(peft.PeftModel.from_pretrained(network, folder).merge_and_unload().eval())
 
 
-def ours(source: Path | str, **options: Any) -> tuple[Tensor, Tensor]:
-    """Those of patchword."""
+def our_features(source: Path | str, **options: Any) -> tuple[Tensor, Tensor]:
+    """Features of patchword."""
     network = patchword.load(source, **options).network
     with torch.no_grad():
         return network.encode_image(PIXELS), network.encode_text(IDS)
 
 
-def check(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for mine, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(mine, other)
+def check(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for pair in zip(actual, expected, strict=True):
+        torch.testing.assert_close(*pair)
 
 
 LAYERS = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
@@ -142,10 +142,10 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_alone(base: Path, tmp_path: Path, kind: str) -> None:
     folder = write(base, tmp_path / "adapter", **KINDS[kind])
-    expected = theirs(base, folder)
-    check(ours(folder), expected)
-    alone = answers(transformers.CLIPModel.from_pretrained(base))
-    assert not torch.allclose(expected[1], alone[1], atol=0.05)  # it does something
+    expected = peft_features(base, folder)
+    check(our_features(folder), expected)
+    alone = features(transformers.CLIPModel.from_pretrained(base))
+    assert not torch.allclose(expected[1], alone[1], atol=0.05)  # the adapter has an effect
     model = patchword.load(folder)
     assert model.fingerprint != patchword.load(base).fingerprint
     weights = model.config.read_from[0]
@@ -165,53 +165,56 @@ def test_weights_in_half_precision(base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
     transformers.CLIPModel.from_pretrained(base).bfloat16().save_pretrained(base)
     network = transformers.CLIPModel.from_pretrained(base, dtype=torch.float32)
-    check(ours(folder), answers(peft.PeftModel.from_pretrained(network, folder).merge_and_unload()))
+    check(
+        our_features(folder),
+        features(peft.PeftModel.from_pretrained(network, folder).merge_and_unload()),
+    )
 
 
 def test_beside_its_base(base: Path) -> None:
-    """As transformers does it: from_pretrained of such a folder applies the adapter."""
+    """As in transformers: from_pretrained of such a folder applies the adapter."""
     write(base, base, target_modules=LAYERS)
-    expected = answers(transformers.CLIPModel.from_pretrained(base).eval())
-    check(ours(base), expected)
+    expected = features(transformers.CLIPModel.from_pretrained(base).eval())
+    check(our_features(base), expected)
     with pytest.warns(UserWarning, match=r"loaded without adapter_model.safetensors beside it"):
-        alone = ours(base / "model.safetensors")
-    check(alone, answers(clip()))
+        alone = our_features(base / "model.safetensors")
+    check(alone, features(clip()))
 
 
 def test_beside_its_base_after_a_move(base: Path, tmp_path: Path) -> None:
-    """As transformers does it: of a whole folder the weights in it are the base."""
+    """As in transformers: the weights in the folder are the base."""
     write(base, base, target_modules=LAYERS)
-    expected = ours(base)
+    expected = our_features(base)
     moved = base.rename(tmp_path / "elsewhere")
-    check(answers(transformers.CLIPModel.from_pretrained(moved).eval()), expected)
+    check(features(transformers.CLIPModel.from_pretrained(moved).eval()), expected)
     with pytest.warns(UserWarning, match="made on .*base: it is merged into the weights beside it"):
-        check(ours(moved), expected)
-    check(ours(moved, adapter=moved), expected)
+        check(our_features(moved), expected)
+    check(our_features(moved, adapter=moved), expected)
 
 
 def test_beside_weights_that_are_not_its_base(base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "both", target_modules=LAYERS)
     scrambled(transformers.CLIPModel.from_pretrained(base), seed=3).save_pretrained(folder)
-    expected = answers(transformers.CLIPModel.from_pretrained(folder).eval())
-    with pytest.warns(UserWarning, match="for the other base load") as told:
-        check(ours(folder), expected)
-    assert f"load({str(base)!r}, adapter={str(folder)!r})" in str(told[0].message)
-    check(ours(base, adapter=folder), theirs(base, folder))
+    expected = features(transformers.CLIPModel.from_pretrained(folder).eval())
+    with pytest.warns(UserWarning, match="for the other base load") as caught:
+        check(our_features(folder), expected)
+    assert f"load({str(base)!r}, adapter={str(folder)!r})" in str(caught[0].message)
+    check(our_features(base, adapter=folder), peft_features(base, folder))
 
 
-def test_given_beside_its_base(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_adapter_and_a_base_as_options(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
-    expected = theirs(base, folder)
-    stated = folder / "adapter_config.json"
-    stated.write_text(stated.read_text().replace(str(base), str(tmp_path / "gone")))
+    expected = peft_features(base, folder)
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(base), str(tmp_path / "gone")))
     with pytest.raises(CheckpointError, match="load\\(BASE, adapter="):
         patchword.load(folder)
     monkeypatch.chdir(tmp_path)
     model = patchword.load("base", adapter="adapter")
-    check(ours("base", adapter="adapter"), expected)
+    check(our_features("base", adapter="adapter"), expected)
     monkeypatch.chdir("/")
     assert patchword.load(model.name, **model.options).fingerprint == model.fingerprint
-    check(ours(base, adapter=folder / "adapter_model.safetensors"), expected)
+    check(our_features(base, adapter=folder / "adapter_model.safetensors"), expected)
     with pytest.raises(CheckpointError, match=r"is no adapter, which is adapter_config.json and "):
         patchword.load(base, adapter=base)
 
@@ -220,31 +223,31 @@ def test_on_the_command_line(run: Run, base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
     model = patchword.load(folder)
     (alone,) = run("info", folder, "--json").records
-    (given,) = run("info", base, "--adapter", folder, "--json").records
-    assert alone["fingerprint"] == given["fingerprint"] == model.fingerprint
-    assert alone["read_from"][0] == given["read_from"][0] == model.config.read_from[0]
+    (on_base,) = run("info", base, "--adapter", folder, "--json").records
+    assert alone["fingerprint"] == on_base["fingerprint"] == model.fingerprint
+    assert alone["read_from"][0] == on_base["read_from"][0] == model.config.read_from[0]
     assert "LoRA adapter" in run("info", folder).out
-    stale = run("info", base, "--adapter", base)
-    assert stale.code == 2
-    assert "is no adapter" in stale.err
+    refused = run("info", base, "--adapter", base)
+    assert refused.code == 2
+    assert "is no adapter" in refused.err
 
 
 def test_a_base_named_by_a_path_in_the_folder(base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
-    expected = theirs(base, folder)
-    stated = folder / "adapter_config.json"
-    stated.write_text(stated.read_text().replace(str(base), "../base"))
-    check(ours(folder), expected)
+    expected = peft_features(base, folder)
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(base), "../base"))
+    check(our_features(folder), expected)
 
 
 def test_the_file_of_an_adapter(base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=LAYERS)
-    check(ours(folder / "adapter_model.safetensors"), theirs(base, folder))
+    check(our_features(folder / "adapter_model.safetensors"), peft_features(base, folder))
     bins = tmp_path / "bin"
     shutil.copytree(folder, bins)
     torch.save(load_file(bins / "adapter_model.safetensors"), bins / "adapter_model.bin")
     (bins / "adapter_model.safetensors").unlink()
-    check(ours(bins), theirs(base, folder))
+    check(our_features(bins), peft_features(base, folder))
 
 
 @pytest.mark.parametrize("kind", ["plain", "bias of all", "saved whole", "embeddings", "bias of B"])
@@ -260,15 +263,15 @@ def test_in_the_checkpoint(base: Path, tmp_path: Path, kind: str, prefixed: bool
         patchword.load(folder)
     lora.save_pretrained(tmp_path / "adapter")
     shutil.copy(tmp_path / "adapter" / "adapter_config.json", folder)
-    check(ours(folder / "pytorch_model.bin"), theirs(base, tmp_path / "adapter"))
+    check(our_features(folder / "pytorch_model.bin"), peft_features(base, tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Swin"])
 def test_a_head_on_a_bare_tower(tmp_path: Path, kind: str) -> None:
-    """The usual way to teach a ViT new classes: the head is saved whole, the base has none. In
-    transformers 5 modules have other names than in files, and adapters carry those."""
+    """The usual way to train a ViT on new classes: the head is saved whole, the base has none. In
+    transformers 5 modules have other names than in files, and adapters have those names."""
     tower: Callable[[Any], nn.Module] = getattr(transformers, f"{kind}Model")
-    settings = SIGHT
+    settings = VISION
     if kind == "Swin":
         settings = {
             "image_size": 32,
@@ -282,8 +285,8 @@ def test_a_head_on_a_bare_tower(tmp_path: Path, kind: str) -> None:
     bare.save_pretrained(tmp_path / "tower")
     sizes = {"size": {"height": 32, "width": 32}}
     transformers.ViTImageProcessor(**sizes).save_pretrained(tmp_path / "tower")
-    whole = getattr(transformers, f"{kind}ForImageClassification")
-    network = whole.from_pretrained(tmp_path / "tower", num_labels=3)
+    classifier = getattr(transformers, f"{kind}ForImageClassification")
+    network = classifier.from_pretrained(tmp_path / "tower", num_labels=3)
     layers = ["q_proj", "v_proj", "o_proj", "fc1", "fc2"]
     lora = adapted(network, target_modules=layers, modules_to_save=["classifier"], bias="lora_only")
     lora.save_pretrained(tmp_path / "adapter")
@@ -301,7 +304,7 @@ def test_attention_as_one_parameter(tmp_path: Path) -> None:
     sizes = {
         "embed_dim": 32,
         "vision_cfg": {**part, "image_size": 32, "patch_size": 16, "head_width": 32},
-        "text_cfg": {**part, "context_length": 16, "vocab_size": WORDS, "heads": 2},
+        "text_cfg": {**part, "context_length": 16, "vocab_size": VOCABULARY, "heads": 2},
     }
     network = scrambled(open_clip.model.CLIP(**sizes))
     folder.mkdir()
@@ -320,8 +323,8 @@ def test_attention_as_one_parameter(tmp_path: Path) -> None:
 
 
 def test_names_of_transformers_4(tmp_path: Path) -> None:
-    """Adapters of ViTs made then call modules as files do."""
-    network = scrambled(transformers.ViTForImageClassification(transformers.ViTConfig(**SIGHT)))
+    """In adapters of that time, modules of a ViT have the names that they have in files."""
+    network = scrambled(transformers.ViTForImageClassification(transformers.ViTConfig(**VISION)))
     network.save_pretrained(tmp_path / "base")
     lora = adapted(network, target_modules=["q_proj", "v_proj"])
     lora.save_pretrained(tmp_path / "adapter")
@@ -339,11 +342,12 @@ def test_names_of_transformers_4(tmp_path: Path) -> None:
         torch.testing.assert_close(model.network(PIXELS), expected)
 
 
-def test_a_text_tower_with_and_without_its_prefix(tmp_path: Path) -> None:
-    config = transformers.CLIPTextConfig(**SMALL, vocab_size=WORDS, eos_token_id=98)
+@pytest.mark.parametrize("modules", [["q_proj", "v_proj"], ["token_embedding"]])
+def test_a_text_tower_with_and_without_its_prefix(modules: list[str], tmp_path: Path) -> None:
+    config = transformers.CLIPTextConfig(**SMALL, vocab_size=VOCABULARY, eos_token_id=98)
     scrambled(transformers.CLIPTextModel(config)).save_pretrained(tmp_path / "base")
     network = transformers.CLIPTextModel.from_pretrained(tmp_path / "base")
-    lora = adapted(network, target_modules=["q_proj", "v_proj"])
+    lora = adapted(network, target_modules=modules)
     lora.save_pretrained(tmp_path / "adapter")
     expected = patchword.load(tmp_path / "adapter").fingerprint
     file = tmp_path / "base" / "model.safetensors"
@@ -383,7 +387,7 @@ def test_other_adapters_are_refused_by_name(base: Path, tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"use_dora": True}, "is a DoRA"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
@@ -392,10 +396,10 @@ def test_other_adapters_are_refused_by_name(base: Path, tmp_path: Path, kind: st
     ],
 )
 def test_other_loras_are_refused_by_name(
-    base: Path, tmp_path: Path, settings: dict[str, Any], told: str
+    base: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=["q_proj"], **settings)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         patchword.load(folder)
 
 
@@ -414,7 +418,7 @@ def edit(folder: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"r": 5}, "the rank 5, its A has 4"),
         ({"lora_alpha": None}, "no numbers for r"),
@@ -425,11 +429,11 @@ def edit(folder: Path, **values: Any) -> None:
     ],
 )
 def test_a_config_that_does_not_fit(
-    base: Path, tmp_path: Path, values: dict[str, Any], told: str
+    base: Path, tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
     edit(folder, **values)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         patchword.load(folder)
 
 
@@ -444,7 +448,7 @@ Q = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop(f"{Q}.lora_B.weight"), "q_proj one matrix is missing"),
         (
@@ -460,19 +464,19 @@ Q = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
     ],
 )
 def test_tensors_that_do_not_fit(
-    base: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], told: str
+    base: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
     damaged(folder, change)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         patchword.load(folder)
 
 
 def test_an_adapter_whose_weights_are_missing(base: Path, tmp_path: Path) -> None:
     folder = write(base, tmp_path / "adapter", target_modules=["q_proj"])
     (folder / "adapter_model.safetensors").unlink()
-    told = r"has adapter_config.json, but no adapter_model.safetensors or adapter_model.bin$"
-    with pytest.raises(CheckpointError, match=told):
+    message = r"has adapter_config.json, but no adapter_model.safetensors or adapter_model.bin$"
+    with pytest.raises(CheckpointError, match=message):
         patchword.load(folder)
     shutil.copy(folder / "adapter_config.json", base)
     with pytest.raises(CheckpointError, match=r"and none is in model.safetensors$"):
@@ -485,7 +489,7 @@ def test_an_adapter_of_an_adapter(base: Path, tmp_path: Path) -> None:
     edit(second, base_model_name_or_path=str(first))
     network = peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained(base), first)
     merged = peft.PeftModel.from_pretrained(network.merge_and_unload(), second).merge_and_unload()
-    check(ours(second), answers(merged.eval()))
+    check(our_features(second), features(merged.eval()))
     edit(first, base_model_name_or_path=str(second))
     with pytest.raises(CheckpointError, match="is an adapter whose base is itself"):
         patchword.load(second)
@@ -550,7 +554,7 @@ def test_training_writes_what_peft_loads(tmp_path: Path) -> None:
     tokenizer = clip_tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     text = {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.eos_token_id, **ends}
-    config = transformers.CLIPConfig(vision_config=SIGHT, text_config=text, projection_dim=24)
+    config = transformers.CLIPConfig(vision_config=VISION, text_config=text, projection_dim=24)
     scrambled(transformers.CLIPModel(config)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
@@ -561,7 +565,7 @@ def test_training_writes_what_peft_loads(tmp_path: Path) -> None:
 
 
 def check_trained(run: Path, folder: Path, tokenizer: Any) -> None:
-    """That a run's adapter makes of its base what the run left."""
+    """Check that the base with a run's adapter is the model that the run saved."""
     merged = patchword.load(run / "model").network
     base = transformers.CLIPModel.from_pretrained(folder).eval()
     before = base.get_image_features(pixel_values=PIXELS).pooler_output
@@ -574,16 +578,16 @@ def check_trained(run: Path, folder: Path, tokenizer: Any) -> None:
         assert not torch.allclose(image, before, atol=0.05)
         text_features = network.get_text_features(input_ids=tokens(tokenizer)).pooler_output
         torch.testing.assert_close(merged.encode_text(tokens(tokenizer)), text_features)
-    check_like(patchword.load(run / "adapter").network, merged)
+    check_same_weights(patchword.load(run / "adapter").network, merged)
 
 
 def tokens(tokenizer: Any) -> Tensor:
     return tokenizer(["a red circle", "a blue one"], return_tensors="pt", padding=True).input_ids
 
 
-def check_like(mine: nn.Module, other: nn.Module) -> None:
-    for name, value in other.state_dict().items():
-        torch.testing.assert_close(mine.state_dict()[name], value)
+def check_same_weights(actual: nn.Module, expected: nn.Module) -> None:
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(actual.state_dict()[name], value)
 
 
 def test_training_of_a_patchword_model(tmp_path: Path) -> None:
@@ -592,21 +596,21 @@ def test_training_of_a_patchword_model(tmp_path: Path) -> None:
     merged = patchword.load(run / "model")
     adapter = patchword.load(run / "adapter")
     assert adapter.fingerprint != patchword.load("demo").fingerprint
-    check_like(adapter.network, merged.network)
+    check_same_weights(adapter.network, merged.network)
     network = patchword.load("demo").network
-    theirs = peft.PeftModel.from_pretrained(network, run / "adapter").merge_and_unload()
-    check_like(theirs, merged.network)
+    pefts = peft.PeftModel.from_pretrained(network, run / "adapter").merge_and_unload()
+    check_same_weights(pefts, merged.network)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (['fresh=["image.head"]'], "parts of the model are not from init"),
         (["image_size=48"], "the model is not that of init"),
     ],
 )
-def test_training_of_more_than_an_adapter(tmp_path: Path, changes: list[str], told: str) -> None:
-    with pytest.warns(UserWarning, match=f"no adapter: {told}"):
+def test_training_of_more_than_an_adapter(tmp_path: Path, changes: list[str], message: str) -> None:
+    with pytest.warns(UserWarning, match=f"no adapter: {message}"):
         run = trained(tmp_path, "demo", *changes)
     assert not (run / "adapter").exists()
     patchword.load(run / "model")
@@ -617,7 +621,7 @@ def test_a_fingerprint_is_known_until_the_config_of_an_adapter_changes(
 ) -> None:
     """lora_alpha decides the weights, and no file of weights states it."""
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    monkeypatch.setattr(known_fingerprints, "MIN_BYTES", 0)
     folder = write(base, tmp_path / "lora", target_modules=["q_proj"])
     before = patchword.load(folder).fingerprint
     edit(folder, lora_alpha=24)

@@ -45,8 +45,8 @@ def open_clips() -> dict[str, set[str]]:
     """Hub id -> the models of open_clip that it holds weights of."""
     known: dict[str, set[str]] = {}
     for name, tags in _PRETRAINED.items():
-        for stated in tags.values():
-            known.setdefault(str(stated.get("hf_hub", "")).rstrip("/"), set()).add(name)
+        for config in tags.values():
+            known.setdefault(str(config.get("hf_hub", "")).rstrip("/"), set()).add(name)
     return known
 
 
@@ -66,27 +66,27 @@ ROBERTAS = {
 def test_open_clip_knows_it_in_this_size(row: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.name in OPEN_CLIPS
     name = min(OPEN_CLIPS[row.name], key=len)
-    stated = open_clip.get_model_config(name)
-    assert stated["vision_cfg"]["image_size"] == row.pixels
-    borrowed = stated["text_cfg"].get("hf_model_name")
+    config = open_clip.get_model_config(name)
+    assert config["vision_cfg"]["image_size"] == row.pixels
+    borrowed = config["text_cfg"].get("hf_model_name")
     if borrowed:  # its own configuration is on the hub
-        stated["text_cfg"]["hf_model_pretrained"] = False
+        config["text_cfg"]["hf_model_pretrained"] = False
         of_hub = {"from_pretrained": lambda name: ROBERTAS[name]}
         monkeypatch.setattr(open_clip.hf_model, "AutoConfig", SimpleNamespace(**of_hub))
     with torch.device("meta"):
         kind = open_clip.model.CustomTextCLIP if borrowed else open_clip.model.CLIP
-        network = kind(**stated)
+        network = kind(**config)
     assert millions(network) == pytest.approx(row.parameters, abs=0.06)
 
 
 @pytest.mark.parametrize("row", rows("timm/"), ids=lambda row: row.name)
 def test_timm_knows_it_in_this_size(row: Checkpoint) -> None:
     name = row.name.removeprefix("timm/")
-    stated = timm.get_pretrained_cfg(name)
-    assert stated.hf_hub_id == row.name
-    assert stated.input_size[-1] == row.pixels
+    config = timm.get_pretrained_cfg(name)
+    assert config.hf_hub_id == row.name
+    assert config.input_size[-1] == row.pixels
     (licence,) = {group.licence for group, other in ROWS if other is row}
-    assert stated.license == licence.lower()
+    assert config.license == licence.lower()
     assert millions_of_timm(name.split(".")[0]) == pytest.approx(row.parameters, abs=0.06)
 
 
@@ -153,20 +153,20 @@ def test_metaclip_2_has_the_size_of_transformers(row: Checkpoint) -> None:
 @pytest.mark.parametrize("row", [row for _, row in ROWS], ids=lambda row: row.name)
 def test_a_name_that_states_its_pixels_states_these(row: Checkpoint) -> None:
     name = row.name.replace("PubMedBERT_256", "")  # tokens of a text
-    stated = re.search(r"[-_](196|224|240|256|336|378|384|512)(px|\D|$)", name)
-    if stated:
-        assert int(stated[1]) == row.pixels
+    match = re.search(r"[-_](196|224|240|256|336|378|384|512)(px|\D|$)", name)
+    if match:
+        assert int(match[1]) == row.pixels
 
 
-def test_found() -> None:
-    assert [group for group, _ in catalogue.found()] == list(catalogue.GROUPS)
-    assert {group.title for group, _ in catalogue.found("SigLIP")} == {"SigLIP", "SigLIP 2"}
-    assert [row.name for _, some in catalogue.found("naflex") for row in some] == [
+def test_search() -> None:
+    assert [group for group, _ in catalogue.search()] == list(catalogue.GROUPS)
+    assert {group.title for group, _ in catalogue.search("SigLIP")} == {"SigLIP", "SigLIP 2"}
+    assert [row.name for _, some in catalogue.search("naflex") for row in some] == [
         "google/siglip2-base-patch16-naflex",
         "google/siglip2-so400m-patch16-naflex",
     ]
-    assert any("LLaVA" in row.note for _, some in catalogue.found("llava") for row in some)
-    assert list(catalogue.found("no such model")) == []
+    assert any("LLaVA" in row.note for _, some in catalogue.search("llava") for row in some)
+    assert list(catalogue.search("no such model")) == []
 
 
 @cache

@@ -1,4 +1,5 @@
-"""Loading and saving: what fits loads, what does not is named."""
+"""Loading and saving: checkpoints that fit load; of others, each tensor or file that does not fit
+is named."""
 
 import dataclasses
 import os
@@ -16,8 +17,9 @@ from torch import Tensor
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
 from patchword.checkpoints import known_fingerprints
-from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Const, Drop, Fuse, Rename, assemble, fit
+from patchword.checkpoints.apply_rules import match_rules, read_tensors
+from patchword.checkpoints.read import LazyTensor
+from patchword.checkpoints.rules import Const, Drop, Fuse, Rename
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
@@ -72,15 +74,15 @@ def test_a_fingerprint_is_known_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(known_fingerprints, "LEAST", 0)
+    monkeypatch.setattr(known_fingerprints, "MIN_BYTES", 0)
     model, other = tiny(tiny_clip()), tiny(tiny_clip(), seed=1)
     place, spare = tmp_path / "m", tmp_path / "spare"
     checkpoints.save(model, place)
     (place / "pytorch_model.bin").symlink_to("nowhere")  # as a cache of the hub may have it
     assert checkpoints.load(place).fingerprint == model.fingerprint
     coarse = checkpoints.load(place, dtype="bfloat16").fingerprint
-    kept = list((tmp_path / "cache" / "fingerprints").iterdir())
-    assert sorted(path.read_text() for path in kept) == sorted({coarse, model.fingerprint})
+    stored = list((tmp_path / "cache" / "fingerprints").iterdir())
+    assert sorted(path.read_text() for path in stored) == sorted({coarse, model.fingerprint})
     with monkeypatch.context() as within:
         within.setattr(known_fingerprints, "fingerprint", None)  # nothing is hashed
         assert checkpoints.load(place).fingerprint == model.fingerprint
@@ -95,10 +97,10 @@ def test_a_fingerprint_is_known_until_a_file_changes(
     weights, before = place / "model.safetensors", (place / "model.safetensors").stat()
     shutil.copytree(spare, place, dirs_exist_ok=True)  # as long, and as old
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    whole = checkpoints.load(place, texts_alone=True)  # which has to be hashed
-    assert whole.fingerprint == other.fingerprint
-    assert set(whole.network.state_dict()) == set(other.network.state_dict())
-    for path in kept:
+    unknown = checkpoints.load(place, texts_alone=True)  # must be hashed, so it has all weights
+    assert unknown.fingerprint == other.fingerprint
+    assert set(unknown.network.state_dict()) == set(other.network.state_dict())
+    for path in stored:
         path.write_text("damaged")
     assert checkpoints.load(place, dtype="bfloat16").fingerprint != coarse
     monkeypatch.setenv("PATCHWORD_CACHE", "/dev/null")
@@ -119,11 +121,11 @@ def test_tokenizer_travels_along(tmp_path: Path) -> None:
 
 
 def test_converted_model_saves_and_loads_as_ours(hf: Path, tmp_path: Path) -> None:
-    theirs = checkpoints.load(hf)
-    checkpoints.save(theirs, tmp_path / "ours")
-    ours = checkpoints.load(tmp_path / "ours")
-    assert ours.fingerprint == theirs.fingerprint
-    assert ours.config == dataclasses.replace(theirs.config, source="patchword")
+    original = checkpoints.load(hf)
+    checkpoints.save(original, tmp_path / "saved")
+    saved = checkpoints.load(tmp_path / "saved")
+    assert saved.fingerprint == original.fingerprint
+    assert saved.config == dataclasses.replace(original.config, source="patchword")
 
 
 def test_saving_twice_replaces_the_model_and_nothing_else(tmp_path: Path) -> None:
@@ -137,21 +139,21 @@ def test_saving_twice_replaces_the_model_and_nothing_else(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_interrupted_save_is_never_loaded_as_whole(
+def test_interrupted_save_is_never_loaded(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = with_tokenizer(0), with_tokenizer(1)
     checkpoints.save(old, tmp_path / "m")
-    moves = []
-    move = Path.replace
+    replaced = []
+    replace = Path.replace
 
-    def dies(self: Path, target: Path) -> Path:
-        if len(moves) == step:
+    def interrupted(self: Path, target: Path) -> Path:
+        if len(replaced) == step:
             raise KeyboardInterrupt
-        moves.append(target)
-        return move(self, target)
+        replaced.append(target)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "replace", dies)
+    monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(new, tmp_path / "m")
     monkeypatch.undo()
@@ -208,15 +210,15 @@ def test_loaded_weights_do_not_depend_on_the_file(tmp_path: Path) -> None:
 
 
 def test_missing_and_renamed_tensors_are_named(hf: Path) -> None:
-    theirs = "text_model.embeddings.position_embedding.weight"
+    expected = "text_model.embeddings.position_embedding.weight"
 
     def rename(tensors: dict[str, Tensor]) -> None:
-        tensors["text_model.embeddings.position_embeddings.weight"] = tensors.pop(theirs)
+        tensors["text_model.embeddings.position_embeddings.weight"] = tensors.pop(expected)
 
     rewrite(hf / WEIGHTS, rename)
     message = fails(hf, "is a Hugging Face CLIPModel, but 2 of its 78 tensors do not fit")
     assert message.splitlines()[1:] == [
-        f"  missing   {theirs}  (77, 32)",
+        f"  missing   {expected}  (77, 32)",
         "  extra     text_model.embeddings.position_embeddings.weight  (77, 32)  "
         "did you rename it?",
     ]
@@ -287,8 +289,8 @@ def test_large_weights_whose_sum_overflows_are_taken(hf: Path) -> None:
 
 
 def test_rules_fuse_fill_and_drop() -> None:
-    def stored(tensor: Tensor) -> Stored:
-        return Stored(tuple(tensor.shape), lambda: tensor)
+    def stored(tensor: Tensor) -> LazyTensor:
+        return LazyTensor(tuple(tensor.shape), lambda: tensor)
 
     a, b = torch.randn(2, 3), torch.randn(2, 3)
     tensors = {"a": stored(a), "b": stored(b), "old": stored(a)}
@@ -298,15 +300,14 @@ def test_rules_fuse_fill_and_drop() -> None:
     ]  # fmt: skip
     shapes = {"ab": (4, 3), "b": (2, 3), "seven": (2,)}
     like = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    made = dict(
-        assemble(fit(rules, tensors, shapes, "it"), tensors, like, dtype=torch.float64, file="it")
-    )
-    assert all(value.dtype == torch.float64 for value in made.values())
+    plan = match_rules(rules, tensors, shapes, "it")
+    converted = dict(read_tensors(plan, tensors, like, dtype=torch.float64, file="it"))
+    assert all(value.dtype == torch.float64 for value in converted.values())
     expected = {"ab": torch.cat([a, b]), "b": b, "seven": torch.tensor(7)}
     for name, value in expected.items():
-        assert torch.equal(made[name], value.double().expand(shapes[name])), name
+        assert torch.equal(converted[name], value.double().expand(shapes[name])), name
     with pytest.raises(ValueError, match="no rule makes"):
-        fit([Rename("a", "a")], tensors, {"a": (2, 3), "z": (1,)}, "it")
+        match_rules([Rename("a", "a")], tensors, {"a": (2, 3), "z": (1,)}, "it")
 
 
 # Files of every kind.
@@ -373,8 +374,8 @@ def test_a_tokenizer_that_is_not_the_models(hf: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_weights(tmp_path: Path, hf: Path) -> None:
-    whole = (hf / WEIGHTS).read_bytes()
-    (hf / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    content = (hf / WEIGHTS).read_bytes()
+    (hf / WEIGHTS).write_bytes(content[: len(content) // 2])
     fails(hf, WEIGHTS, "not a whole safetensors file", "download")
     (hf / WEIGHTS).write_bytes(b"")
     fails(hf, WEIGHTS, "is empty")

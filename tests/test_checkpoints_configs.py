@@ -1,4 +1,5 @@
-"""What a checkpoint's files say: checked against its tensors, taken, or noted as assumed."""
+"""The values in a checkpoint's config files are checked against its tensors; missing ones are noted
+as assumed."""
 
 import copy
 import dataclasses
@@ -28,7 +29,7 @@ pytest_plugins = ["written"]
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("vision_config__num_hidden_layers", 3, "but the weights have 2 layers"),
         ("text_config__num_hidden_layers", 1, "but the weights have 2 layers"),
@@ -50,19 +51,19 @@ pytest_plugins = ["written"]
         ("model_type", None, 'only "clip"'),
     ],
 )
-def test_hugging_face_contradictions(hf: Path, key: str, value: object, said: str) -> None:
+def test_hugging_face_contradictions(hf: Path, key: str, value: object, message: str) -> None:
     edit_json(hf / "config.json", **{key: value})
-    fails(hf, "is a Hugging Face CLIPModel, but config.json", key.split("__")[-1], said)
+    fails(hf, "is a Hugging Face CLIPModel, but config.json", key.split("__")[-1], message)
 
 
 def test_what_hugging_face_leaves_out_is_assumed_and_listed(hf: Path) -> None:
     keys = ("num_attention_heads", "hidden_act", "layer_norm_eps", "image_size", "hidden_size")
-    stated = json.loads((hf / "config.json").read_text())
+    content = json.loads((hf / "config.json").read_text())
     for tower in ("vision_config", "text_config"):
         for key in keys:
-            stated[tower].pop(key, None)
-    stated.pop("projection_dim")
-    (hf / "config.json").write_text(json.dumps(stated))
+            content[tower].pop(key, None)
+    content.pop("projection_dim")
+    (hf / "config.json").write_text(json.dumps(content))
     (hf / "preprocessor_config.json").unlink()
     model = checkpoints.load(hf)
     assert model.config.vision.heads == 12
@@ -83,11 +84,11 @@ def test_nothing_is_assumed_where_everything_is_stated(hf: Path) -> None:
 def test_old_hugging_face_files(hf: Path) -> None:
     """Before transformers 4.32: a second copy of each tower that counts, ids as tensors, and an
     end token of 2, which stood for the highest id."""
-    stated = json.loads((hf / "config.json").read_text())
-    stated["text_config_dict"] = {**stated["text_config"], "eos_token_id": 2}
-    stated["text_config"]["hidden_size"] = 999
-    stated["vision_config_dict"] = None
-    (hf / "config.json").write_text(json.dumps(stated))
+    content = json.loads((hf / "config.json").read_text())
+    content["text_config_dict"] = {**content["text_config"], "eos_token_id": 2}
+    content["text_config"]["hidden_size"] = 999
+    content["vision_config_dict"] = None
+    (hf / "config.json").write_text(json.dumps(content))
     ids = torch.arange(77)[None]
     rewrite(hf / WEIGHTS, lambda t: t.update({"text_model.embeddings.position_ids": ids}))
     model = checkpoints.load(hf)
@@ -100,10 +101,10 @@ def test_old_hugging_face_files(hf: Path) -> None:
 @pytest.mark.parametrize("end", [2, 49407])
 def test_words_of_a_textual_inversion(hf: Path, end: int) -> None:
     """Beside a vocab.json, as in folders of diffusion pipelines."""
-    stated = json.loads((hf / "tokenizer.json").read_text())["model"]
+    content = json.loads((hf / "tokenizer.json").read_text())["model"]
     (hf / "tokenizer.json").unlink()
-    (hf / "vocab.json").write_text(json.dumps(stated["vocab"]))
-    (hf / "merges.txt").write_text("\n".join(" ".join(pair) for pair in stated["merges"]))
+    (hf / "vocab.json").write_text(json.dumps(content["vocab"]))
+    (hf / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["merges"]))
     (hf / "added_tokens.json").write_text(json.dumps({"<cat-toy>": 49408}))
     name = "text_model.embeddings.token_embedding.weight"
     rewrite(hf / WEIGHTS, lambda t: t.update({name: torch.cat([t[name], t[name][:1] + 0.5])}))
@@ -111,12 +112,12 @@ def test_words_of_a_textual_inversion(hf: Path, end: int) -> None:
     edit_json(hf / "config.json", **changes)
     network = transformers.CLIPModel.from_pretrained(hf)
     texts = ["a photo of <cat-toy> on a mat", "a photo of a toy"]
-    theirs = transformers.AutoTokenizer.from_pretrained(hf)
-    ids = theirs(texts, padding=True, return_tensors="pt").input_ids
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
+    ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids
     assert 49408 in ids[0]
     expected = network.get_text_features(ids).pooler_output
-    found = torch.from_numpy(checkpoints.load(hf).embed_texts(texts))
-    assert_close(found, torch.nn.functional.normalize(expected, dim=-1))
+    actual = torch.from_numpy(checkpoints.load(hf).embed_texts(texts))
+    assert_close(actual, torch.nn.functional.normalize(expected, dim=-1))
 
 
 def test_a_temperature_beyond_100_is_kept(hf: Path) -> None:
@@ -156,7 +157,7 @@ def test_hugging_face_preprocessing(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"do_resize": False}, "do_resize"),
         ({"do_center_crop": False}, "do_center_crop"),
@@ -171,17 +172,17 @@ def test_hugging_face_preprocessing(
     ],
 )
 def test_hugging_face_preprocessing_that_cannot_be(
-    hf: Path, changes: dict[str, Any], said: str
+    hf: Path, changes: dict[str, Any], message: str
 ) -> None:
     edit_json(hf / "preprocessor_config.json", **changes)
-    fails(hf, "preprocessor_config.json", said)
+    fails(hf, "preprocessor_config.json", message)
 
 
 def test_processor_config_of_transformers_5(hf: Path) -> None:
     before = checkpoints.load(hf).config
-    stated = json.loads((hf / "preprocessor_config.json").read_text())
+    content = json.loads((hf / "preprocessor_config.json").read_text())
     (hf / "preprocessor_config.json").unlink()
-    (hf / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
+    (hf / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     assert checkpoints.load(hf).config == before
 
 
@@ -190,11 +191,11 @@ def test_the_processor_that_transformers_reads_of_two(hf: Path, nested: bool) ->
     """A folder of transformers 4 that 5 saved a processor into; some have only its class there."""
     path = hf / "preprocessor_config.json"
     newer = json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}
-    whole = {"image_processor": newer} if nested else {"processor_class": "CLIPProcessor"}
-    (hf / "processor_config.json").write_text(json.dumps(whole))
-    theirs = transformers.CLIPImageProcessorPil.from_pretrained(hf)
-    assert (tuple(theirs.image_mean) == (0.1, 0.2, 0.3)) is nested
-    assert checkpoints.load(hf).config.preprocess.mean == pytest.approx(tuple(theirs.image_mean))
+    content = {"image_processor": newer} if nested else {"processor_class": "CLIPProcessor"}
+    (hf / "processor_config.json").write_text(json.dumps(content))
+    mean = tuple(transformers.CLIPImageProcessorPil.from_pretrained(hf).image_mean)
+    assert (mean == (0.1, 0.2, 0.3)) is nested
+    assert checkpoints.load(hf).config.preprocess.mean == pytest.approx(mean)
 
 
 # open_clip.
@@ -222,7 +223,7 @@ def test_open_clip_fields_that_patchword_does_not_compute(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("model_cfg__embed_dim", 512, "which makes it 24"),
         ("model_cfg__vision_cfg__layers", 12, "but the weights have 2 layers"),
@@ -239,9 +240,9 @@ def test_open_clip_fields_that_patchword_does_not_compute(
         ("preprocess_cfg__mean", 0.5, "not three numbers"),
     ],
 )
-def test_open_clip_contradictions(oc: Path, key: str, value: object, said: str) -> None:
+def test_open_clip_contradictions(oc: Path, key: str, value: object, message: str) -> None:
     edit_json(oc / "open_clip_config.json", **{key: value})
-    fails(oc, "is an open_clip model, but open_clip_config.json", said)
+    fails(oc, "is an open_clip model, but open_clip_config.json", message)
 
 
 def test_open_clip_resnet_contradictions(rn: Path) -> None:
@@ -267,7 +268,7 @@ def test_open_clip_preprocessing(oc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("architecture", "swin_tiny_patch4_window7_224", "which is none of"),
         ("architecture", None, "which is none of"),
@@ -284,9 +285,9 @@ def test_open_clip_preprocessing(oc: Path) -> None:
         ("pretrained_cfg__interpolation", "hamming", "interpolation is 'hamming'"),
     ],
 )
-def test_timm_contradictions(vit: Path, key: str, value: object, said: str) -> None:
+def test_timm_contradictions(vit: Path, key: str, value: object, message: str) -> None:
     edit_json(vit / "config.json", **{key: value})
-    fails(vit, "is a timm Vision Transformer, but config.json", said)
+    fails(vit, "is a timm Vision Transformer, but config.json", message)
 
 
 def test_timm_preprocessing_and_labels(vit: Path) -> None:
@@ -308,8 +309,8 @@ def test_timm_preprocessing_and_labels(vit: Path) -> None:
 
 def test_old_timm_files_have_everything_at_the_top(vit: Path) -> None:
     before = checkpoints.load(vit).config
-    stated = json.loads((vit / "config.json").read_text())
-    flat = {**stated.pop("pretrained_cfg"), **stated}
+    content = json.loads((vit / "config.json").read_text())
+    flat = {**content.pop("pretrained_cfg"), **content}
     (vit / "config.json").write_text(json.dumps(flat))
     assert checkpoints.load(vit).config == before
 
@@ -319,23 +320,23 @@ def test_old_timm_files_have_everything_at_the_top(vit: Path) -> None:
 ODD = (None, 0, -1, 10**9, float("nan"), True, "x", [], {"x": 1})
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a parsed JSON file."""
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of keys to every value in a parsed JSON file."""
     if path:
         yield path
     if isinstance(value, (dict, list)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in pairs:
-            yield from places(part, (*path, key))
+            yield from paths_in(part, (*path, key))
 
 
-def altered(value: Any, path: tuple[Any, ...], to: object) -> Any:
-    """A copy of parsed JSON with another value at one place."""
+def altered(value: Any, path: tuple[Any, ...], new: object) -> Any:
+    """A copy of parsed JSON with another value at one path."""
     out = copy.deepcopy(value)
-    place = out
+    parent = out
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = to
+        parent = parent[key]
+    parent[path[-1]] = new
     return out
 
 
@@ -351,17 +352,16 @@ def altered(value: Any, path: tuple[Any, ...], to: object) -> Any:
 def test_odd_values_anywhere(kind: str, files: list[str], request: pytest.FixtureRequest) -> None:
     opened = checkpoints.locate(str(request.getfixturevalue(kind)))
     form = checkpoints.recognise(opened)
-    refusals = []
+    errors = []
     for name in files:
-        for path, odd in itertools.product(places(opened.files[name]), ODD):
-            stated = {other: opened.files[other] for other in files}
-            stated[name] = altered(stated[name], path, odd)
+        for path, odd in itertools.product(paths_in(opened.files[name]), ODD):
+            content = {other: opened.files[other] for other in files}
+            content[name] = altered(content[name], path, odd)
             try:
-                form.config(opened.tensors, stated)
+                form.config(opened.tensors, content)
             except (CheckpointError, ConfigError) as error:
-                refusals.append(str(error))
-    assert len(refusals) > 50
-    named = (*files, "has no", "ViTConfig", "ResNetConfig", "TextConfig", "PreprocessConfig")
-    named += ("ModelConfig",)
-    unnamed = [said for said in refusals if not any(name in said for name in named)]
-    assert not unnamed
+                errors.append(str(error))
+    assert len(errors) > 50
+    places = (*files, "has no", "ViTConfig", "ResNetConfig", "TextConfig", "PreprocessConfig")
+    places += ("ModelConfig",)
+    assert not [error for error in errors if not any(place in error for place in places)]

@@ -1,4 +1,4 @@
-"""Hub ids, against a small hub on this machine: only what is needed is fetched, once."""
+"""Hub ids, with a small hub on this machine: only the files that are needed are fetched, once."""
 
 import hashlib
 import json
@@ -87,8 +87,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def files_in(folder: Path) -> list[tuple[str, Path]]:
     """The files of a repository by name."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(path.relative_to(folder).as_posix(), path) for path in found]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path) for path in paths]
 
 
 def oid(path: Path) -> str:
@@ -108,8 +108,8 @@ def server(tmp_path: Path) -> Iterator[Hub]:
         server.shutdown()
 
 
-def say(sources: Sequence[str]) -> None:
-    """Load each source; print what came of it."""
+def print_loaded(sources: Sequence[str]) -> None:
+    """Load each source; print its name and fingerprint, or the error."""
     for argument in sources:
         source, _, subfolder = argument.partition(" ")
         try:
@@ -119,20 +119,21 @@ def say(sources: Sequence[str]) -> None:
             print("error", error)
 
 
-def fresh() -> None:
-    """The client reads its settings when it is imported."""
+def assert_client_not_imported() -> None:
+    """The hub's client reads its settings when it is imported."""
     assert "huggingface_hub" not in sys.modules
 
 
 def load(home: Path, *sources: str, **settings: str) -> list[str]:
-    """What loading each source prints, in a process of its own."""
-    set_here = {name: None for name in os.environ if name.startswith("HF_")}
-    env = {**set_here, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
-    said = home.parent / "said"
-    process = started(said, fresh, partial(environment, env), partial(say, sources))
+    """The output of `print_loaded` in a process of its own."""
+    unset = {name: None for name in os.environ if name.startswith("HF_")}
+    env = {**unset, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
+    output = home.parent / "output"
+    steps = (assert_client_not_imported, partial(environment, env), partial(print_loaded, sources))
+    process = started(output, *steps)
     process.join()
-    assert not process.exitcode, Path(f"{said}.err").read_text()
-    return Path(f"{said}.out").read_text().splitlines()
+    assert not process.exitcode, Path(f"{output}.err").read_text()
+    return Path(f"{output}.out").read_text().splitlines()
 
 
 def test_download_then_offline(server: Hub, tmp_path: Path) -> None:
@@ -172,8 +173,8 @@ def layouts(tmp_path: Path) -> Iterator[Hub]:
     index = {"text_encoder": ["transformers", "CLIPTextModel"]}
     (pipeline / "model_index.json").write_text(json.dumps(index))
     adapter.mkdir()
-    stated = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/base"}
-    (adapter / "adapter_config.json").write_text(json.dumps(stated))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     width = small(1).network.image.blocks[0].attn.proj.weight.shape[0]
     name = "base_model.model.image.blocks.0.attn.proj.lora_"
     save_file(
@@ -191,9 +192,9 @@ def layouts(tmp_path: Path) -> Iterator[Hub]:
 
 def test_models_in_folders_and_adapters(layouts: Hub, tmp_path: Path) -> None:
     prints = {n: small(n).fingerprint for n in (1, 2, 3, 4)}
-    asked = ["org/st", "org/pipeline", "org/pipeline text_encoder", "org/lora"]
+    sources = ["org/st", "org/pipeline", "org/pipeline text_encoder", "org/lora"]
     home = tmp_path / "home"
-    sentences, pipeline, part, lora = load(home, *asked, HF_ENDPOINT=layouts.url)
+    sentences, pipeline, part, lora = load(home, *sources, HF_ENDPOINT=layouts.url)
     assert sentences == f"loaded org/st {prints[2]}"
     assert pipeline.endswith(
         "say which with subfolder=, or --subfolder: text_encoder (CLIPTextModel)"
@@ -207,7 +208,7 @@ def test_models_in_folders_and_adapters(layouts: Hub, tmp_path: Path) -> None:
     wanted |= {f"{folder}/{name}" for folder in ("0_CLIPModel", "text_encoder") for name in model}
     assert set(layouts.sent) == wanted | {"adapter_model.safetensors"}
     layouts.sent.clear()
-    again = load(home, asked[0], *asked[2:], HF_HUB_OFFLINE="1")
+    again = load(home, sources[0], *sources[2:], HF_HUB_OFFLINE="1")
     assert again == [sentences, part, lora]
     missing, other = load(
         home, "org/pipeline text_encoder_2", "org/st x", HF_ENDPOINT="http://127.0.0.1:9"
@@ -230,7 +231,7 @@ def test_offline_and_not_cached(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_cache(tmp_path: Path) -> None:
-    """It is read at the revision of its main branch, else it must be one."""
+    """The revision of its main branch is read, else the only revision."""
     folder = tmp_path / "models--org--tiny"
     for seed, revision in enumerate(("1a", "2b")):
         checkpoints.save(small(seed), folder / "snapshots" / revision)
@@ -238,9 +239,9 @@ def test_a_folder_of_the_cache(tmp_path: Path) -> None:
         checkpoints.load(folder)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("2b")
-    found = checkpoints.load(folder)
-    assert found.fingerprint == checkpoints.load(folder / "snapshots" / "2b").fingerprint
-    assert found.name == str(folder / "snapshots" / "2b")
+    main = checkpoints.load(folder)
+    assert main.fingerprint == checkpoints.load(folder / "snapshots" / "2b").fingerprint
+    assert main.name == str(folder / "snapshots" / "2b")
     (folder / "refs" / "main").write_text("3c")  # which is not there
     with pytest.raises(CheckpointError, match="give one of its revisions"):
         checkpoints.load(folder)
@@ -260,5 +261,5 @@ def test_a_folder_of_the_cache(tmp_path: Path) -> None:
         ("models/clip.safetensors", False),
     ],
 )
-def test_what_reads_as_a_hub_id(source: str, expected: bool) -> None:
+def test_which_sources_are_hub_ids(source: str, expected: bool) -> None:
     assert hub.is_id(source) is expected

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchword import models
 from patchword.checkpoints.formats import hf_clip
-from patchword.checkpoints.rules import Const, Drop, Same
+from patchword.checkpoints.rules import ReadingRule
 from patchword.config import ModelConfig
 from patchword.variants.clip import clip_vit
 
@@ -38,20 +38,20 @@ for path in sys.argv[2:]:
 """
 
 
-def theirs(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors under Hugging Face's names: the rules backwards."""
+def hugging_face_tensors(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors under Hugging Face's names, which are the sources of the format's rules."""
     with torch.device("meta"):
         shapes = {n: tuple(t.shape) for n, t in models.build(config).state_dict().items()}
     out = {}
     for rule in hf_clip.rules(config):
-        if not isinstance(rule, (Const, Drop, Same)):
-            for name, shape in rule.needs(shapes[rule.ours]).items():
+        if isinstance(rule, ReadingRule):
+            for name, shape in rule.source_shapes(shapes[rule.target]).items():
                 out[name] = torch.full(shape, 0.5, dtype=dtype)
     return out
 
 
 def written(folder: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A Hugging Face folder but for its weights, which are returned."""
+    """Write a Hugging Face folder without weights, and return these."""
     assert config.text is not None
     folder.mkdir()
     vision = {
@@ -60,9 +60,9 @@ def written(folder: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, 
         "image_size": config.vision.image_size[0],
     }
     text = {"num_attention_heads": config.text.heads, "eos_token_id": config.text.vocab_size - 1}
-    stated = {"model_type": "clip", "vision_config": vision, "text_config": text}
-    (folder / "config.json").write_text(json.dumps(stated))
-    return theirs(config, dtype)
+    content = {"model_type": "clip", "vision_config": vision, "text_config": text}
+    (folder / "config.json").write_text(json.dumps(content))
+    return hugging_face_tensors(config, dtype)
 
 
 def test_peak_memory(tmp_path: Path) -> None:

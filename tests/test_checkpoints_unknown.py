@@ -1,4 +1,4 @@
-"""What is no model that loads: one short report says what it looks like and what to do."""
+"""Files and folders that are no model: a short report says what they look like and what to do."""
 
 import json
 import warnings
@@ -33,30 +33,32 @@ def state_of(folder: Path, **sizes: int) -> State:
     return safetensors.torch.load_file(folder / WEIGHTS)
 
 
-def report(path: Path, *said: str) -> None:
-    """Loading fails with these in at most eight lines."""
-    message = fails(path, "is no format that patchword reads.", "What to do: ", *said)
+def assert_reported(path: Path, *parts: str) -> None:
+    """Loading fails with an error of at most eight lines that has these parts."""
+    message = fails(path, "is no format that patchword reads.", "What to do: ", *parts)
     assert message.count("\n") < 8
     assert "a patchword model: " not in message  # no list of every format
 
 
 @pytest.mark.parametrize("prefix", ["net.", "backbone.", "student.backbone."])
 def test_another_attribute_of_lightning(prefix: str, tmp_path: Path) -> None:
-    """What the report says to do is done, and the same model loads."""
+    """The advice of the report is followed, and the same model loads."""
     state = state_of(tmp_path / "model")
     before = checkpoints.load(tmp_path / "model").fingerprint
     inside = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     (tmp_path / "model" / WEIGHTS).unlink()
     path = tmp_path / "model" / "last.ckpt"
     torch.save({"state_dict": {**inside, "criterion.weight": torch.ones(2)}, "epoch": 3}, path)
-    cut = f"{{k.removeprefix({prefix!r}): v for k, v in state.items() if k.startswith({prefix!r})}}"
-    report(
+    code = (
+        f"{{k.removeprefix({prefix!r}): v for k, v in state.items() if k.startswith({prefix!r})}}"
+    )
+    assert_reported(
         path,
         "Nearest: a timm Vision Transformer",
         f"First difference: {len(state)} names begin with {prefix!r}; tensors beside them: 1.",
-        cut,
+        code,
     )
-    torch.save(eval(cut, {"state": torch.load(path)["state_dict"]}), path)
+    torch.save(eval(code, {"state": torch.load(path)["state_dict"]}), path)
     assert checkpoints.load(path).fingerprint == before
 
 
@@ -64,7 +66,7 @@ def test_the_nearest_is_that_of_the_config(tmp_path: Path) -> None:
     """A CLIP under another name is not called the nearest SigLIP."""
     hugging_face(tmp_path)
     rewrite(tmp_path / WEIGHTS, lambda t: t.update({f"clip.{n}": t.pop(n) for n in list(t)}))
-    report(
+    assert_reported(
         tmp_path, "Nearest: a Hugging Face CLIPModel", "First difference: 78 names begin with 'clip"
     )
 
@@ -72,21 +74,25 @@ def test_the_nearest_is_that_of_the_config(tmp_path: Path) -> None:
 def test_parts_without_their_index(tmp_path: Path) -> None:
     hugging_face(tmp_path, max_shard_size="5MB")
     part = next(tmp_path.glob("model-00001-of-*.safetensors"))
-    several = "parts of a model; "
-    fails(part, f"{part} is one of ", several, f"give their folder, {tmp_path}")
+    parts = "parts of a model; "
+    fails(part, f"{part} is one of ", parts, f"give their folder, {tmp_path}")
     (tmp_path / "model.safetensors.index.json").unlink()
-    fails(part, several, "without model.safetensors.index.json, which names all of them: copy that")
-    fails(tmp_path, several, "copy that there too")
+    fails(part, parts, "without model.safetensors.index.json, which names all of them: copy that")
+    fails(tmp_path, parts, "copy that there too")
 
 
 def test_transformers_weights_without_their_config(tmp_path: Path) -> None:
     folder = hf_vit(tmp_path / "model").path
     (folder / "config.json").unlink()
-    report(folder, "Nearest: a Hugging Face ViT or DeiT", "no config.json that says", "'vit'")
+    assert_reported(
+        folder, "Nearest: a Hugging Face ViT or DeiT", "no config.json that says", "'vit'"
+    )
     (folder / "config.json").write_text('{"model_type": "swin"}')
-    report(folder, "Nearest: a Hugging Face ViT", "config.json says model_type 'swin', not 'vit'")
+    assert_reported(
+        folder, "Nearest: a Hugging Face ViT", "config.json says model_type 'swin', not 'vit'"
+    )
     edit_json(folder / "config.json", model_type="dinov2")
-    report(folder, "Nearest: a Hugging Face ViT", "config.json says model_type 'dinov2'")
+    assert_reported(folder, "Nearest: a Hugging Face ViT", "config.json says model_type 'dinov2'")
 
 
 def yolo() -> State:
@@ -109,10 +115,7 @@ def swin_2() -> State:
 
 
 def of_timm(name: str, **options: int) -> Callable[[], State]:
-    def made() -> State:
-        return dict(timm.create_model(name, **options).state_dict())
-
-    return made
+    return lambda: dict(timm.create_model(name, **options).state_dict())
 
 
 OTHERS = {
@@ -128,21 +131,21 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_models_of_other_kinds(what: str, tmp_path: Path) -> None:
     torch.save(OTHERS[what](), tmp_path / "model.pt")
-    report(tmp_path / "model.pt", f"It looks like {what}.", "`patchword models`")
+    assert_reported(tmp_path / "model.pt", f"It looks like {what}.", "`patchword models`")
 
 
 def test_dinov2_of_its_authors(tmp_path: Path) -> None:
     state = of_timm("vit_small_patch14_dinov2", depth=1, num_classes=0, img_size=28)()
     torch.save({**state, "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2_vits14.pth")
-    report(tmp_path / "dinov2_vits14.pth", "looks like DINOv2", "as facebook/dinov2-base")
+    assert_reported(tmp_path / "dinov2_vits14.pth", "looks like DINOv2", "as facebook/dinov2-base")
 
 
 def test_nothing_and_half_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"encoder.weight": torch.ones(2)}, path)
-    report(path, "It looks like no model that patchword knows")
+    assert_reported(path, "It looks like no model that patchword knows")
     torch.save({"visual_projection.weight": torch.ones(2, 2)}, path)
-    report(path, "First difference: it has no text_projection.weight.", "whole state dict")
+    assert_reported(path, "First difference: it has no text_projection.weight.", "whole state dict")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -150,9 +153,9 @@ def test_the_usual_names_of_a_format_are_those_of_its_origin(name: str, tmp_path
     writer = "vit-huggingface-vit" if name == "hf_vit" else FORMATS[name]  # not a DeiT
     opened = checkpoints.locate(str(WRITERS[writer](tmp_path / "model").path))
     form = checkpoints.recognise(opened)
-    there = [any(key.startswith(usual) for key in opened.tensors) for usual in form.NAMES]
-    assert there
-    assert sum(there) >= len(there) - 1  # decoders and heads may be left out
+    exists = [any(key.startswith(name) for key in opened.tensors) for name in form.NAMES]
+    assert exists
+    assert exists.count(False) <= 1  # a decoder or a head may be missing
 
 
 def test_a_checkpoint_of_timms_trainer_names_its_architecture(tmp_path: Path) -> None:
@@ -160,8 +163,9 @@ def test_a_checkpoint_of_timms_trainer_names_its_architecture(tmp_path: Path) ->
         state = state_of(tmp_path / f"of {classes}", num_classes=classes)
         path = tmp_path / "last.pth.tar"
         torch.save({"epoch": 1, "arch": "vit_tiny_patch16_224", "state_dict": state}, path)
-        said = '{"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"input_size"'
-        fails(path, "timm's trainer, a vit_tiny_patch16_224, but config.json", said, "save_for_hf")
+        config = '{"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"input_size"'
+        trainer = "timm's trainer, a vit_tiny_patch16_224, but config.json"
+        fails(path, trainer, config, "save_for_hf")
 
 
 def test_several_files_of_timms_saver(tmp_path: Path) -> None:
@@ -176,17 +180,17 @@ def test_a_folder_of_trainers_checkpoints(tmp_path: Path) -> None:
     for step in (500, 1000, 1500, 10000, 9500):
         hf_vit(tmp_path / "out" / f"checkpoint-{step}")
     last = tmp_path / "out" / "checkpoint-10000"
-    said = fails(tmp_path / "out", f"such as the last, {last} (there: checkpoint-500", "1 more)")
-    assert "\n" not in said
+    error = fails(tmp_path / "out", f"such as the last, {last} (there: checkpoint-500", "1 more)")
+    assert "\n" not in error
     assert checkpoints.load(last).config.source == "huggingface"
 
 
 def test_a_distributed_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "pytorch_model_fsdp_0"
     distributed.save({"a": torch.ones(2)}, checkpoint_id=folder)
-    said = (f"{folder} is a checkpoint of torch.distributed.checkpoint", f"dcp_to_torch {folder} ")
+    what, command = "is a checkpoint of torch.distributed.checkpoint", f"dcp_to_torch {folder} "
     for path in (folder, folder.parent, next(folder.glob("*.distcp"))):
-        fails(path, *said)
+        fails(path, f"{folder} {what}", command)
 
 
 def test_an_optimizer_alone(tmp_path: Path) -> None:
@@ -227,6 +231,6 @@ def test_names_that_transformers_has_in_memory(
 
 def test_two_configurations_of_one_folder(tmp_path: Path) -> None:
     folder = hf_vit(tmp_path / "model").path
-    stated = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**stated, "patchword": 2}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "patchword": 2}))
     fails(folder, "is a patchword model and a Hugging Face ViT or DeiT; one must be left")

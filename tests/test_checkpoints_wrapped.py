@@ -1,4 +1,4 @@
-"""Files as trainers leave them: every wrapper, prefix and suffix loads the same weights, or is
+"""Files as trainers save them: every wrapper, prefix and suffix loads the same weights, or is
 refused by name."""
 
 import argparse
@@ -87,8 +87,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return out
 
 
-def run_of(state: State) -> dict[str, Any]:
-    """What stands beside weights: an optimiser's state, arguments, NumPy's numbers."""
+def run_values() -> dict[str, Any]:
+    """What trainers save beside weights: an optimiser's state, arguments, NumPy's numbers."""
     some = nn.Parameter(torch.zeros(2))
     optimiser = torch.optim.AdamW([some])
     some.grad = torch.ones(2)
@@ -107,7 +107,7 @@ def run_of(state: State) -> dict[str, Any]:
 
 WRAPPERS: dict[str, Callable[[State], Any]] = {
     "plain": lambda s: s,
-    "state_dict": lambda s: {"state_dict": s, **run_of(s)},
+    "state_dict": lambda s: {"state_dict": s, **run_values()},
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": torch.tensor(1.0)},
     "parameters": lambda s: {"model": {name: nn.Parameter(x, False) for name, x in s.items()}},
     "model": lambda s: {"model": s, "args": argparse.Namespace(output=None)},
@@ -120,7 +120,7 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
         "loops": {"fit_loop": {"state_dict": {}}}, "hyper_parameters": {"lr": 0.1},
         "callbacks": {"ModelCheckpoint{'monitor': 'x'}": {"best_model_score": torch.tensor(1.0)}},
     },
-    "twice": lambda s: {"model": {"state_dict": s}, **run_of(s)},
+    "twice": lambda s: {"model": {"state_dict": s}, **run_values()},
 }  # fmt: skip
 PREFIXES = (
     "", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.",
@@ -145,13 +145,15 @@ def loaded_as(
 
 
 def cases() -> Iterator[tuple[str, str, str, str]]:
-    """Every wrapper with every prefix for every family, each in one kind of file; and every prefix
-    in every kind of file."""
-    kinds = itertools.cycle(SUFFIXES[:-1])
-    for family, wrapper, prefix in itertools.product(FAMILIES, WRAPPERS, PREFIXES):
-        yield family, wrapper, prefix, next(kinds)
+    """Every pair of a wrapper and a prefix, of a prefix and a suffix, and of a family and a
+    prefix; wrappers and suffixes take turns."""
+    suffixes, wrappers = itertools.cycle(SUFFIXES[:-1]), itertools.cycle(WRAPPERS)
+    for wrapper, prefix in itertools.product(WRAPPERS, PREFIXES):
+        yield "timm vit", wrapper, prefix, next(suffixes)
     for prefix, suffix in itertools.product(PREFIXES, SUFFIXES):
         yield "timm vit", "plain", prefix, suffix
+    for family, prefix in itertools.product(FAMILIES, PREFIXES):
+        yield family, next(wrappers), prefix, next(suffixes)
 
 
 def test_every_wrapper_prefix_suffix_and_family(written: Written) -> None:
@@ -172,7 +174,7 @@ def test_wrappers_of_parts_and_averages(written: Written) -> None:
     network = transformers.CLIPModel(clip_config())
     network.load_state_dict(state)
     assert loaded_as(folder, AveragedModel(network).state_dict(), ".pt") == fingerprint
-    assert loaded_as(folder, {"model": state, **run_of(state)}, ".pt", old=True) == fingerprint
+    assert loaded_as(folder, {"model": state, **run_values()}, ".pt", old=True) == fingerprint
     half = {name: value.half() for name, value in state.items()}
     rounded = {name: value.float() for name, value in half.items()}
     assert loaded_as(folder, half, ".bin") == loaded_as(folder, rounded, ".bin")
@@ -220,13 +222,13 @@ def test_settings_that_are_dicts_of_a_library(
     content = {"model": {"a": torch.ones(1)}, "config": library.CfgNode(TRAIN=inside)}
     torch.save(content, tmp_path / "w.pt")
     monkeypatch.undo()
-    found = wrappers.load(tmp_path / "w.pt", mmap=True)["config"]
-    assert found == {"TRAIN": {"LR": 0.1}}
-    assert type(found) is OrderedDict
+    config = wrappers.load(tmp_path / "w.pt", mmap=True)["config"]
+    assert config == {"TRAIN": {"LR": 0.1}}
+    assert type(config) is OrderedDict
 
 
 @pytest.mark.parametrize(
-    ("tensor", "said"),
+    ("tensor", "message"),
     [
         (torch.ones(2, 2).to_sparse(), "the tensor b is sparse"),
         (torch.ones(2, 2).to_sparse_csr(), "the tensor b is sparse"),
@@ -234,13 +236,15 @@ def test_settings_that_are_dicts_of_a_library(
         (torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8), "b is quantised"),
     ],
 )
-def test_tensors_that_are_no_plain_numbers(tensor: torch.Tensor, said: str, tmp_path: Path) -> None:
+def test_tensors_that_are_no_plain_numbers(
+    tensor: torch.Tensor, message: str, tmp_path: Path
+) -> None:
     torch.save({"a": torch.ones(1), "b": tensor}, tmp_path / "w.pt")
-    fails(tmp_path / "w.pt", said, "to_dense()")
+    fails(tmp_path / "w.pt", message, "to_dense()")
 
 
-def test_what_stands_beside_is_not_made(tmp_path: Path) -> None:
-    torch.save({"model": {"a": torch.ones(1)}, **run_of({})}, tmp_path / "w.pt")
+def test_objects_beside_the_weights_are_not_made(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}, **run_values()}, tmp_path / "w.pt")
     before = torch.serialization.get_safe_globals()
     loaded = wrappers.load(tmp_path / "w.pt", mmap=True)
     paths = (loaded["output"], *loaded["begun"], loaded["random"][1])
@@ -252,7 +256,7 @@ def test_what_stands_beside_is_not_made(tmp_path: Path) -> None:
 
 def test_files_without_weights_say_what_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    for content, said in (
+    for content, message in (
         ({"student": {"a": torch.ones(1)}, "teacher": {}}, "holds 'student', 'teacher'"),
         ({"state_dict": {"a": torch.ones(1), "step": 3}}, "'step', which is a int"),
         ({"a": torch.ones(1), "meta": None}, "it holds tensors and 'meta'"),
@@ -263,7 +267,7 @@ def test_files_without_weights_say_what_they_hold(tmp_path: Path) -> None:
         ({}, "holds nothing"),
     ):
         torch.save(content, path)
-        fails(path, str(path), said)
+        fails(path, str(path), message)
     torch.save({"module": {"a": torch.ones(0), "b": torch.ones(1)}, "ds_version": "1"}, path)
     fails(path, "ZeRO-3", "zero_to_fp32.py")
 
@@ -296,13 +300,13 @@ def test_the_average_is_read_as_timm_reads_it(
     expected = loaded_as(folder, ema, ".pt")
     path = folder / "both.pth.tar"
     torch.save({names[0]: raw, names[1]: ema, "arch": "vit"}, path)
-    theirs = timm.models.load_state_dict(str(path))
-    assert all(torch.equal(value, ema[name]) for name, value in theirs.items())
+    timms = timm.models.load_state_dict(str(path))
+    assert all(torch.equal(value, ema[name]) for name, value in timms.items())
     with pytest.warns(
         CheckpointWarning, match=f"average in '{names[1]}'.*not '{names[0]}'"
-    ) as said:
+    ) as caught:
         model = checkpoints.load(path)
-    assert len(said) == 1
+    assert len(caught) == 1
     assert model.fingerprint == expected
     assert model.config.read_from[0] == (
         f"both.pth.tar ({names[1]}; the moving average; not read: {names[0]})"
@@ -326,13 +330,13 @@ def test_a_set_that_is_not_there(written: Written, tmp_path: Path) -> None:
         checkpoints.load(tmp_path / "w.pt", weights="raw")
 
 
-def test_a_set_under_an_unknown_name_is_told(written: Written) -> None:
+def test_a_set_under_an_unknown_name_is_warned_of(written: Written) -> None:
     folder, state, fingerprint = written["timm vit"]
     with pytest.warns(
         CheckpointWarning, match=r"'state_dict' is read, and not 'teacher': .*"
-    ) as said:
+    ) as caught:
         assert loaded_as(folder, {"state_dict": state, "teacher": state}, ".pt") == fingerprint
-    assert str(said[0].message).endswith('.pt")["teacher"], "teacher.pt")')
+    assert str(caught[0].message).endswith('.pt")["teacher"], "teacher.pt")')
 
     ema = {name: value + 0.01 for name, value in state.items()}
     for key, average, advice in (
@@ -344,8 +348,7 @@ def test_a_set_under_an_unknown_name_is_told(written: Written) -> None:
         ("ema", {f"module.{name}": value for name, value in ema.items()}, "torch.save"),
         ("ema.shadow_params", {"shadow_params": list(ema.values())}, "it has no names; to read it"),
     ):
-        said_so = rf"'model' is read, and not '{key}': .*{advice}"
-        with pytest.warns(CheckpointWarning, match=said_so):
+        with pytest.warns(CheckpointWarning, match=rf"and not '{key}': .*{advice}"):
             assert loaded_as(folder, {"model": state, "ema": average}, ".pt") == fingerprint
     beside = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0, 1]}]}
     with warnings.catch_warnings():

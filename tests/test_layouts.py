@@ -1,4 +1,4 @@
-"""Models inside folders of others' layouts, and from other stores than the Hugging Face hub."""
+"""Models in the layouts of sentence-transformers and diffusers, and from ModelScope and buckets."""
 
 import torchvision_cpu  # noqa: F401  # before everything that imports torchvision
 
@@ -27,22 +27,29 @@ from patchword.cache import of_models
 from patchword.checkpoints import other_hubs
 from patchword.errors import CheckpointError, TokenizerError, UnsupportedError
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-SMALL |= {"num_hidden_layers": 2, "projection_dim": 24}
-SIGHT = {**SMALL, "image_size": 32, "patch_size": 16}
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
+    "num_hidden_layers": 2, "projection_dim": 24,
+}  # fmt: skip
+VISION = {**SMALL, "image_size": 32, "patch_size": 16}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
 @functools.cache
-def reader(**options: str) -> Any:
-    """A thousand of CLIP's tokens: all of them take long to build, and to read."""
+def small_tokenizer(**options: str) -> Any:
+    """A thousand of CLIP's tokens: to build all of them takes long."""
     return clip_tokenizer(1000, **options)
 
 
-def words() -> dict[str, Any]:
-    tokenizer = reader()
-    ids = {name: getattr(tokenizer, name) for name in ("eos_token_id", "bos_token_id")}
-    return {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": ids["eos_token_id"], **ids}
+def text_config() -> dict[str, Any]:
+    tokenizer = small_tokenizer()
+    return {
+        **SMALL,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
 
 
 def processor(mean: float = 0.5) -> Any:
@@ -57,11 +64,13 @@ def processor(mean: float = 0.5) -> Any:
 def clip(tmp_path: Path) -> Path:
     """A CLIP with everything that belongs to it, as transformers saves it."""
     torch.manual_seed(0)
-    config = transformers.CLIPConfig(vision_config=SIGHT, text_config=words(), projection_dim=24)
+    config = transformers.CLIPConfig(
+        vision_config=VISION, text_config=text_config(), projection_dim=24
+    )
     folder = tmp_path / "clip"
     transformers.CLIPModel(config).save_pretrained(folder)
     processor().save_pretrained(folder)
-    reader().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -72,7 +81,7 @@ def clip(tmp_path: Path) -> Path:
 def test_classifiers(tmp_path: Path, kind: str) -> None:
     names = {0: "cat", 1: "dog", 2: "hat"}
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=SIGHT, text_config={**SMALL, "vocab_size": 99}, id2label=names
+        vision_config=VISION, text_config={**SMALL, "vocab_size": 99}, id2label=names
     )
     torch.manual_seed(0)
     network = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
@@ -138,7 +147,7 @@ def test_a_further_module_is_refused_by_name(clip: Path, sentences: Path, name: 
     assert patchword.load(model.name, **model.options).fingerprint == model.fingerprint
 
 
-def test_what_else_sentence_transformers_does(sentences: Path) -> None:
+def test_settings_of_sentence_transformers_that_are_refused(sentences: Path) -> None:
     modules(sentences, ("0_WordEmbeddings", f"{OLD}.WordEmbeddings"))
     with pytest.raises(CheckpointError, match=f"begins with '{OLD}.WordEmbeddings'"):
         patchword.load(sentences)
@@ -166,12 +175,15 @@ def pipeline(tmp_path: Path) -> Path:
     """The folders of a pipeline with two text encoders and an image encoder."""
     folder = tmp_path / "pipeline"
     torch.manual_seed(1)
-    text, sight = transformers.CLIPTextConfig(**words()), transformers.CLIPVisionConfig(**SIGHT)
+    text, vision = (
+        transformers.CLIPTextConfig(**text_config()),
+        transformers.CLIPVisionConfig(**VISION),
+    )
     transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     transformers.CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
-    transformers.CLIPVisionModelWithProjection(sight).save_pretrained(folder / "image_encoder")
-    reader().save_pretrained(folder / "tokenizer")
-    reader(pad_token="!").save_pretrained(folder / "tokenizer_2")
+    transformers.CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
+    small_tokenizer().save_pretrained(folder / "tokenizer")
+    small_tokenizer(pad_token="!").save_pretrained(folder / "tokenizer_2")
     processor(mean=0.25).save_pretrained(folder / "feature_extractor")
     (folder / "unet").mkdir()
     index = {
@@ -246,20 +258,20 @@ def test_subfolders_that_are_not_there(pipeline: Path, clip: Path) -> None:
 def test_a_subfolder_on_the_command_line(
     run: Run, pipeline: Path, clip: Path, tmp_path: Path
 ) -> None:
-    whole = run("info", pipeline)
-    assert whole.code == 2
-    assert "--subfolder: image_encoder (" in " ".join(whole.err.split())
-    (told,) = run("info", pipeline, "--subfolder", "image_encoder", "--json").records
+    refused = run("info", pipeline)
+    assert refused.code == 2
+    assert "--subfolder: image_encoder (" in " ".join(refused.err.split())
+    (info,) = run("info", pipeline, "--subfolder", "image_encoder", "--json").records
     model = patchword.load(pipeline, subfolder="image_encoder")
-    assert told["fingerprint"] == model.fingerprint
-    assert told["read_from"][0] == "image_encoder/model.safetensors"
+    assert info["fingerprint"] == model.fingerprint
+    assert info["read_from"][0] == "image_encoder/model.safetensors"
     photos = Path(__file__).parent.parent / "samples" / "wafers"
     options = ("--model", pipeline, "--subfolder", "image_encoder")
-    made = run("index", photos, "--into", tmp_path / "index", *options)
-    assert made.code == 0, made.err
-    found = run("search", tmp_path / "index", "--image", photos / "edge-chip-1.jpg", "--json")
-    assert found.code == 0, found.err  # the model was opened anew
-    assert found.records[0]["image"].endswith("edge-chip-1.jpg")
+    indexed = run("index", photos, "--into", tmp_path / "index", *options)
+    assert indexed.code == 0, indexed.err
+    search = run("search", tmp_path / "index", "--image", photos / "edge-chip-1.jpg", "--json")
+    assert search.code == 0, search.err  # the model was loaded again
+    assert search.records[0]["image"].endswith("edge-chip-1.jpg")
     both = run("blend", pipeline, clip, "-o", tmp_path / "b", "--subfolder", "image_encoder")
     assert both.code == 2
     assert "--subfolder could apply to" in both.err
@@ -293,27 +305,27 @@ def test_a_bucket(bucket: Any, cache: Path, clip: Path, pipeline: Path, sentence
     assert "model.safetensors" in files
     assert "pytorch_model.bin" not in files
     assert patchword.load("memory://bucket/sentences").fingerprint == expected
-    lone = patchword.load("memory://bucket/clip/model.safetensors")
-    assert lone.fingerprint == expected
-    part = patchword.load("memory://bucket/pipeline", subfolder="text_encoder_2")
-    here = patchword.load(pipeline, subfolder="text_encoder_2")
-    assert part.fingerprint == here.fingerprint
-    assert patchword.load(part.name, **part.options).fingerprint == here.fingerprint
+    file = patchword.load("memory://bucket/clip/model.safetensors")
+    assert file.fingerprint == expected
+    remote = patchword.load("memory://bucket/pipeline", subfolder="text_encoder_2")
+    local = patchword.load(pipeline, subfolder="text_encoder_2")
+    assert remote.fingerprint == local.fingerprint
+    assert patchword.load(remote.name, **remote.options).fingerprint == local.fingerprint
 
 
 def test_a_bucket_is_read_once_until_it_changes(
     bucket: Any, cache: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = patchword.load("memory://bucket/clip").fingerprint
-    (kept,) = cache.iterdir()
+    (first_copy,) = cache.iterdir()
     opened: list[str] = []
     real = type(bucket).open
 
-    def noting(self: Any, path: str, *more: Any, **options: Any) -> Any:
+    def noting_open(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
         opened.append(path)
-        return real(self, path, *more, **options)
+        return real(self, path, *arguments, **options)
 
-    monkeypatch.setattr(type(bucket), "open", noting)
+    monkeypatch.setattr(type(bucket), "open", noting_open)
     assert patchword.load("memory://bucket/clip").fingerprint == first
     assert opened == []
     network = transformers.CLIPModel.from_pretrained(clip)
@@ -321,7 +333,7 @@ def test_a_bucket_is_read_once_until_it_changes(
     network.save_pretrained(clip)
     bucket.put(str(clip / "model.safetensors"), "/bucket/clip/model.safetensors")
     assert patchword.load("memory://bucket/clip").fingerprint != first
-    assert sorted(cache.iterdir()) != [kept]
+    assert sorted(cache.iterdir()) != [first_copy]
 
 
 def test_a_bucket_that_is_cut_short(
@@ -348,13 +360,13 @@ def test_buckets_that_are_not_there(bucket: Any, cache: Path) -> None:
 
 def test_a_bucket_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    told = r's3:// needs s3fs, which is not installed: pip install "patchword\[cloud\]"'
-    with pytest.raises(CheckpointError, match=told):
+    message = r's3:// needs s3fs, which is not installed: pip install "patchword\[cloud\]"'
+    with pytest.raises(CheckpointError, match=message):
         patchword.load("s3://bucket/model")
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         (
             "https://huggingface.co/openai/clip-vit-base-patch32",
@@ -366,8 +378,8 @@ def test_a_bucket_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://example.org/ViT-B-32.pt", r"curl -LO https://example.org/ViT-B-32.pt"),
     ],
 )
-def test_web_addresses_are_refused(address: str, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_web_addresses_are_refused(address: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         patchword.load(address)
 
 
@@ -385,11 +397,11 @@ class ModelScope(types.ModuleType):
         source, target = self.repositories[model_id], self.cache / model_id
         for path in source.rglob("*"):
             name = path.relative_to(source).as_posix()
-            there = target / name
-            wanted = any(fnmatch(name, p) for p in allow_patterns)
-            if path.is_file() and wanted and not there.exists():
-                there.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, there)
+            copy = target / name
+            allowed = any(fnmatch(name, pattern) for pattern in allow_patterns)
+            if path.is_file() and allowed and not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
                 self.sent.append(name)
         return str(target)
 
@@ -414,8 +426,10 @@ def test_modelscope(modelscope: ModelScope, clip: Path, pipeline: Path) -> None:
     assert not {"pytorch_model.bin", "flax_model.msgpack"} & set(modelscope.sent)
     sentences = patchword.load("modelscope:org/sentences")
     assert sentences.fingerprint == model.fingerprint
-    part = patchword.load("modelscope:org/pipeline", subfolder="text_encoder")
-    assert part.fingerprint == patchword.load(pipeline, subfolder="text_encoder").fingerprint
+    text_encoder = patchword.load("modelscope:org/pipeline", subfolder="text_encoder")
+    assert (
+        text_encoder.fingerprint == patchword.load(pipeline, subfolder="text_encoder").fingerprint
+    )
     assert not any("text_encoder_2/model" in name for name in modelscope.sent)
     with pytest.raises(CheckpointError, match="is a pipeline of several models"):
         patchword.load("modelscope:org/pipeline")
@@ -429,8 +443,10 @@ def test_modelscope_that_has_no_such_model(
     ):
         patchword.load("modelscope:org/x")
     monkeypatch.setitem(sys.modules, "modelscope", None)
-    told = r'modelscope:org/x needs modelscope, which is not installed: pip install "patchword\[m'
-    with pytest.raises(CheckpointError, match=told):
+    message = (
+        r'modelscope:org/x needs modelscope, which is not installed: pip install "patchword\[m'
+    )
+    with pytest.raises(CheckpointError, match=message):
         patchword.load("modelscope:org/x")
 
 

@@ -34,7 +34,7 @@ from patchword.bundle import Bundle
 from patchword.checkpoints import open_clip_bert
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import open_clip as format_of_open_clip
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, TokenizerError
 from patchword.images.preprocess import Preprocess
@@ -73,10 +73,10 @@ UNSUPPORTED = {
 
 
 def refused(name: str) -> tuple[str, str] | None:
-    """The option and value for which `name` is not supported."""
-    found = [said for said, names in UNSUPPORTED.items() if re.fullmatch(names, name)]
-    assert len(found) < 2
-    return found[0] if found else None
+    """The option and value for which `name` is not supported; None if it is supported."""
+    options = [option for option, names in UNSUPPORTED.items() if re.fullmatch(names, name)]
+    assert len(options) < 2
+    return options[0] if options else None
 
 
 def smaller(name: str) -> dict[str, Any]:
@@ -106,14 +106,13 @@ def same_features(reference: Reference, model: Bundle) -> None:
     assert_close(model.network.encode_image(pixels), reference.image(pixels))
     ids = reference.ids(SENTENCES)
     assert_close(model.network.encode_text(ids), reference.text(ids))
-    ours = torch.from_numpy(model.tokenizer(SENTENCES, pad_to_context=True))
-    assert torch.equal(ours, ids)
+    assert torch.equal(torch.from_numpy(model.tokenizer(SENTENCES, pad_to_context=True)), ids)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stated", KINDS, ids=[names[0] for names in KINDS.values()])
-def test_every_shipped_model(stated: str, tmp_path: Path) -> None:
-    reference = open_clip_hub(tmp_path / "model", json.loads(stated), {})
+@pytest.mark.parametrize("config_json", KINDS, ids=[names[0] for names in KINDS.values()])
+def test_every_shipped_model(config_json: str, tmp_path: Path) -> None:
+    reference = open_clip_hub(tmp_path / "model", json.loads(config_json), {})
     same_features(reference, checkpoints.load(reference.path))
 
 
@@ -250,7 +249,7 @@ def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "message"),
     [
         ("open_clip clipa", {"text_cfg__pool_type": "argmax"}, "strip_sep_token is True"),
         ("open_clip clipa", {"text_cfg__no_causal_mask": False}, "pool_type is 'last'"),
@@ -280,22 +279,24 @@ def test_fixed_positions_are_those_of_the_paper(tmp_path: Path) -> None:
          "proj_type is linear, but the weights have no text.text_projection"),
     ],
 )  # fmt: skip
-def test_contradictions(name: str, changes: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_contradictions(
+    name: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
     path = MODELS[name](tmp_path / "model").path
     edit_json(path / CONFIG, **{f"model_cfg__{key}": value for key, value in changes.items()})
-    fails(path, "is an open_clip model", said)
+    fails(path, "is an open_clip model", message)
 
 
 @torch.no_grad()
 def test_a_bert_under_the_older_names_of_its_options(tmp_path: Path) -> None:
-    """As microsoft/BiomedCLIP stated it until open_clip 2.21."""
+    """As in microsoft/BiomedCLIP until open_clip 2.21."""
     reference = MODELS["open_clip_custom biomed"](tmp_path / "model")
-    stated = json.loads((reference.path / CONFIG).read_text())["model_cfg"]["text_cfg"]
+    text_cfg = json.loads((reference.path / CONFIG).read_text())["model_cfg"]["text_cfg"]
     for new, old in (("hf_proj_type", "proj"), ("hf_pooler_type", "pooler_type")):
-        stated[old] = stated.pop(new)
-    edit_json(reference.path / CONFIG, model_cfg__text_cfg=stated)
+        text_cfg[old] = text_cfg.pop(new)
+    edit_json(reference.path / CONFIG, model_cfg__text_cfg=text_cfg)
     same_features(reference, checkpoints.load(reference.path))
-    edit_json(reference.path / CONFIG, model_cfg__text_cfg={**stated, "proj": None})
+    edit_json(reference.path / CONFIG, model_cfg__text_cfg={**text_cfg, "proj": None})
     fails(reference.path, "hf_proj_type is None, and patchword computes linear and mlp")
 
 
@@ -307,23 +308,23 @@ def test_a_bert_with_another_models_padding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "layer", "said"),
+    ("name", "width", "layer", "message"),
     [
         ("bert-mini", 384, "intermediate.dense", "is 384 wide: no file says its heads"),  # MiniLM
         ("bert-other", 640, "intermediate.dense", "is 640 wide: no file says its heads"),
         ("distilbert-base", 768, "ffn.lin1", "computes BERT and RoBERTa alone"),
     ],
 )
-def test_berts_that_are_refused(name: str, width: int, layer: str, said: str) -> None:
+def test_berts_that_are_refused(name: str, width: int, layer: str, message: str) -> None:
     part = "text.transformer"
+    text_cfg = {"hf_model_name": name, "hf_pooler_type": "mean_pooler"}
     names = ["embeddings.word_embeddings", "embeddings.position_embeddings"]
     tensors = {
-        f"{part}.{each}.weight": Stored((100, width), lambda: torch.tensor(0.0))
-        for each in (*names, f"encoder.layer.0.{layer}")
+        f"{part}.{name}.weight": LazyTensor((100, width), lambda: torch.tensor(0.0))
+        for name in (*names, f"encoder.layer.0.{layer}")
     }
-    stated = {"hf_model_name": name, "hf_pooler_type": "mean_pooler"}
-    with pytest.raises(CheckpointError, match=said):
-        open_clip_bert.config(ConfigReader("text_cfg", stated), tensors, "text.")
+    with pytest.raises(CheckpointError, match=message):
+        open_clip_bert.config(ConfigReader("text_cfg", text_cfg), tensors, "text.")
 
 
 def test_another_end_token_than_the_tokenizers(tmp_path: Path) -> None:
@@ -334,13 +335,15 @@ def test_another_end_token_than_the_tokenizers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"pad_token": None}, {"padding_side": "left"}])
-def test_padding_must_be_stated_where_it_counts(change: dict[str, object], tmp_path: Path) -> None:
+def test_padding_must_be_stated_if_it_is_attended(
+    change: dict[str, object], tmp_path: Path
+) -> None:
     path = MODELS["open_clip_custom siglip 2"](tmp_path / "model").path
     edit_json(path / TOKENIZER_CONFIG, **change)
     fails(path, "pads texts" if "pad_token" in change else "padding_side is 'left'")
 
 
-def test_siglip_is_read_whole(tmp_path: Path) -> None:
+def test_every_value_of_a_siglip_is_read(tmp_path: Path) -> None:
     config = checkpoints.load(MODELS["open_clip_custom siglip 2"](tmp_path / "model").path).config
     assert (config.score, config.preprocess.resize) == ("sigmoid", "squash")
     assert config.preprocess.interpolation == SIGLIP_IMAGES["interpolation"]
@@ -364,8 +367,8 @@ def test_openai_at_336_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pixels = noise(model.config)
     assert_close(model.network.encode_image(pixels), reference.image(pixels))
     photo = images.open(PHOTOS[0], exact=True)
-    theirs = reference.pixels(Image.fromarray(photo)).numpy()
-    np.testing.assert_allclose(model.preprocess(photo)[0], theirs, rtol=1e-6, atol=1e-6)
+    expected = reference.pixels(Image.fromarray(photo)).numpy()
+    np.testing.assert_allclose(model.preprocess(photo)[0], expected, rtol=1e-6, atol=1e-6)
 
 
 # Variants whose source is a paper, and the model of open_clip with the same numbers.
@@ -391,28 +394,27 @@ NAMED = SAME | {
 def test_variants_are_open_clips(name: str) -> None:
     """Read as a checkpoint is, from the configuration that open_clip ships and its tensors' shapes;
     preprocessed as one of its pretrained models."""
-    stated = open_clip.get_model_config(NAMED[name])
+    model_cfg = open_clip.get_model_config(NAMED[name])
     with torch.device("meta"):
-        network = open_clip.model.CLIP(**stated)
+        network = open_clip.model.CLIP(**model_cfg)
     tensors = {
-        key: Stored(tuple(value.shape), lambda: torch.tensor(0.0))
+        key: LazyTensor(tuple(value.shape), lambda: torch.tensor(0.0))
         for key, value in network.state_dict().items()
     }
     tags = open_clip.list_pretrained_tags_by_model(NAMED[name])
-    kept = ("mean", "std", "interpolation", "resize_mode")
+    keys = ("mean", "std", "interpolation", "resize_mode")
     pretrained = [open_clip.get_pretrained_cfg(NAMED[name], tag) for tag in tags] or [{}]
     padded = {
         TOKENIZER_CONFIG: {"pad_token": "[PAD]"},
         "tokenizer.json": {"added_tokens": [{"content": "[PAD]", "id": 0}]},
     }
-    read = [
-        format_of_open_clip.config(
-            tensors,
-            {CONFIG: {"model_cfg": stated, "preprocess_cfg": {k: tag.get(k) for k in kept}}}
-            | (padded if "hf_tokenizer_name" in stated["text_cfg"] else {}),
-        )
-        for tag in pretrained
-    ]
+    read = []
+    for tag in pretrained:
+        preprocess_cfg = {key: tag.get(key) for key in keys}
+        files = {CONFIG: {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}}
+        if "hf_tokenizer_name" in model_cfg["text_cfg"]:
+            files |= padded
+        read.append(format_of_open_clip.config(tensors, files))
     config = VARIANTS[name].config
     assert (config.vision, config.text) == (read[0].vision, read[0].text)
     assert (config.embed_dim, config.score) == (read[0].embed_dim, read[0].score)
@@ -434,7 +436,7 @@ SIZES = [
 
 @pytest.mark.parametrize("target", [(32, 32), (24, 40), (40, 24), (33, 47)])
 @pytest.mark.parametrize(
-    "stated",
+    "preprocess_cfg",
     [
         {"resize_mode": "shortest", "interpolation": "bilinear"},
         {"resize_mode": "shortest", "interpolation": "bicubic"},
@@ -443,20 +445,25 @@ SIZES = [
         {"resize_mode": "squash", "interpolation": "bilinear"},
     ],
 )
-def test_resize_modes_are_open_clips(stated: dict[str, Any], target: tuple[int, int]) -> None:
-    theirs = image_transform_v2(PreprocessCfg(size=target, **stated), is_train=False)
-    ours = Preprocess(format_of_open_clip._preprocess(ConfigReader(CONFIG, stated), target))
+def test_resize_modes_are_open_clips(
+    preprocess_cfg: dict[str, Any], target: tuple[int, int]
+) -> None:
+    transform = image_transform_v2(PreprocessCfg(size=target, **preprocess_cfg), is_train=False)
+    preprocess = Preprocess(
+        format_of_open_clip._preprocess(ConfigReader(CONFIG, preprocess_cfg), target)
+    )
     for height, width in SIZES:
         image = random_pixels(height, width, 3, seed=height)
-        pixels, geometry = ours(image)
+        pixels, geometry = preprocess(image)
         assert geometry.size == target
-        assert_close(torch.from_numpy(pixels), theirs(Image.fromarray(image)), rtol=0, atol=1e-6)
+        expected = transform(Image.fromarray(image))
+        assert_close(torch.from_numpy(pixels), expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stated", [{"resize_mode": "longest", "fill_color": 9}, {}])
-def test_a_network_of_two_sides(stated: dict[str, Any], tmp_path: Path) -> None:
-    """The size is the network's; what is stated is used by every way in, and by another size."""
+@pytest.mark.parametrize("preprocess_cfg", [{"resize_mode": "longest", "fill_color": 9}, {}])
+def test_a_network_of_two_sides(preprocess_cfg: dict[str, Any], tmp_path: Path) -> None:
+    """The size is the network's. Both loaders use the other values, at another size too."""
     path = MODELS["open_clip worldwide"](tmp_path / "model").path
     before = checkpoints.load(path)
     patch = before.config.vision.patch_size
@@ -465,19 +472,18 @@ def test_a_network_of_two_sides(stated: dict[str, Any], tmp_path: Path) -> None:
     edit_json(
         path / CONFIG,
         model_cfg__vision_cfg__image_size=list(size),
-        preprocess_cfg={**stated, "size": 224},
+        preprocess_cfg={**preprocess_cfg, "size": 224},
     )
     model = checkpoints.load(path)
-    theirs = image_transform_v2(PreprocessCfg(size=size, **stated), is_train=False)
     image = random_pixels(45, 61, 3)
-    wanted = theirs(Image.fromarray(image))
-    assert_close(torch.from_numpy(model.open(image, exact=True)[0]), wanted, rtol=0, atol=1e-6)
+    transform = image_transform_v2(PreprocessCfg(size=size, **preprocess_cfg), is_train=False)
+    expected = transform(Image.fromarray(image))
+    assert_close(torch.from_numpy(model.open(image, exact=True)[0]), expected, rtol=0, atol=1e-6)
     assert model.fingerprint != before.fingerprint
     heat = patchword.load(path).heatmap(image, ["a photo of a cat"])
     assert heat.values.shape == (1, 45, 61)
     assert np.isfinite(heat.values).all()  # nothing of the photo is cropped away
     larger = checkpoints.load(path, image_size=other)
-    wanted = image_transform_v2(PreprocessCfg(size=other, **stated), is_train=False)(
-        Image.fromarray(image)
-    )
-    assert_close(torch.from_numpy(larger.open(image, exact=True)[0]), wanted, rtol=0, atol=1e-6)
+    transform = image_transform_v2(PreprocessCfg(size=other, **preprocess_cfg), is_train=False)
+    expected = transform(Image.fromarray(image))
+    assert_close(torch.from_numpy(larger.open(image, exact=True)[0]), expected, rtol=0, atol=1e-6)

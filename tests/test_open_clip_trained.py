@@ -1,5 +1,5 @@
-"""What open_clip's trainer leaves behind is never taken for OpenAI's: its architecture is stated,
-given, or asked for."""
+"""Checkpoints of open_clip's trainer are not taken for OpenAI's: a file, the run or the user must
+name their architecture."""
 
 import warnings
 from pathlib import Path
@@ -49,38 +49,38 @@ def trained(folder: Path, name: str, quick: bool = False, file: str = "epoch_5.p
     return network
 
 
-def agrees(path: Path, network: Any, **options: Any) -> None:
-    """The loaded model's features are the network's own."""
+def check_features(path: Path, network: Any, **options: Any) -> None:
+    """The loaded model has the features of the network."""
     model = checkpoints.load(path, **options)
     pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     ids = open_clip_tokenizer(size=1000)(["a photo of a cat", "a red bird"])
     with torch.no_grad():
         image, text = network.encode_image(pixels), network.encode_text(ids)
-    ours = torch.from_numpy(model.engine.encode_image(list(pixels.numpy())))
-    assert_close(F.normalize(ours, dim=-1), F.normalize(image, dim=-1))
-    theirs = F.normalize(text, dim=-1)
-    assert_close(torch.from_numpy(model.embed_texts(["a photo of a cat", "a red bird"])), theirs)
+    our_image = torch.from_numpy(model.engine.encode_image(list(pixels.numpy())))
+    our_text = torch.from_numpy(model.embed_texts(["a photo of a cat", "a red bird"]))
+    assert_close(F.normalize(our_image, dim=-1), F.normalize(image, dim=-1))
+    assert_close(our_text, F.normalize(text, dim=-1))
 
 
 def test_the_table_is_open_clips() -> None:
     defaults = {"head_width": 64, "mlp_ratio": 4.0, "patch_size": None}
     for name in open_clip_names.NAMES:
-        for each in (name, name + open_clip_names.QUICK):
-            theirs = get_model_config(each)
-            if theirs is None:  # not every name has a file with QuickGELU
-                assert each != name
+        for variant in (name, name + open_clip_names.QUICK):
+            expected = get_model_config(variant)
+            if expected is None:  # not every name has a file with QuickGELU
+                assert variant != name
                 continue
-            ours = open_clip_names.model_cfg(each)
-            assert ours["quick_gelu"] == theirs.get("quick_gelu", False), each
-            assert ours["embed_dim"] == theirs["embed_dim"], each
-            vision = {**defaults, **theirs["vision_cfg"]}
-            assert {**defaults, **ours["vision_cfg"]} == vision, each
-            text = {"context_length": 77, "vocab_size": 49408, **ours["text_cfg"]}
-            assert text == theirs["text_cfg"], each
+            config = open_clip_names.model_cfg(variant)
+            assert config["quick_gelu"] == expected.get("quick_gelu", False), variant
+            assert config["embed_dim"] == expected["embed_dim"], variant
+            vision = {**defaults, **expected["vision_cfg"]}
+            assert {**defaults, **config["vision_cfg"]} == vision, variant
+            text = {"context_length": 77, "vocab_size": 49408, **config["text_cfg"]}
+            assert text == expected["text_cfg"], variant
 
 
 @pytest.mark.parametrize("name", ["my run", "model_", "2024-model_ViT-B-32"])
-def test_a_run_that_says_nothing_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_run_without_an_architecture_is_refused(name: str, tmp_path: Path) -> None:
     trained(tmp_path, name)
     fails(
         tmp_path / "epoch_5.pt", "a checkpoint of open_clip's trainer", repr(name),
@@ -88,12 +88,12 @@ def test_a_run_that_says_nothing_is_refused(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_the_name_of_the_run_says_it(tiny: None, tmp_path: Path) -> None:
+def test_the_name_of_the_run_names_the_architecture(tiny: None, tmp_path: Path) -> None:
     network = trained(tmp_path, AUTOMATIC)
     with pytest.warns(CheckpointWarning, match='trained as ViT-T-8.*"ViT-T-8-quickgelu"'):
-        agrees(tmp_path / "epoch_5.pt", network)
+        check_features(tmp_path / "epoch_5.pt", network)
     network = trained(tmp_path, AUTOMATIC.replace("T-8", "T-8-quickgelu"), quick=True)
-    agrees(tmp_path / "epoch_5.pt", network)
+    check_features(tmp_path / "epoch_5.pt", network)
 
 
 def run_of(folder: Path, **options: Any) -> Path:
@@ -106,21 +106,21 @@ def run_of(folder: Path, **options: Any) -> Path:
     return checkpoints_
 
 
-def test_the_options_of_the_run_say_it(tiny: None, tmp_path: Path) -> None:
+def test_the_options_of_the_run_name_the_architecture(tiny: None, tmp_path: Path) -> None:
     folder = run_of(tmp_path, force_quick_gelu=True, pretrained="", image_mean=[0.1, 0.2, 0.3])
     network = trained(folder, "my run", quick=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CheckpointWarning)
-        agrees(folder / "epoch_5.pt", network)
+        check_features(folder / "epoch_5.pt", network)
     model = checkpoints.load(folder)
     assert model.config.read_from[-1] == "architecture ViT-T-8-quickgelu, by the run's params.txt"
     assert model.config.preprocess.mean == (0.1, 0.2, 0.3)
-    given = checkpoints.load(folder, architecture="ViT-T-8")
-    assert given.config.vision.activation == "gelu"
-    assert given.config.preprocess.mean == (0.1, 0.2, 0.3)
+    model = checkpoints.load(folder, architecture="ViT-T-8")
+    assert model.config.vision.activation == "gelu"
+    assert model.config.preprocess.mean == (0.1, 0.2, 0.3)
 
 
-def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
+def test_options_that_change_the_architecture(tiny: None, tmp_path: Path) -> None:
     """Another size, SigLIP's loss, and the tag whose weights were of other means."""
     more = {"force_image_size": SIZE // 2, "siglip": True, "image_interpolation": "random"}
     folder = run_of(tmp_path, pretrained="laion2b_s32b_b82k", **more)
@@ -136,7 +136,7 @@ def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "another run"}, "does not say what its activation"),
         ({"pretrained": "openai"}, 'give architecture="ViT-T-8-quickgelu" or'),
@@ -146,12 +146,12 @@ def test_options_that_say_more(tiny: None, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_options_that_do_not_say_it(
-    options: dict[str, Any], said: str, tiny: None, tmp_path: Path
+def test_options_that_do_not_name_the_architecture(
+    options: dict[str, Any], message: str, tiny: None, tmp_path: Path
 ) -> None:
     folder = run_of(tmp_path, **options)
     trained(folder, "my run")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         checkpoints.load(folder)
 
 
@@ -159,7 +159,7 @@ def test_options_that_do_not_say_it(
 def test_the_architecture_is_given(quick: bool, tiny: None, tmp_path: Path) -> None:
     network = trained(tmp_path, "my run", quick)
     name = "ViT-T-8" + open_clip_names.QUICK * quick
-    agrees(tmp_path / "epoch_5.pt", network, architecture=name)
+    check_features(tmp_path / "epoch_5.pt", network, architecture=name)
     model = checkpoints.load(tmp_path, architecture=name)
     assert model.options == {"architecture": name}
     assert model.config.read_from == (
@@ -168,12 +168,12 @@ def test_the_architecture_is_given(quick: bool, tiny: None, tmp_path: Path) -> N
     )  # fmt: skip
 
 
-def test_open_clips_own_file_says_it(tmp_path: Path) -> None:
+def test_open_clips_own_file_names_the_architecture(tmp_path: Path) -> None:
     network = trained(tmp_path, "my run")
     config = {"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}
     network.visual.image_mean, network.visual.image_std = (0.5,) * 3, (0.5,) * 3
     save_config_for_hf(network, tmp_path / "open_clip_config.json", config)
-    agrees(tmp_path / "epoch_5.pt", network)
+    check_features(tmp_path / "epoch_5.pt", network)
     with pytest.raises(CheckpointError, match="needs no architecture"):
         checkpoints.load(tmp_path, architecture="ViT-B-32")
 
@@ -183,22 +183,23 @@ def test_a_lone_file_of_open_clip_is_not_openais(name: str, tmp_path: Path) -> N
     from safetensors.torch import save_file
 
     state = open_clip.CLIP(64, VISION, TEXT).state_dict()
-    torch.save(state, tmp_path / name) if name.endswith("bin") else save_file(
-        state, tmp_path / name
-    )
+    if name.endswith("bin"):
+        torch.save(state, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
     fails(tmp_path / name, "weights of open_clip", 'architecture="ViT-B-32"')
 
 
 def test_an_architecture_that_does_not_fit_or_is_unknown(tmp_path: Path) -> None:
     trained(tmp_path, "my run")
-    for name, *said in (
+    for name, *parts in (
         ("ViT-B-32", "(architecture ViT-B-32, as given)", "embed_dim is 512", "makes it 64"),
         ("ViT-B32", "do you mean ViT-B-32?"),
         ("ViT-L-14-CLIPA", "open_clip.get_model_config('ViT-L-14-CLIPA')"),
     ):
         with pytest.raises(CheckpointError) as caught:
             checkpoints.load(tmp_path, architecture=name)
-        assert all(part in str(caught.value) for part in said), caught.value
+        assert all(part in str(caught.value) for part in parts), caught.value
 
 
 @pytest.mark.parametrize("width", [320, 384, 896, 1280])
@@ -214,6 +215,6 @@ def test_a_state_dict_that_may_be_openais_says_so(tmp_path: Path) -> None:
     network = scramble(open_clip.CLIP(64, vision, TEXT, quick_gelu=True))
     torch.save(network.state_dict(), tmp_path / "w.pt")
     save_clip_tokenizer(tmp_path, 1000)
-    with pytest.warns(CheckpointWarning, match="QuickGELU is taken, as OpenAI's") as said:
-        agrees(tmp_path / "w.pt", network)
-    assert len(said) == 1
+    with pytest.warns(CheckpointWarning, match="QuickGELU is taken, as OpenAI's") as caught:
+        check_features(tmp_path / "w.pt", network)
+    assert len(caught) == 1

@@ -1,4 +1,4 @@
-"""A receipt tells two models apart, and names the stage in which they part."""
+"""A receipt tells two models apart, and names the stage in which they differ."""
 
 import copy
 import json
@@ -23,9 +23,9 @@ from patchword import bundle, checkpoints, models, receipts
 from patchword.bundle import Bundle
 from patchword.config import ModelConfig, TextConfig
 from patchword.errors import PatchwordError
-from patchword.receipts.compare import ATOL, RTOL, _likely
-from patchword.receipts.inputs import CARDS, card, noise, order
-from patchword.receipts.receipt import filled, folded, held
+from patchword.receipts.compare import ATOL, RTOL, _usual_cause
+from patchword.receipts.inputs import CARDS, card, noise, shuffled
+from patchword.receipts.receipt import stages, to_row, tokens_of
 from patchword.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_every_stage_is_in_some_receipt() -> None:
     assert set(receipts.STAGES) <= there
 
 
-# --- mistakes that say nothing --------------------------------------------------------------------
+# --- mistakes without an error --------------------------------------------------------------------
 
 
 def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
@@ -104,7 +104,7 @@ def rebuilt(model: Bundle, config: ModelConfig) -> Bundle:
 
 
 def mistaken(config: TextConfig, **changes: Any) -> TextConfig:
-    """A changed copy, behind the back of the checks that would refuse some mistakes."""
+    """A changed copy, without the checks of a config, which would refuse some mistakes."""
     wrong = copy.copy(config)
     for name, value in changes.items():
         object.__setattr__(wrong, name, value)
@@ -221,20 +221,24 @@ def test_a_mistake_shows_in_its_stage(mistake: str, right: Callable[[str], Bundl
 def test_stages_do_not_hide_each_other(right: Callable[[str], Bundle]) -> None:
     """Pixels, ids and towers are compared by themselves: each is named, in order."""
     wrong = text(activation="gelu")(words(context=60)(pixels(mean=(0.0, 0.0, 0.0))(right(CLIP))))
-    found = receipts.verify(wrong, shipped(CLIP))
-    assert [each.stage for each in found] == ["pixels", "tokens", "text_tower", "pair_logits"]
+    differences = receipts.verify(wrong, shipped(CLIP))
+    assert [difference.stage for difference in differences] == [
+        "pixels",
+        "tokens",
+        "text_tower",
+        "pair_logits",
+    ]
 
 
-def test_another_kind_of_model_has_not_what_the_receipt_has(
+def test_another_kind_of_model_lacks_stages_of_the_receipt(
     right: Callable[[str], Bundle],
 ) -> None:
-    said = {each.stage: each.reason for each in receipts.verify(right(TIMM), shipped(CLIP))}
-    assert (
-        said["text_tower"] == "the receipt is of a model with a text tower, and this one has none"
-    )
-    assert "numbers an input" in said["image_tower"]
-    said = {each.stage: each.reason for each in receipts.verify(right(CLIP), shipped(TIMM))}
-    assert "classes" in said["class_logits"]
+    reasons = {row.stage: row.reason for row in receipts.verify(right(TIMM), shipped(CLIP))}
+    missing = "the receipt is of a model with a text tower, and this one has none"
+    assert reasons["text_tower"] == missing
+    assert "numbers an input" in reasons["image_tower"]
+    reasons = {row.stage: row.reason for row in receipts.verify(right(CLIP), shipped(TIMM))}
+    assert "classes" in reasons["class_logits"]
 
 
 KINDS = [CLIP, SIGLIP, TIMM, MAE, RETRIEVAL, CAPTIONS, "clip-open-clip-resnet-bin"]
@@ -254,8 +258,8 @@ def test_any_model_can_be_held_against_any_receipt(
 
 
 @pytest.mark.parametrize("name", [CLIP, SIGLIP, TIMM, MAE, RETRIEVAL, CAPTIONS])
-def test_of_our_own(name: str, right: Callable[[str], Bundle]) -> None:
-    """It has the stages of the original's, and through a file it still says the same."""
+def test_a_receipt_of_our_own(name: str, right: Callable[[str], Bundle]) -> None:
+    """It has the stages of the original library's receipt, and stays the same through a file."""
     made = receipts.make(right(name))
     assert made["made_by"].startswith("patchword ")
     assert made["fingerprint"] == right(name).fingerprint
@@ -275,7 +279,7 @@ def test_of_the_largest_model_it_stays_small() -> None:
     def rows(count: int, length: int) -> Tensor:
         return torch.from_numpy(generator.normal(size=(count, length)).astype(np.float32))
 
-    made = filled(
+    made = stages(
         False,
         pixels=lambda image: np.zeros((3, 384, 384), np.float32),
         ids=lambda texts: generator.integers(0, 250_000, (len(texts), 512)).tolist(),
@@ -307,12 +311,12 @@ def test_fewer_bits_are_named_as_a_cause(right: Callable[[str], Bundle]) -> None
     model = right(TIMM)
     known = receipts.make(model)
     known["image_tower"] = [tuple(value + 0.1 for value in row) for row in known["image_tower"]]
-    (found,) = receipts.verify(model, known)
+    (difference,) = receipts.verify(model, known)
     coarse: Any = SimpleNamespace(engine=SimpleNamespace(dtype=torch.bfloat16))
-    said = _likely("image_tower", coarse)
-    assert said.startswith("bfloat16, whose numbers need a larger atol")
-    assert said.endswith(found.hint)
-    assert _likely("pixels", coarse) == receipts.STAGES["pixels"]
+    cause = _usual_cause("image_tower", coarse)
+    assert cause.startswith("bfloat16, whose numbers need a larger atol")
+    assert cause.endswith(difference.hint)
+    assert _usual_cause("pixels", coarse) == receipts.STAGES["pixels"]
 
 
 # --- what is fixed --------------------------------------------------------------------------------
@@ -323,7 +327,7 @@ def test_fixed_inputs_are_what_they_were() -> None:
     assert receipts.VERSION == 1
     assert [int(card(*size).astype(np.int64).sum()) for size in CARDS] == [213178839, 189315627]
     assert noise((1, 3), 1).tolist() == [[0.1328125, 0.8984375, -1.8203125]]
-    assert order(6).tolist() == [0, 2, 3, 5, 4, 1]
+    assert shuffled(6).tolist() == [0, 2, 3, 5, 4, 1]
 
 
 def test_cards_show_every_filter_and_crop() -> None:
@@ -333,24 +337,24 @@ def test_cards_show_every_filter_and_crop() -> None:
         assert picture.dtype == np.uint8
         assert [len(np.unique(picture[..., c])) > 200 for c in range(3)] == [True] * 3
         assert np.abs(np.diff(picture.astype(int), axis=1)).max() > 150  # hard edges
-    assert sorted(order(9).tolist()) == list(range(9))
+    assert sorted(shuffled(9).tolist()) == list(range(9))
 
 
 @pytest.mark.parametrize("row", [[1, 2, 3], [1, 2, 2, 2], [5], [7, 7], [1, 2, 0, 0]])
 def test_rows_of_ids_unfold(row: list[int]) -> None:
-    assert folded("", row).whole == row
+    assert tokens_of("", row).padded == row
 
 
 def test_numbers_keep_more_than_the_tolerance() -> None:
     values = np.random.default_rng(1).normal(size=1000).astype(np.float32)
-    assert np.abs(np.array(held(values)) / values - 1).max() < RTOL / 20
+    assert np.abs(np.array(to_row(values)) / values - 1).max() < RTOL / 20
 
 
 # --- what is no receipt ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"receipt": 2}, "upgrade"),
         ({"receipt": None}, "version None"),
@@ -366,8 +370,8 @@ def test_numbers_keep_more_than_the_tolerance() -> None:
         ({"tokens": [{"text": "a", "ids": [1, 2], "pad": 0, "length": 1}]}, "has 2 ids"),
     ],
 )  # fmt: skip
-def test_what_is_no_receipt_is_refused(change: Receipt, said: str) -> None:
-    with pytest.raises(PatchwordError, match=said):
+def test_what_is_no_receipt_is_refused(change: Receipt, message: str) -> None:
+    with pytest.raises(PatchwordError, match=message):
         receipts.parse(shipped(CLIP) | change)
     with pytest.raises(PatchwordError, match="cards"):
         receipts.parse(shipped(CLIP) | {"pixels": shipped(CLIP)["pixels"][:1]})

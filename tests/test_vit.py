@@ -22,10 +22,10 @@ from torch.testing import assert_close
 
 from patchword import checkpoints, images, models
 from patchword.bundle import Bundle
+from patchword.checkpoints.apply_rules import match_rules
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.formats import timm as timm_format
-from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import fit
+from patchword.checkpoints.read import LazyTensor
 from patchword.checkpoints.timm_architectures import ARCHITECTURES
 from patchword.checkpoints.timm_names import vit_config
 from patchword.config import ModelConfig
@@ -407,10 +407,10 @@ def test_every_architecture_of_timm_is_known_or_left_out_for_a_reason() -> None:
     assert all(any(part in name for name in out) for part in LEFT_OUT)
 
 
-def on_meta(network: nn.Module) -> dict[str, Stored]:
+def on_meta(network: nn.Module) -> dict[str, LazyTensor]:
     """Its tensors as a file would have them."""
     state = network.state_dict()
-    return {name: Stored(tuple(value.shape), value.clone) for name, value in state.items()}
+    return {name: LazyTensor(tuple(value.shape), value.clone) for name, value in state.items()}
 
 
 def act(x: Tensor, name: str) -> Tensor:
@@ -431,7 +431,7 @@ def test_timm_architectures(name: str) -> None:
     config = ModelConfig(vision, classes=9)
     network = models.outline(config)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    assert fit(timm_format.rules(config), tensors, shapes, name)
+    assert match_rules(timm_format.rules(config), tensors, shapes, name)
 
     block = theirs.blocks[0]
     pool = getattr(theirs, "attn_pool", None)
@@ -472,4 +472,4 @@ def test_variants_are_timms(name: str) -> None:
     config = replace(config, vision=vision)
     network = models.outline(config)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    assert fit(timm_format.rules(config), on_meta(theirs), shapes, name)
+    assert match_rules(timm_format.rules(config), on_meta(theirs), shapes, name)

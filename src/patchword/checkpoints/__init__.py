@@ -1,7 +1,7 @@
-"""Checkpoints: any of `formats` -> a Bundle, and a Bundle -> our own format.
+"""Loads checkpoints of any of the `formats` as a Bundle, and saves a Bundle in our own format.
 
-No code in a checkpoint is ever run, and a checkpoint is loaded whole or not at all. This is the
-only module that uses both formats and networks.
+No code in a checkpoint is ever run, and a checkpoint is loaded completely or not at all. This is
+the only module that uses both formats and networks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -25,16 +26,19 @@ from patchword.checkpoints import (
     huggingface,
     known_fingerprints,
     layouts,
+    memory_names,
     open_clip_names,
     scope_files,
     training_folders,
     wrappers,
 )
 from patchword.checkpoints.adapter_modules import modules_of
+from patchword.checkpoints.apply_rules import match_rules, read_tensors
 from patchword.checkpoints.formats import FORMATS, openai, own, recognise
-from patchword.checkpoints.read import PROCESSORS, Files, Source
+from patchword.checkpoints.json_files import PROCESSOR_FILES, Files
+from patchword.checkpoints.open_clip_names import KnownArchitecture
+from patchword.checkpoints.read import Checkpoint
 from patchword.checkpoints.resolve import EMBEDDED, locate
-from patchword.checkpoints.rules import assemble, fit
 from patchword.checkpoints.saving import save
 from patchword.config import ModelConfig
 from patchword.engines.device import as_device, as_dtype, check
@@ -53,7 +57,7 @@ from patchword.text.tokenizer import Tokenizer
 __all__ = ["EMBEDDED", "FORMATS", "load", "locate", "modules_of", "recognise", "save"]
 
 
-@torch.inference_mode(False)  # of such weights nothing has gradients, however long a program lives
+@torch.inference_mode(False)  # weights that are made in that mode can never have gradients
 def load(
     source: str | os.PathLike[str],
     *,
@@ -91,94 +95,128 @@ def load(
     TokenizerError for a tokenizer that does not fit; UnsupportedError for an unknown device or
     number type.
     """
-    where, number = as_device(device), as_dtype(dtype)
-    check(where, number)
-    size = None if image_size is None else _sides(image_size)
-    lora = None if adapter is None else _findable(adapter)
-    opened = locate(_named(source), token, subfolder, lora, wrappers.checked(weights))
+    device, dtype = as_device(device), as_dtype(dtype)
+    check(device, dtype)
+    size = None if image_size is None else _height_and_width(image_size)
+    adapter_name = None if adapter is None else _absolute(adapter)
+    wanted = wrappers.checked(weights)
+    opened = locate(_source_name(source), token, subfolder, adapter_name, wanted)
     if weights is None:
         wrappers.warn_of_others(opened.weights.name, opened.entry)
     if Path(opened.name).is_dir():
         training_folders.warn_of_others(opened.weights)
-    words = _words(opened, tokenizer)
-    beside = words.parent if words is not None and words.is_file() else words
+    tokenizer_path = _tokenizer_path(opened, tokenizer)
     known = open_clip_names.architecture_of(opened, architecture)
-    files = Files(opened.folder, beside, _pixels(opened), known and known.files)
-    names = huggingface.as_saved(opened.tensors, files)
-    tensors = {saved: opened.tensors[name] for name, saved in names.items()}
-    opened = replace(opened, files=files, tensors=tensors)
+    opened = _complete(opened, tokenizer_path, known)
     form = recognise(opened)
-    with huggingface.quantised_named(opened.files):
-        config, network = _outlined(form, opened, known.title if known else "")
+    with huggingface.naming_quantisation(opened.files):
+        config, network = _config_and_network(form, opened, known)
     if form is openai:
-        open_clip_names.doubt(opened)
-    read = (_origin(opened, subfolder), *config.read_from)
-    config = replace(config, read_from=(*read, known.title) if known else read)
+        open_clip_names.warn_of_doubt(opened)
+    read_from = [_origin(opened, subfolder), *config.read_from]
+    if known is not None:
+        read_from.append(known.title)
+    config = replace(config, read_from=tuple(read_from))
     if size is not None:
         config = _resized(config, size, opened.name)
     own.check(opened.metadata, opened.files)
-    like, file = network.state_dict(), str(opened.weights)
+    like = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in like.items()}
     what = f"{opened.weights} is {form.TITLE}"
-    with huggingface.quantised_named(opened.files):
-        plan = fit(form.rules(config), opened.tensors, shapes, what)
-    part = texts_alone and bool(config.vision and config.text) and config.blip is None
-    first = {name: rule for name, rule in plan.items() if not part or name.startswith(models.TEXT)}
-    state_of_files = known_fingerprints.identity(opened)
-    with ThreadPoolExecutor(1) as pool:  # copying weights leaves Python's lock to the parser
-        reading = pool.submit(in_threads(lambda at: _tokenizer(at, config)), words)
-        state = dict(assemble(first, opened.tensors, like, where, number, file=file))
-    kind = None if number == torch.float32 else str(number).removeprefix("torch.")
-    given = {"image_size": size and list(size), "subfolder": subfolder, "adapter": lora}
-    given |= {"dtype": kind, "weights": weights, "architecture": architecture}
-    options = {name: value for name, value in given.items() if value is not None}
-    scope = None if size or opened.adapter else scope_files.read(opened.folder)
-    parser = reading.result()
-    fingerprints = known_fingerprints.Known(state_of_files, config, parser, options)
-    digest = fingerprints.found() if part else ""
-    if digest:
+    with huggingface.naming_quantisation(opened.files):
+        plan = match_rules(form.rules(config), opened.tensors, shapes, what)
+    identity = known_fingerprints.identity(opened)  # before the weights are read
+    read = partial(
+        read_tensors,
+        tensors=opened.tensors,
+        like=like,
+        device=device,
+        dtype=dtype,
+        file=str(opened.weights),
+    )
+    two_towers = config.vision is not None and config.text is not None and config.blip is None
+    may_skip_images = texts_alone and two_towers
+    first = plan
+    if may_skip_images:
+        first = {name: rule for name, rule in plan.items() if name.startswith(models.TEXT)}
+    with ThreadPoolExecutor(1) as pool:  # reading weights leaves Python's lock to the parser
+        parse = in_threads(partial(_tokenizer, config=config))
+        parsing = pool.submit(parse, tokenizer_path)
+        state = dict(read(first))
+    parsed_tokenizer = parsing.result()
+    options = {
+        "image_size": None if size is None else list(size),
+        "subfolder": subfolder,
+        "adapter": adapter_name,
+        "dtype": None if dtype == torch.float32 else str(dtype).removeprefix("torch."),
+        "weights": weights,
+        "architecture": architecture,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    cached = known_fingerprints.CachedFingerprint(identity, config, parsed_tokenizer, options)
+    fingerprint = cached.read() if may_skip_images else ""
+    if fingerprint:
         network = models.text_outline(config)
     else:
-        rest = {name: rule for name, rule in plan.items() if name not in first}
-        state |= assemble(rest, opened.tensors, like, where, number, file=file)
+        state |= read({name: rule for name, rule in plan.items() if name not in first})
     network.load_state_dict(state, assign=True)
-    if opened.adapter and config.dense_head and not digest:
-        config = _headless(network, config, opened.name)
-    digest = digest or fingerprints.of(network)
-    return bundle.make(network, config, parser, opened.name, options, scope, digest)
+    if not fingerprint:
+        if opened.adapter is not None and config.dense_head is not None:
+            config = _without_dense_head(network, config, opened.name)
+        fingerprint = cached.of(network)
+    scope = None
+    if size is None and opened.adapter is None:
+        scope = scope_files.read(opened.folder)
+    return bundle.make(network, config, parsed_tokenizer, opened.name, options, scope, fingerprint)
 
 
-def _headless(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:
-    """Take its head for maps from a network that an adapter has changed; the config without it."""
-    network.register_module("dense_head", None)
-    said = (
-        "heatmaps will be less exact than those of the base: the layer that makes its maps (its "
-        "head for maps) fits only its weights without the adapter"
-    )
-    warn(f"{name}: {said}", CheckpointWarning)
-    return replace(config, dense_head=None)
+def _complete(
+    opened: Checkpoint, tokenizer: Path | None, known: KnownArchitecture | None
+) -> Checkpoint:
+    """A checkpoint with the JSON files of other folders, with that of a known architecture, and
+    with the tensor names of transformers' files instead of those in memory."""
+    tokenizer_folder = tokenizer
+    if tokenizer is not None and tokenizer.is_file():
+        tokenizer_folder = tokenizer.parent
+    known_files = None if known is None else known.files
+    files = Files(opened.folder, tokenizer_folder, _processor_folder(opened), known_files)
+    names = memory_names.as_saved(opened.tensors, files)
+    tensors = {saved: opened.tensors[name] for name, saved in names.items()}
+    return replace(opened, files=files, tensors=tensors)
 
 
-def _outlined(form: ModuleType, opened: Source, title: str) -> tuple[ModelConfig, nn.Module]:
+def _config_and_network(
+    form: ModuleType, opened: Checkpoint, known: KnownArchitecture | None
+) -> tuple[ModelConfig, nn.Module]:
     """The config of a checkpoint, with the files that it was read from, and its network on the meta
-    device, without weights.
-
-    title: the architecture that is known without a file, for errors. Raises CheckpointError for a
-    config that contradicts itself or the tensors."""
-    files = opened.files.anew()  # knows what this format reads
+    device, without weights. Raises CheckpointError for a config that contradicts itself or the
+    tensors."""
+    files = opened.files.unread()  # notes which files this format reads
     try:
         config = form.config(opened.tensors, files)
         network = models.outline(config)
     except ConfigError as error:
-        found = f" (from {', '.join(files.parsed)})" if files.parsed else ""
-        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{found}") from error
+        read_from = f" (from {', '.join(files.parsed)})" if files.parsed else ""
+        raise CheckpointError(f"{opened.name} is {form.TITLE}, but {error}{read_from}") from error
     except CheckpointError as error:
-        known = f" ({title})" if title else ""
-        raise CheckpointError(f"{opened.name} is {form.TITLE}{known}, but {error}") from error
+        title = f" ({known.title})" if known else ""
+        raise CheckpointError(f"{opened.name} is {form.TITLE}{title}, but {error}") from error
     return replace(config, read_from=files.parsed), network
 
 
-def _named(source: Any) -> str:
+def _without_dense_head(network: nn.Module, config: ModelConfig, name: str) -> ModelConfig:
+    """Remove the head for maps from a network that an adapter has changed; the config without
+    it."""
+    network.register_module("dense_head", None)
+    warn(
+        f"{name}: heatmaps will be less exact than those of the base: the layer that makes its "
+        "maps (its head for maps) fits only its weights without the adapter",
+        CheckpointWarning,
+    )
+    return replace(config, dense_head=None)
+
+
+def _source_name(source: Any) -> str:
     """The source as a string. Raises CheckpointError for an empty one."""
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise CheckpointError(
@@ -188,18 +226,18 @@ def _named(source: Any) -> str:
     return os.fspath(source)
 
 
-def _sides(size: Any) -> tuple[int, int]:
-    """Pixels, or (H, W), as (H, W). Raises UnsupportedError for anything else."""
+def _height_and_width(size: Any) -> tuple[int, int]:
+    """The option image_size, a number of pixels or (H, W), as (H, W). Raises UnsupportedError for
+    anything else."""
     sides = (size, size) if isinstance(size, Integral) else size
-    if isinstance(sides, Sequence) and len(sides) == 2:
-        height, width = sides
-        if all(isinstance(n, Integral) and not isinstance(n, bool) for n in sides):
-            return int(height), int(width)
+    is_pair = isinstance(sides, Sequence) and len(sides) == 2
+    if is_pair and all(isinstance(n, Integral) and not isinstance(n, bool) for n in sides):
+        return int(sides[0]), int(sides[1])
     raise UnsupportedError(f"image_size is {size!r}; give pixels, 384, or (height, width)")
 
 
 def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConfig:
-    """The config with preprocessing to another size that patches divide."""
+    """The config with preprocessing to another size, which must consist of whole patches."""
     if config.vision is None:
         raise CheckpointError(f"{name} has a text tower only: image_size does not apply")
     preprocess = at_size(config.preprocess, size)
@@ -211,13 +249,13 @@ def _resized(config: ModelConfig, size: tuple[int, int], name: str) -> ModelConf
     return replace(config, preprocess=preprocess)
 
 
-def _findable(adapter: str | os.PathLike[str]) -> str:
-    """The name of an adapter, as an absolute path if it is one."""
+def _absolute(adapter: str | os.PathLike[str]) -> str:
+    """The name of an adapter; if it is a path, an absolute one."""
     path = Path(adapter).expanduser()
     return str(path.resolve()) if path.exists() else os.fspath(adapter)
 
 
-def _origin(opened: Source, subfolder: str | None) -> str:
+def _origin(opened: Checkpoint, subfolder: str | None) -> str:
     """The file that the weights were read from, and the adapter that was merged into them."""
     weights = wrappers.described(opened.weights.name, opened.entry)
     if opened.adapter is None:
@@ -227,28 +265,36 @@ def _origin(opened: Source, subfolder: str | None) -> str:
     return f"{opened.weights.parent / weights}, with the LoRA adapter {opened.adapter} merged"
 
 
-def _words(opened: Source, given: str | os.PathLike[str] | None) -> Path | None:
-    """The path of the tokenizer: as given, else beside the adapter or the weights, else in a
-    diffusion pipeline in the folder of that name: "tokenizer_2" for "text_encoder_2"; None without
-    one."""
+def _tokenizer_path(opened: Checkpoint, given: str | os.PathLike[str] | None) -> Path | None:
+    """The tokenizer's file or folder: the one that the user gave, else the folder of the adapter,
+    of the weights, or, for "text_encoder_2" of a diffusion pipeline, "tokenizer_2"; None if none of
+    them has one."""
     if given is not None:
         return hub.snapshot(Path(given).expanduser())
-    pipeline = layouts.companion_path(opened.folder, layouts.WORDS_OF)
-    places = [opened.adapter and opened.adapter.parent, opened.folder, pipeline]
-    return next((p for p in places if p and p.is_dir() and tokenizer_files.has_tokenizer(p)), None)
+    for folder in _folders(opened, layouts.TOKENIZER_FOLDER):
+        if folder.is_dir() and tokenizer_files.has_tokenizer(folder):
+            return folder
+    return None
 
 
-def _pixels(opened: Source) -> Path | None:
-    """The folder of the image processor's files, if not that of the weights: the adapter's, or the
-    one in a diffusion pipeline."""
-    pipeline = layouts.companion_path(opened.folder, layouts.PIXELS_OF)
-    beside = opened.adapter and opened.adapter.parent
-    places = [p for p in (beside, opened.folder, pipeline) if p]
-    return next((p for p in places if any((p / name).is_file() for name in PROCESSORS)), None)
+def _processor_folder(opened: Checkpoint) -> Path | None:
+    """The folder with the image processor's files: that of the adapter, of the weights, or the one
+    in a diffusion pipeline; None if none of them has one."""
+    for folder in _folders(opened, layouts.PROCESSOR_FOLDER):
+        if any((folder / name).is_file() for name in PROCESSOR_FILES):
+            return folder
+    return None
+
+
+def _folders(opened: Checkpoint, pair: tuple[str, str]) -> list[Path]:
+    """Folders that may hold other files of a checkpoint; pair: of `layouts.companion`."""
+    adapter = None if opened.adapter is None else opened.adapter.parent
+    pipeline = layouts.companion_path(opened.folder, pair)
+    return [folder for folder in (adapter, opened.folder, pipeline) if folder is not None]
 
 
 def _tokenizer(path: Path | None, config: ModelConfig) -> Tokenizer | None:
-    """The tokenizer of that file or folder, for a model with a text tower or decoder."""
+    """The tokenizer in that file or folder, for a model with a text tower or decoder."""
     if config.text_or_decoder is None or path is None:
         return None
     return Tokenizer.from_folder(path, config.text_or_decoder)

@@ -1,4 +1,5 @@
-"""Reads a checkpoint's config values, checks them against its tensors, and notes each default."""
+"""Reads the values of a checkpoint's config, checks them against its tensors, and notes each
+default that was taken for a missing value."""
 
 from __future__ import annotations
 
@@ -6,15 +7,14 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.config import TYPE_NAMES
 from patchword.errors import CheckpointError
 
-CLIP_END = "<|endoftext|>"
 T = TypeVar("T", int, float, str, bool)
-SHOWN = 100  # characters of a value in an error
+MAX_SHOWN = 100  # characters of a value in an error
 
 
 @dataclass
@@ -32,14 +32,15 @@ class ConfigReader:
         if not isinstance(self.values, Mapping):
             raise CheckpointError(f"{self.where} is {_short(self.values)}, not an object")
 
-    def part(self, key: str) -> ConfigReader:
-        """The object under `key`; an empty one when there is none."""
+    def section(self, key: str) -> ConfigReader:
+        """The object under `key`; an empty one if there is none."""
         return ConfigReader(f"{self.where}, {key}", self.values.get(key) or {}, self.assumed)
 
     def get(self, key: str, default: T, name: str, why: str) -> T:
         """The value under `key`, of the type of `default`.
 
-        Where it is missing or null: `default`, noted as config value `name` with `why`.
+        If it is missing or null: `default`, noted as assumed for the config value `name`, for the
+        reason `why`.
         """
         if self.values.get(key) is None:
             self.assume(name, default, why)
@@ -47,87 +48,89 @@ class ConfigReader:
         return self._typed(key, type(default))
 
     def optional(self, key: str, default: T) -> T:
-        """The value under `key`, or `default` where the format defines that for a missing key."""
+        """The value under `key`, or `default` if the format itself defines that for a missing
+        key: nothing is noted."""
         return default if self.values.get(key) is None else self._typed(key, type(default))
 
     def assume(self, name: str, value: object, why: str) -> None:
-        """Note that config value `name` is `value` though no file says so."""
+        """Note that config value `name` is `value`, though no file states it."""
         self.assumed[name] = f"{value}: not stated; {why}"
 
-    def choice(
-        self, key: str, choices: Mapping[Any, str], default: str, name: str, why: str
-    ) -> Any:
-        """The entry of `choices` for the value under `key`; where that is missing, `default`, noted
-        as in `get`."""
-        value = self.values.get(key)
-        if value is None:
-            self.assume(name, default, why)
-            return default
+    def lookup(self, key: str, choices: Mapping[Any, str]) -> Any:
+        """The entry of `choices` for the value under `key`, which must be there."""
+        value = self.values[key]
         if isinstance(value, (list, dict)) or value not in choices:
             known = ", ".join(map(repr, choices))
             self.fail(key, f"which patchword does not compute; it knows {known}")
         return choices[value]
 
-    def size(self, key: str, tensors: Mapping[str, Stored], tensor: str, axis: int = 0) -> int:
+    def choice(
+        self, key: str, choices: Mapping[Any, str], default: str, name: str, why: str
+    ) -> Any:
+        """`lookup`; if the value is missing, `default`, noted as in `get`."""
+        if self.values.get(key) is None:
+            self.assume(name, default, why)
+            return default
+        return self.lookup(key, choices)
+
+    def size(self, key: str, tensors: Mapping[str, LazyTensor], tensor: str, axis: int = 0) -> int:
         """A dimension, from the value under `key` and from `axis` of the shape of `tensor`.
 
-        Raises CheckpointError when the two disagree, or both are missing.
+        Raises CheckpointError if the two disagree, or both are missing.
         """
         shape = tensors[tensor].shape if tensor in tensors else ()
-        found = shape[axis] if -len(shape) <= axis < len(shape) else None
+        actual = shape[axis] if -len(shape) <= axis < len(shape) else None
         if self.values.get(key) is None:
-            if found is None:
+            if actual is None:
                 raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")
-            return found
+            return actual
         value = self._typed(key, int)
-        if found is not None and value != found:
-            self.fail(key, f"but {tensor} is {shape}, which makes it {found}")
+        if actual is not None and value != actual:
+            self.fail(key, f"but {tensor} is {shape}, which makes it {actual}")
         return value
 
-    def depth(self, key: str, keys: Collection[str], prefix: str) -> int:
-        """A number of layers, from the value under `key` and from the tensor names under `prefix`.
-
-        Raises CheckpointError when the two disagree.
-        """
-        found = depth(keys, prefix)
-        if self.values.get(key) is not None and self._typed(key, int) != found:
-            self.fail(key, f"but the weights have {found} layers ({prefix}*)")
-        return found
+    def depth(self, key: str, names: Collection[str], prefix: str) -> int:
+        """A number of layers, from the value under `key` and from the tensor names that begin with
+        `prefix`. Raises CheckpointError if the two disagree."""
+        actual = depth(names, prefix)
+        if self.values.get(key) is not None and self._typed(key, int) != actual:
+            self.fail(key, f"but the weights have {actual} layers ({prefix}*)")
+        return actual
 
     def heads(self, width: int, key: str, default: int, name: str, why: str) -> int:
-        """A number of heads, which must divide the width."""
+        """A number of attention heads, which must divide the width."""
         heads = self.get(key, default, name, why)
         if heads < 1 or width % heads:
             self.fail(key, f"which does not divide the width {width}", heads)
         return heads
 
-    def grid(
+    def image_size(
         self,
         key: str,
-        tensors: Mapping[str, Stored],
-        tensor: str,
+        tensors: Mapping[str, LazyTensor],
+        positions: str,
         patch: int,
-        extra: int = 1,
+        prefix: int = 1,
     ) -> tuple[int, int]:
         """An image size (H, W) in pixels, from the value under `key`, one number or two, and from
         the number of learned positions.
 
-        tensor: the positions (..., N, D), `extra` of them not of patches. Where the value is
-        missing, the grid is square. Raises CheckpointError when the two disagree, or both are
-        missing.
+        positions: their tensor (..., N, D), the first `prefix` of them not for patches. If the
+        value is missing, the grid is square. Raises CheckpointError if the two disagree, or both
+        are missing.
         """
-        shape = tensors[tensor].shape if tensor in tensors else ()
-        count = shape[-2] - extra if len(shape) > 1 else None
+        shape = tensors[positions].shape if positions in tensors else ()
+        count = shape[-2] - prefix if len(shape) > 1 else None
         if self.values.get(key) is None:
             if count is None:
-                raise CheckpointError(f"neither {self.where} states {key} nor is there {tensor}")
+                raise CheckpointError(f"neither {self.where} states {key} nor is there {positions}")
             side = math.isqrt(max(count, 0))
             if side * side != count:
-                self.fail(key, f"and {tensor} {shape} makes no square grid", "not stated")
+                self.fail(key, f"and {positions} {shape} makes no square grid", "not stated")
             return side * patch, side * patch
         height, width = self.pair(key)
         if count is not None and (height // patch) * (width // patch) != count:
-            self.fail(key, f"but {tensor} is {shape}, at patches of {patch} pixels")
+            self.fail(key, f"but {positions} is {shape}, at patches of {patch} pixels")
         return height, width
 
     def pair(self, key: str) -> tuple[int, int]:
@@ -138,7 +141,7 @@ class ConfigReader:
             self.fail(key, "not one or two whole numbers of pixels")
         return both[0], both[1]
 
-    def triple(
+    def rgb(
         self, key: str, default: tuple[float, float, float], name: str, why: str
     ) -> tuple[float, float, float]:
         """Three numbers, for red, green and blue."""
@@ -146,23 +149,23 @@ class ConfigReader:
         if value is None:
             self.assume(name, default, why)
             return default
-        three = [_float(v) for v in value] if isinstance(value, (list, tuple)) else []
-        if len(three) != 3 or None in three:
+        numbers = [_float(v) for v in value] if isinstance(value, (list, tuple)) else []
+        if len(numbers) != 3 or None in numbers:
             self.fail(key, "not three numbers")
-        return tuple(three)  # type: ignore[return-value]  # of three, none of them None
+        return tuple(numbers)  # type: ignore[return-value]  # of three, none of them None
 
-    def only(self, known: Collection[str], neutral: Mapping[str, Any]) -> None:
-        """Raise CheckpointError for a key that changes what is computed, and is not understood.
+    def refuse_others(self, known: Collection[str], neutral: Mapping[str, Any]) -> None:
+        """Raise CheckpointError for a key that is not supported: it may change the computation.
 
-        known: keys that are read or do not matter. neutral: keys that may be there with this value
-        (or null), which changes nothing.
+        known: keys that are read or do not matter. neutral: keys that change nothing if they have
+        this value, or null.
         """
         for key, value in self.values.items():
             if key not in known and not (key in neutral and value in (None, neutral[key])):
                 self.fail(key, "which patchword does not support")
 
     def fail(self, key: str, reason: str, value: object = None) -> NoReturn:
-        """Raise CheckpointError naming `key` and its value, or the `value` given."""
+        """Raise CheckpointError that names `key` and its value in the file, or `value`."""
         shown = _short(self.values.get(key)) if value is None else value
         raise CheckpointError(f"{self.where} says {key} is {shown}, {reason}")
 
@@ -177,26 +180,28 @@ class ConfigReader:
 
 def _short(value: object) -> str:
     """A value as an error shows it."""
-    shown = repr(value)
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _float(value: Any) -> float | None:
-    """A number as a float; None for what is no number, or a whole one that no float can hold."""
+    """A number as a float; None for anything else, and for an integer that no float can hold."""
     try:
         return float(value) if type(value) in (int, float) else None
     except OverflowError:
         return None
 
 
-def depth(keys: Collection[str], prefix: str) -> int:
-    """How many layers are numbered under `prefix`, which ends before the number."""
-    number = re.compile(rf"{re.escape(prefix)}(\d+)\.")
-    return 1 + max((int(m[1]) for key in keys if (m := number.match(key))), default=-1)
+def depth(names: Collection[str], prefix: str) -> int:
+    """The number of layers: `prefix` is what comes before the layer's number in tensor names."""
+    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    matches = [pattern.match(name) for name in names]
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
-def shape_of(tensors: Mapping[str, Stored], name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a tensor from which a size is read. Raises CheckpointError without it."""
+def shape_of(tensors: Mapping[str, LazyTensor], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor. Raises CheckpointError if it is missing or has not `rank`
+    dimensions."""
     if name not in tensors:
         raise CheckpointError(f"it has no {name}")
     if len(tensors[name].shape) != rank:
@@ -204,84 +209,12 @@ def shape_of(tensors: Mapping[str, Stored], name: str, rank: int) -> tuple[int, 
     return tensors[name].shape
 
 
-def scale_limit(tensors: Mapping[str, Stored]) -> float:
+def scale_limit(tensors: Mapping[str, LazyTensor]) -> float:
     """100, as in CLIP's paper, or the checkpoint's own scale if it was trained without a limit.
 
     The original libraries clamp the scale in training only.
     """
     stored = tensors.get("logit_scale")
-    value = stored.read() if stored and stored.shape in ((), (1,)) else None
-    return max(100.0, math.exp(float(value))) if value is not None else 100.0
-
-
-def end_of(files: Mapping[str, Any], vocab_size: int) -> tuple[int, Literal["end", "highest"]]:
-    """The end token of texts that are pooled at their highest id, and the kind of pooling.
-
-    The end token is CLIP's, the last of its vocabulary; if tokens were added to the tokenizer after
-    it, a text with one of them is pooled there. Without a tokenizer, the last id is the end token.
-    """
-    ids = vocabulary(files)
-    last = max(ids.values(), default=vocab_size - 1)
-    end = special_id(files, "eos_token")
-    if end is None:
-        end = ids.get(CLIP_END, last)
-    return end, "end" if end == last else "highest"
-
-
-def special_word(files: Mapping[str, Any], name: str) -> tuple[str | None, str]:
-    """The token that the tokenizer's files call `name`, such as "pad_token", and the file that says
-    so; (None, "") when none does.
-
-    As transformers reads them: special_tokens_map.json comes before tokenizer_config.json, unless
-    the latter lists its special tokens itself ("added_tokens_decoder").
-    """
-    order = ["special_tokens_map.json", "tokenizer_config.json"]
-    whole = files.get(order[1])
-    if isinstance(whole, dict) and whole.get("added_tokens_decoder"):
-        order = order[1:]
-    for file in order:
-        content = files.get(file)
-        token = content.get(name) if isinstance(content, dict) else None
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            return token, file
-    return None, ""
-
-
-def special_id(files: Mapping[str, Any], name: str) -> int | None:
-    """The id of that token; None when the checkpoint's files do not name it."""
-    word, _ = special_word(files, name)
-    return None if word is None else vocabulary(files).get(word)
-
-
-def vocabulary(files: Mapping[str, Any]) -> dict[str, int]:
-    """Ids by token of tokenizer.json, of any kind, else of vocab.json and what was added to it;
-    empty without either."""
-    whole, listed = files.get("tokenizer.json"), files.get("vocab.json")
-    added: Any = ()
-    if isinstance(whole, dict):
-        model, added = whole.get("model"), whole.get("added_tokens")
-        listed = model.get("vocab") if isinstance(model, dict) else None
-    elif isinstance(listed, dict):
-        added = _beside(files)
-    if isinstance(listed, list):  # unigrams: pieces with their scores, in the order of their ids
-        rows = ((row, i) for i, row in enumerate(listed) if isinstance(row, list) and row)
-        listed = {row[0]: i for row, i in rows if isinstance(row[0], str)}
-    ids = {**listed} if isinstance(listed, dict) else {}
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and isinstance(token.get("content"), str):
-            ids[token["content"]] = token.get("id")
-    return {k: i for k, i in ids.items() if isinstance(k, str) and type(i) is int}
-
-
-def _beside(files: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The tokens that the files beside a vocab.json add to it, as a tokenizer.json lists them."""
-    options, more = files.get("tokenizer_config.json"), files.get("added_tokens.json")
-    listed = options.get("added_tokens_decoder") if isinstance(options, dict) else None
-    found: list[dict[str, Any]] = []
-    for token, id_ in more.items() if isinstance(more, dict) else ():
-        found.append({"content": token, "id": id_})
-    for id_, token in listed.items() if isinstance(listed, dict) else ():
-        if isinstance(token, dict) and id_.isdecimal():
-            found.append({"content": token.get("content"), "id": int(id_)})
-    return found
+    if stored is None or stored.shape not in ((), (1,)):
+        return 100.0
+    return max(100.0, math.exp(float(stored.read())))

@@ -2,70 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from patchword.checkpoints import layouts
-from patchword.checkpoints.read import SUFFIXES, WEIGHTS
+from patchword.checkpoints.json_files import RemoteFiles
+from patchword.checkpoints.weight_files import SUFFIXES, USUAL_NAMES
 from patchword.errors import CheckpointError
 
 ID = re.compile(r"[\w.-]+/[\w.-]+")
-MARKS = (*WEIGHTS, layouts.MODULES, layouts.PIPELINE, layouts.ADAPTER)  # of an earlier download
+# A repository that was downloaded earlier has at least one of these files.
+DOWNLOADED = (*USUAL_NAMES, layouts.MODULES, layouts.PIPELINE, layouts.ADAPTER_CONFIG)
 
-TIMEOUT = 10  # seconds until the hub counts as out of reach
+TIMEOUT = 10  # seconds until the hub counts as unreachable
 
 
 def is_id(source: str) -> bool:
     """Whether `source` looks like "organisation/name", not like a path."""
-    return (
-        bool(ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIXES)
-    )
+    if source.startswith(".") or source.endswith(SUFFIXES):
+        return False
+    return ID.fullmatch(source) is not None
 
 
 def snapshot(path: Path) -> Path:
-    """Of a repository's folder in the hub's cache, models--organisation--name, the revision that
-    its branch main was at, or the only one there; any other path itself. Raises CheckpointError
-    where there is no such revision."""
+    """For a repository's folder in the hub's cache, models--organisation--name, the folder of a
+    revision: that of its branch main, or the only one. Any other path is returned as it is. Raises
+    CheckpointError if there is no such revision."""
     if not path.resolve().name.startswith("models--") or not (path / "snapshots").is_dir():
         return path
-    there = sorted(each for each in (path / "snapshots").iterdir() if each.is_dir())
+    revisions = sorted(child for child in (path / "snapshots").iterdir() if child.is_dir())
+    candidates = revisions
     main = path / "refs" / "main"
-    wanted = main.read_text(encoding="utf-8").strip() if main.is_file() else None
-    found = there if wanted is None else [each for each in there if each.name == wanted]
-    if len(found) != 1:
-        paths = ", ".join(map(str, there)) or "none is there"
+    if main.is_file():
+        commit = main.read_text(encoding="utf-8").strip()
+        candidates = [revision for revision in revisions if revision.name == commit]
+    if len(candidates) != 1:
+        paths = ", ".join(map(str, revisions)) or "none is there"
         raise CheckpointError(
             f"{path} is a folder of the hub's cache: give one of its revisions: {paths}"
         )
-    return found[0]
-
-
-class Listed(Mapping[str, Any]):
-    """The JSON files of a remote repository, each fetched when it is read.
-
-    names: of all its files. fetch: downloads one and returns its path.
-    """
-
-    def __init__(self, names: Sequence[str], fetch: Callable[[str], str | Path]) -> None:
-        self.names, self.fetch = names, fetch
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.names or not name.endswith(".json"):
-            raise KeyError(name)
-        path = Path(self.fetch(name))
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} is not readable JSON: {error}") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self.names if name.endswith(".json"))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    return candidates[0]
 
 
 def fetch(
@@ -87,12 +63,13 @@ def fetch(
         info = hub.model_info(repository, token=token, timeout=TIMEOUT, revision=revision)
         names = [file.rfilename for file in info.siblings or ()]
 
-        def one(name: str) -> str:
+        def download(name: str) -> str:
             return hub.hf_hub_download(repository, name, token=token, revision=revision)
 
-        wanted = layouts.wanted(names, Listed(names, one), f"{repository} on the hub", subfolder)
+        configs = RemoteFiles(names, download)
+        needed = layouts.needed_files(names, configs, f"{repository} on the hub", subfolder)
         return Path(
-            hub.snapshot_download(repository, allow_patterns=wanted, token=token, revision=revision)
+            hub.snapshot_download(repository, allow_patterns=needed, token=token, revision=revision)
         )
     except errors.GatedRepoError as error:
         raise CheckpointError(
@@ -120,11 +97,12 @@ def fetch(
 
 
 def _cached(repository: str, subfolder: str | None, revision: str | None) -> Path | None:
-    """The folder of an earlier download, if its weights are in it."""
+    """The folder of an earlier download; None if there is none."""
     import huggingface_hub as hub
 
-    start = f"{subfolder.strip('/')}/" if subfolder else ""
-    for name in (start + mark for mark in MARKS):
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    for file in DOWNLOADED:
+        name = prefix + file
         path = hub.try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(path, str):
             return Path(path).parents[name.count("/")]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import ConfigReader
-from patchword.checkpoints.rules import Drop, Fuse, Rename, Rule, Unsqueeze
+from patchword.checkpoints.json_files import json_object
+from patchword.checkpoints.rules import (
+    Drop,
+    ReadingRule,
+    Rename,
+    Rule,
+    Unsqueeze,
+    ZerosIfMissing,
+    fuse_layers,
+    rename_layer,
+)
 from patchword.config import ModelConfig
 from patchword.errors import CheckpointError
 
@@ -24,75 +33,31 @@ ACTIVATIONS = {  # transformers.activations.ACT2FN
     "gelu_python_tanh": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-# What transformers 5 calls in memory, and in its state_dict(), otherwise than in its files.
-OUT_IN_MEMORY = {"attention.o_proj.": "attention.output.dense."}
-PARTS_IN_MEMORY = {
-    **OUT_IN_MEMORY,
-    "mlp.fc1.": "intermediate.dense.",
-    "mlp.fc2.": "output.dense.",
-}
-SWIN_IN_MEMORY = {
-    "attention.q_proj.": "attention.self.query.",
-    "attention.k_proj.": "attention.self.key.",
-    "attention.v_proj.": "attention.self.value.",
-    "attention.relative_position_bias.": "attention.self.",
-    **PARTS_IN_MEMORY,
-}
-QKV_IN_MEMORY = {
-    "attention.q_proj.": "attention.attention.query.",
-    "attention.k_proj.": "attention.attention.key.",
-    "attention.v_proj.": "attention.attention.value.",
-}
-VIT_IN_MEMORY = QKV_IN_MEMORY | PARTS_IN_MEMORY
-DINOV2_IN_MEMORY = QKV_IN_MEMORY | OUT_IN_MEMORY
-IN_MEMORY = {"vit": VIT_IN_MEMORY, "deit": VIT_IN_MEMORY, "vit_mae": VIT_IN_MEMORY}
-IN_MEMORY |= {"swin": SWIN_IN_MEMORY}
-IN_MEMORY |= {"dinov2": DINOV2_IN_MEMORY, "dinov2_with_registers": DINOV2_IN_MEMORY}
-LAYER_IN_MEMORY = re.compile(r"(^|\.)layers\.(\d+)\.")
 LAYERS = "encoder.layers."  # of CLIP and SigLIP
 
-# `ModelConfig.source` of a classifier that was saved without its head (num_labels 0): its tower
-# carries the prefix that a tower alone does not.
+# `ModelConfig.source` of a classifier that was saved without its head (num_labels 0): its tensor
+# names have the prefix of a classifier's, and those of a tower alone have not.
 HEADLESS = "huggingface, a classifier without head"
 
 
-def as_saved(names: Collection[str], files: Mapping[str, Any]) -> dict[str, str]:
-    """Each name of a ViT, DeiT, MAE, Swin or DINOv2, and what `save_pretrained` calls it:
-    accelerate, DeepSpeed and Lightning write the state dict, with the names of transformers 5 in
-    memory."""
-    kind = model_type(files)
-    parts = IN_MEMORY.get(kind, {})
-    if not parts or not any(".attention.k_proj." in name for name in names):
-        return {name: name for name in names}
-    saved = {}
-    for name in names:
-        found = name if kind == "swin" else LAYER_IN_MEMORY.sub(r"\1encoder.layer.\2.", name)
-        for part, other in parts.items():
-            found = found.replace(f".{part}", f".{other}")
-        saved[name] = found
-    return saved
-
-
 def model_type(files: Mapping[str, Any]) -> str:
-    """ "model_type" of config.json, "" where there is none."""
-    content = files.get(CONFIG_FILE)
-    return str(content.get("model_type", "")) if isinstance(content, dict) else ""
+    """The model_type of config.json; "" without one."""
+    return str(json_object(files, CONFIG_FILE).get("model_type", ""))
 
 
 @contextmanager
-def quantised_named(files: Mapping[str, Any]) -> Iterator[None]:
-    """Names the quantisation that config.json states in a CheckpointError that is raised
-    meanwhile: quantised weights have other shapes, and more tensors."""
+def naming_quantisation(files: Mapping[str, Any]) -> Iterator[None]:
+    """In this context, a CheckpointError also names the quantisation that config.json states.
+    Quantised weights have other shapes, and more tensors, so that they do not fit."""
     try:
         yield
     except CheckpointError as error:
-        content = files.get(CONFIG_FILE)
-        stated = content.get("quantization_config") if isinstance(content, dict) else None
-        if not isinstance(stated, dict):
+        quantisation = json_object(files, CONFIG_FILE).get("quantization_config")
+        if not isinstance(quantisation, dict):
             raise
         raise CheckpointError(
             f"{error}\n  {CONFIG_FILE} says that the weights are quantised, by "
-            f"{stated.get('quant_method')!r}: in transformers, dequantize() the model and "
+            f"{quantisation.get('quant_method')!r}: in transformers, dequantize() the model and "
             "save_pretrained() it again"
         ) from error
 
@@ -109,86 +74,95 @@ def config_file(files: Mapping[str, Any], *types: str) -> ConfigReader:
 
 
 def tower(reader: ConfigReader, key: str) -> ConfigReader:
-    """The object of one tower. In old files it is also under `key`_dict, which is then used."""
-    return reader.part(f"{key}_dict" if reader.values.get(f"{key}_dict") is not None else key)
+    """The object of one tower. Old files also have one under `key`_dict, which comes first."""
+    if reader.values.get(f"{key}_dict") is not None:
+        return reader.section(f"{key}_dict")
+    return reader.section(key)
 
 
-def prefixed(config: ModelConfig) -> bool:
-    """Whether the tensors of an image tower carry the prefix that they have in a classifier."""
+def has_prefix(config: ModelConfig) -> bool:
+    """Whether the tensor names of an image tower have the prefix of a classifier's."""
     return config.classes > 0 or config.source == HEADLESS
 
 
 def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
-    """Names of the classes from id2label; none when they are not as many, or only numbered."""
-    names = reader.values.get("id2label")
-    if not isinstance(names, dict) or len(names) != classes:
+    """Names of the classes from id2label; none if their number is another, or they are the default
+    names, LABEL_0, LABEL_1 and so on."""
+    id2label = reader.values.get("id2label")
+    if not isinstance(id2label, dict) or len(id2label) != classes:
         return ()
-    words = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
-    return () if words == tuple(f"LABEL_{i}" for i in range(classes)) else words
+    defaults = tuple(f"LABEL_{i}" for i in range(classes))
+    names = tuple(str(id2label.get(str(i), default)) for i, default in enumerate(defaults))
+    return () if names == defaults else names
 
 
 def check_qkv_bias(reader: ConfigReader, names: Collection[str], query: str) -> None:
-    """Raise CheckpointError where "qkv_bias" contradicts whether there is the bias `query`."""
+    """Raise CheckpointError if "qkv_bias" contradicts whether there is a tensor `query`, a bias."""
     if reader.optional("qkv_bias", True) != (query in names):
         has = "a" if query in names else "no"
         reader.fail("qkv_bias", f"but the weights have {has} {query}")
 
 
 def class_score(reader: ConfigReader, classes: int) -> Literal["softmax", "sigmoid"]:
-    """How a classifier's outputs become probabilities, as in transformers' pipeline. Raises
-    CheckpointError for one that gives no classes but numbers."""
-    kind = reader.optional("problem_type", "")
-    if classes and kind == "regression":
+    """The function from a classifier's outputs to probabilities, as in transformers' pipeline.
+    Raises CheckpointError for a regression, whose outputs are numbers and not classes."""
+    problem = reader.optional("problem_type", "")
+    if not classes:
+        return "softmax"
+    if problem == "regression":
         reader.fail("problem_type", "whose outputs are no classes, and patchword knows no others")
-    several = kind == "multi_label_classification" or classes == 1
-    return "sigmoid" if classes and several else "softmax"
+    if problem == "multi_label_classification" or classes == 1:
+        return "sigmoid"
+    return "softmax"
 
 
-def layer(theirs: str, ours: str, kind: str) -> Iterator[Rule]:
-    """One Transformer block of CLIP or SigLIP; kind: "weight" or "bias"."""
-    qkv = tuple(f"{theirs}.self_attn.{part}_proj.{kind}" for part in "qkv")
-    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
-    yield Rename(f"{theirs}.self_attn.out_proj.{kind}", f"{ours}.attn.proj.{kind}")
-    yield Rename(f"{theirs}.layer_norm1.{kind}", f"{ours}.norm1.{kind}")
-    yield Rename(f"{theirs}.layer_norm2.{kind}", f"{ours}.norm2.{kind}")
-    yield Rename(f"{theirs}.mlp.fc1.{kind}", f"{ours}.mlp.fc1.{kind}")
-    yield Rename(f"{theirs}.mlp.fc2.{kind}", f"{ours}.mlp.fc2.{kind}")
+def layer(source: str, target: str) -> Iterator[Rule]:
+    """One Transformer block of CLIP or SigLIP."""
+    qkv = [f"{source}.self_attn.{part}_proj" for part in "qkv"]
+    yield from fuse_layers(qkv, f"{target}.attn.qkv")
+    yield from rename_layer(f"{source}.self_attn.out_proj", f"{target}.attn.proj")
+    yield from rename_layer(f"{source}.layer_norm1", f"{target}.norm1")
+    yield from rename_layer(f"{source}.layer_norm2", f"{target}.norm2")
+    yield from rename_layer(f"{source}.mlp.fc1", f"{target}.mlp.fc1")
+    yield from rename_layer(f"{source}.mlp.fc2", f"{target}.mlp.fc2")
 
 
-def text_tower(part: str, depth: int) -> Iterator[Rule]:
-    """The text tower of CLIP or SigLIP without its head; part: the prefix of its names."""
-    yield Rename(f"{part}embeddings.token_embedding.weight", "text.token_embed.weight")
-    yield Unsqueeze(f"{part}embeddings.position_embedding.weight", "text.pos_embed")
-    yield position_ids(part)
-    for kind in ("weight", "bias"):
-        yield Rename(f"{part}final_layer_norm.{kind}", f"text.norm.{kind}")
-        for i in range(depth):
-            yield from layer(f"{part}{LAYERS}{i}", f"text.blocks.{i}", kind)
+def text_tower(prefix: str, depth: int) -> Iterator[Rule]:
+    """The text tower of CLIP or SigLIP without its head; prefix: of its tensor names."""
+    yield Rename(f"{prefix}embeddings.token_embedding.weight", "text.token_embed.weight")
+    yield Unsqueeze(f"{prefix}embeddings.position_embedding.weight", "text.pos_embed")
+    yield drop_position_ids(prefix)
+    yield from rename_layer(f"{prefix}final_layer_norm", "text.norm")
+    for i in range(depth):
+        yield from layer(f"{prefix}{LAYERS}{i}", f"text.blocks.{i}")
 
 
-def position_ids(part: str) -> Drop:
-    """What files of older versions of transformers have in a tower."""
-    return Drop(f"{part}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+def drop_position_ids(prefix: str) -> Drop:
+    """A tensor that files of older versions of transformers have in a tower."""
+    return Drop(f"{prefix}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
 
 
-def vit_attention(
-    theirs: str, ours: str, kind: str, inner: str = "attention"
-) -> Iterator[Fuse | Rename]:
-    """The attention of one Transformer block of ViT, DeiT, MAE or DINOv2; kind, inner: as for
-    `vit_layer`."""
-    attention = f"{theirs}.attention"
-    qkv = tuple(f"{attention}.{inner}.{part}.{kind}" for part in ("query", "key", "value"))
-    yield Fuse(qkv, f"{ours}.attn.qkv.{kind}")
-    yield Rename(f"{attention}.output.dense.{kind}", f"{ours}.attn.proj.{kind}")
+def vit_attention(source: str, target: str, inner: str = "attention") -> Iterator[ReadingRule]:
+    """The attention of one Transformer block of ViT, DeiT, MAE, DINOv2 or Swin.
+
+    inner: the module of queries, keys and values, in Swin "self".
+    """
+    qkv = [f"{source}.attention.{inner}.{part}" for part in ("query", "key", "value")]
+    yield from fuse_layers(qkv, f"{target}.attn.qkv")
+    yield from rename_layer(f"{source}.attention.output.dense", f"{target}.attn.proj")
 
 
-def vit_layer(
-    theirs: str, ours: str, kind: str, inner: str = "attention"
-) -> Iterator[Fuse | Rename]:
-    """One Transformer block of ViT, DeiT or MAE, and with `inner` "self" of Swin; kind: "weight" or
-    "bias"."""
-    yield from vit_attention(theirs, ours, kind, inner)
-    yield Rename(f"{theirs}.layernorm_before.{kind}", f"{ours}.norm1.{kind}")
-    yield Rename(f"{theirs}.layernorm_after.{kind}", f"{ours}.norm2.{kind}")
-    yield Rename(f"{theirs}.intermediate.dense.{kind}", f"{ours}.mlp.fc1.{kind}")
-    yield Rename(f"{theirs}.output.dense.{kind}", f"{ours}.mlp.fc2.{kind}")
+def vit_layer(source: str, target: str, inner: str = "attention") -> Iterator[ReadingRule]:
+    """One Transformer block of ViT, DeiT, MAE or Swin; inner: as for `vit_attention`."""
+    yield from vit_attention(source, target, inner)
+    yield from rename_layer(f"{source}.layernorm_before", f"{target}.norm1")
+    yield from rename_layer(f"{source}.layernorm_after", f"{target}.norm2")
+    yield from rename_layer(f"{source}.intermediate.dense", f"{target}.mlp.fc1")
+    yield from rename_layer(f"{source}.output.dense", f"{target}.mlp.fc2")
+
+
+def may_lack_qkv_bias(rules: Iterable[ReadingRule]) -> Iterator[Rule]:
+    """The same rules for blocks whose queries, keys and values may have no bias ("qkv_bias" is
+    false)."""
+    for rule in rules:
+        yield ZerosIfMissing(rule) if rule.target.endswith(".attn.qkv.bias") else rule

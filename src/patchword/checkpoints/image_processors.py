@@ -1,16 +1,17 @@
-"""The image processors of Hugging Face's transformers, as their files and classes state them.
+"""The image processors of Hugging Face's transformers, from their files and their code.
 
-Each format says which one its models have where no file names one.
+A format names the processor of its models, for checkpoints in which no file names one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from patchword.checkpoints.config_reader import ConfigReader
 from patchword.checkpoints.huggingface import CONFIG_FILE
+from patchword.checkpoints.json_files import json_object
 from patchword.config import PreprocessConfig
 from patchword.errors import CheckpointWarning, warn
 
@@ -20,10 +21,10 @@ HALF = (0.5, 0.5, 0.5)  # mean, and std, of most image processors
 
 @dataclass(frozen=True)
 class Processor:
-    """An image processor class of transformers and the defaults of its code.
+    """An image processor class of transformers, with the defaults of its code.
 
-    square: a size that is one number is both sides, not the shorter one. size: pixels; None stands
-    for the network's.
+    square: a size of one number is that of both sides, else of the shorter side. size: in pixels;
+    None: the network's.
     """
 
     name: str
@@ -35,21 +36,23 @@ class Processor:
     size: int | None = None
 
     @property
-    def default(self) -> str:
-        """Where its defaults come from, for `ModelConfig.assumed`."""
+    def why(self) -> str:
+        """Why a default is taken, for `ModelConfig.assumed`."""
         return f"transformers' {self.name} default"
 
 
 CLIP = Processor("CLIPImageProcessor")
 CHINESE_CLIP = Processor("ChineseCLIPImageProcessor")
 BIT = Processor("BitImageProcessor")
-BLIP = Processor("BlipImageProcessor", True, False)
-SIGLIP = Processor("SiglipImageProcessor", True, False, "bicubic", HALF, HALF)
-VIT = Processor("ViTImageProcessor", True, False, "bilinear", HALF, HALF)
-DEIT = Processor("DeiTImageProcessor", True, True, "bicubic", HALF, HALF, 256)
-FIXED = {p.name: p for p in (CLIP, CHINESE_CLIP, BIT, BLIP, SIGLIP, VIT, DEIT)}
-SIGLIP2 = Processor("Siglip2ImageProcessor", True, False, "bilinear", HALF, HALF)
-IN_PATCHES = {SIGLIP2.name: SIGLIP2}
+BLIP = Processor("BlipImageProcessor", square=True, crop=False)
+SIGLIP = Processor("SiglipImageProcessor", square=True, crop=False, mean=HALF, std=HALF)
+VIT = Processor(
+    "ViTImageProcessor", square=True, crop=False, interpolation="bilinear", mean=HALF, std=HALF
+)
+DEIT = Processor("DeiTImageProcessor", square=True, mean=HALF, std=HALF, size=256)
+SIGLIP2 = Processor(
+    "Siglip2ImageProcessor", square=True, crop=False, interpolation="bilinear", mean=HALF, std=HALF
+)
 
 
 def preprocess(
@@ -59,27 +62,32 @@ def preprocess(
     processor: Processor,
     any_size: bool = False,
 ) -> PreprocessConfig:
-    """preprocessor_config.json, or processor_config.json as transformers 5 writes it.
+    """The preprocessing, from preprocessor_config.json or, as transformers 5 writes it,
+    processor_config.json.
 
-    processor: of models of this kind, where no file names another one. any_size: the network takes
-    photos of other sizes than `image_size` as well.
+    processor: if no file names another one. any_size: the network takes photos of other sizes than
+    `image_size` as well.
     """
-    reader = _image_processor(files, assumed)
-    processor = _named(reader, files, processor, FIXED)
-    sides = image_size if processor.size is None else (processor.size, processor.size)
-    square = processor.square or sides[0] != sides[1]
-    size = _sides(reader, "size", sides if square else sides[0])
+    reader = _processor_reader(files, assumed)
+    known = (CLIP, CHINESE_CLIP, BIT, BLIP, SIGLIP, VIT, DEIT)
+    processor = _stated_processor(reader, files, processor, known)
     if not reader.optional("do_resize", True):
         reader.fail("do_resize", "but without resizing photos of different sizes make no batch")
-    squash = isinstance(size, tuple)
-    crop: int | tuple[int, int] = size
+    sides = image_size if processor.size is None else (processor.size, processor.size)
+    square = processor.square or sides[0] != sides[1]
+    size = _size(reader, "size", sides if square else sides[0])
+    crop = size
     if reader.optional("do_center_crop", processor.crop):
-        crop = _sides(reader, "crop_size", image_size)
-    elif not squash:
+        crop = _size(reader, "crop_size", image_size)
+    elif isinstance(size, int):
         reader.fail("do_center_crop", "so that the network would get photos of different shapes")
-    final = crop if isinstance(crop, tuple) else (crop, crop)
-    resize: Literal["shortest", "square", "squash"] = "squash" if squash else "shortest"
-    if isinstance(size, tuple) and size != final:
+    final = (crop, crop) if isinstance(crop, int) else crop
+    resize: Literal["shortest", "square", "squash"]
+    if isinstance(size, int):
+        resize = "shortest"
+    elif size == final:
+        resize = "squash"
+    else:
         if size[0] != size[1] or final[0] != final[1]:
             reader.fail("crop_size", f"a crop from photos squashed to {size}: not supported")
         resize = "square"
@@ -88,92 +96,97 @@ def preprocess(
     return PreprocessConfig(
         size=final,
         resize=resize,
-        resize_to=min(size) if isinstance(size, tuple) else size,
+        resize_to=size if isinstance(size, int) else min(size),
         interpolation=_interpolation(reader, processor),
         crop_rounding="floor",
-        **_levels(reader, processor),
+        **_normalisation(reader, processor),
     )
 
 
-def in_patches(
+def preprocess_in_patches(
     files: Mapping[str, Any],
     image_size: tuple[int, int],
     patch_size: int,
     assumed: dict[str, str],
 ) -> PreprocessConfig:
-    """The same for a processor that keeps each image's shape: at most `max_num_patches` patches."""
-    reader = _image_processor(files, assumed)
-    processor = _named(reader, files, SIGLIP2, IN_PATCHES)
+    """The preprocessing of a processor that keeps the shape of each image, which has at most
+    `max_num_patches` patches."""
+    reader = _processor_reader(files, assumed)
+    processor = _stated_processor(reader, files, SIGLIP2, (SIGLIP2,))
     if not reader.optional("do_resize", True):
         reader.fail("do_resize", "so that the network would get photos of parts of patches")
-    default = processor.default
     stated_patch = reader.get("patch_size", patch_size, "preprocess.patch_size", "the network's")
     if stated_patch != patch_size:
         reader.fail("patch_size", f"but the network's are of {patch_size} pixels")
-    most = reader.get("max_num_patches", 256, "preprocess.max_patches", default)
-    if most < 1:
+    max_patches = reader.get("max_num_patches", 256, "preprocess.max_patches", processor.why)
+    if max_patches < 1:
         reader.fail("max_num_patches", "which leaves no patches")
     return PreprocessConfig(
         size=image_size,
         resize="patches",
         resize_to=min(image_size),
         interpolation=_interpolation(reader, processor),
-        max_patches=most,
+        max_patches=max_patches,
         patch_size=patch_size,
-        **_levels(reader, processor),
+        **_normalisation(reader, processor),
     )
 
 
-def _image_processor(files: Mapping[str, Any], assumed: dict[str, str]) -> ConfigReader:
-    """The content of the image processor's file, of transformers 4 or 5. Where there are both,
-    that of 5 counts if an image processor is in it, as in transformers."""
-    whole = ConfigReader("processor_config.json", files.get("processor_config.json", {}), assumed)
-    if whole.values.get("image_processor") is None and "preprocessor_config.json" in files:
+def _processor_reader(files: Mapping[str, Any], assumed: dict[str, str]) -> ConfigReader:
+    """The content of the image processor's file. Like transformers, it takes that of version 5
+    before that of version 4, if an image processor is in it."""
+    newer = ConfigReader("processor_config.json", files.get("processor_config.json", {}), assumed)
+    if newer.values.get("image_processor") is None and "preprocessor_config.json" in files:
         return ConfigReader("preprocessor_config.json", files["preprocessor_config.json"], assumed)
-    return whole.part("image_processor")
+    return newer.section("image_processor")
 
 
-def _named(
+def _stated_processor(
     reader: ConfigReader,
     files: Mapping[str, Any],
-    usual: Processor,
-    known: Mapping[str, Processor],
+    default: Processor,
+    known: Iterable[Processor],
 ) -> Processor:
-    """The image processor that the file names, or an old one as a feature extractor, or
-    config.json does, as in transformers' AutoImageProcessor; else the usual one. One that is not
-    among the `known` is told in a CheckpointWarning, and read as the usual one."""
-    config = files.get(CONFIG_FILE)
-    both = (reader.values, config if isinstance(config, dict) else {})
-    stated = both[0].get("image_processor_type") or both[0].get("feature_extractor_type")
-    stated = stated or both[1].get("image_processor_type")
+    """The image processor that its file or config.json names, as in transformers'
+    AutoImageProcessor; else the default. Warns of one that is not known, and returns the default
+    for it."""
+    stated = (
+        reader.values.get("image_processor_type")
+        or reader.values.get("feature_extractor_type")  # in old files
+        or json_object(files, CONFIG_FILE).get("image_processor_type")
+    )
     if not isinstance(stated, str):
-        return usual
+        return default
     name = stated.replace("FeatureExtractor", "ImageProcessor")
     name = name.removesuffix("Fast").removesuffix("Pil")
-    if name not in known:
-        warn(
-            f"{reader.where} is for {stated}, which patchword does not compute: photos are "
-            f"prepared as by {usual.name} with the values of that file, and answers may differ "
-            "from transformers'",
-            CheckpointWarning,
-        )
-    return known.get(name, usual)
+    for processor in known:
+        if processor.name == name:
+            return processor
+    warn(
+        f"{reader.where} is for {stated}, which patchword does not compute: photos are "
+        f"prepared as by {default.name} with the values of that file, and answers may differ "
+        "from transformers'",
+        CheckpointWarning,
+    )
+    return default
 
 
-def _sides(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
-    """A size: the shortest side, or (H, W). Written {"shortest_edge": 224}, {"height": 224,
-    "width": 224}, [224, 224] for the same, or, in old files, 224: a square where the default is
-    (H, W)."""
+def _size(reader: ConfigReader, key: str, default: int | tuple[int, int]) -> int | tuple[int, int]:
+    """A size in pixels: the shorter side, or (H, W).
+
+    Files write {"shortest_edge": 224}; {"height": 224, "width": 224} or [224, 224]; or, in old
+    files, 224, which is of the kind of the default.
+    """
     value = reader.values.get(key)
     if value is None:
         reader.assume(f"preprocess.{key}", default, "the size that the network takes")
         return default
     if isinstance(value, dict):
-        part = reader.part(key)
+        section = reader.section(key)
         if set(value) == {"shortest_edge"}:
-            return part.pair("shortest_edge")[0]
+            return section.pair("shortest_edge")[0]
         if set(value) == {"height", "width"}:
-            return part.pair("height")[0], part.pair("width")[0]
+            return section.pair("height")[0], section.pair("width")[0]
     if isinstance(value, list) and len(value) == 2:
         return reader.pair(key)
     if type(value) is not int:
@@ -189,17 +202,16 @@ def _interpolation(
         RESAMPLE,
         processor.interpolation,
         "preprocess.interpolation",
-        processor.default,
+        processor.why,
     )
 
 
-def _levels(reader: ConfigReader, processor: Processor) -> dict[str, Any]:
-    """Rescaling and normalising."""
-    why = processor.default
-    out: dict[str, Any] = {"rescale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+def _normalisation(reader: ConfigReader, processor: Processor) -> dict[str, Any]:
+    """The fields rescale, mean and std of a `PreprocessConfig`."""
+    rescale, mean, std = 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if reader.optional("do_rescale", True):
-        out["rescale"] = reader.optional("rescale_factor", 1 / 255)
+        rescale = reader.optional("rescale_factor", 1 / 255)
     if reader.optional("do_normalize", True):
-        out["mean"] = reader.triple("image_mean", processor.mean, "preprocess.mean", why)
-        out["std"] = reader.triple("image_std", processor.std, "preprocess.std", why)
-    return out
+        mean = reader.rgb("image_mean", processor.mean, "preprocess.mean", processor.why)
+        std = reader.rgb("image_std", processor.std, "preprocess.std", processor.why)
+    return {"rescale": rescale, "mean": mean, "std": std}

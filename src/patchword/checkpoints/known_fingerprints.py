@@ -1,9 +1,8 @@
-"""Fingerprints of large checkpoints, computed once: hashing ViT-B/32 takes a third of a second, an
+"""A cache of the fingerprints of large checkpoints: hashing ViT-B/32 takes a third of a second, an
 eighth of the time to a first answer.
 
-They are kept by what is known of the files without reading them, so that a file that is written
-again, moved or exchanged is hashed again. A cache is a convenience: where it cannot be read or
-written, the fingerprint is computed.
+Its keys are the paths, sizes and times of the files: a file that was written again, moved or
+exchanged is hashed again. If the cache cannot be read or written, the fingerprint is computed.
 """
 
 from __future__ import annotations
@@ -20,24 +19,31 @@ from torch import nn
 
 from patchword import cache
 from patchword.atomic_write import write
-from patchword.checkpoints.layouts import ADAPTER
-from patchword.checkpoints.read import Source, may_be_weights
+from patchword.checkpoints.layouts import ADAPTER_CONFIG
+from patchword.checkpoints.read import Checkpoint
+from patchword.checkpoints.weight_files import may_be_weights
 from patchword.config import ModelConfig
 from patchword.fingerprint import described, fingerprint
 from patchword.text.tokenizer import Tokenizer
 
-LEAST = 64 << 20  # bytes of weights; fewer are hashed sooner than a file is looked up
+MIN_BYTES = 64 << 20  # of weights; hashing fewer is as fast as reading the cache
 
 
-def identity(opened: Source) -> str:
-    """What is known of a checkpoint's files of weights without reading them; empty for a small one.
-    Taken before they are read, so that one that changes meanwhile is not known by it."""
+def identity(opened: Checkpoint) -> str:
+    """Paths, sizes and times of the files of weights; "" for a small checkpoint.
+
+    To be called before the weights are read: a file that changes while it is read gets another
+    identity.
+    """
     folder = opened.weights.parent
-    paths = {opened.weights, *(path for path in folder.iterdir() if may_be_weights(path.name))}
+    paths = {path for path in folder.iterdir() if may_be_weights(path.name)} | {opened.weights}
     if opened.adapter is not None:
-        paths |= {opened.adapter, opened.adapter.with_name(ADAPTER)}  # which states its scale
+        paths |= {
+            opened.adapter,
+            opened.adapter.with_name(ADAPTER_CONFIG),
+        }  # which states its scale
     states = {path: path.stat() for path in sorted(paths) if path.exists()}  # no dangling links
-    if sum(state.st_size for state in states.values()) < LEAST:
+    if sum(state.st_size for state in states.values()) < MIN_BYTES:
         return ""
     return repr(
         [
@@ -47,9 +53,11 @@ def identity(opened: Source) -> str:
     )
 
 
-class Known:
-    """What is known of one checkpoint. files: its `identity`; options: those of `load` that change
-    weights."""
+class CachedFingerprint:
+    """The fingerprint of one checkpoint.
+
+    files: its `identity`. options: those of `load` that change weights.
+    """
 
     def __init__(
         self,
@@ -65,17 +73,17 @@ class Known:
             key.update(repr((version("patchword"), files, sorted(options.items()))).encode())
             self._path = cache.folder() / "fingerprints" / key.hexdigest()[:32]
 
-    def found(self) -> str:
-        """Its fingerprint, which needs no weights; empty where it was not computed before."""
+    def read(self) -> str:
+        """The fingerprint in the cache; "" if it is not there."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = self._path.read_text(encoding="ascii") if self._path else ""
             return text if re.fullmatch(r"\d+-[0-9a-f]{16}", text) else ""
         return ""
 
     def of(self, network: nn.Module) -> str:
-        """Its fingerprint, of the loaded network where it has to be computed."""
-        if found := self.found():
-            return found
+        """The fingerprint in the cache, else that of the loaded network, which is then stored."""
+        if cached := self.read():
+            return cached
         digest = fingerprint(network, self._config, self._tokenizer)
         with contextlib.suppress(OSError):
             if self._path:

@@ -1,7 +1,8 @@
 """open_clip's architectures by name, for checkpoints of its trainer without open_clip_config.json.
 
-Their tensors have OpenAI's names, and do not show activation and heads, which change every output.
-Numbers are those of open_clip/model_configs; names are the names of its files."""
+The tensors do not show the activation and the heads, which change every output. Names and numbers
+are those of the files in open_clip/model_configs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from patchword.checkpoints import open_clip_runs
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.formats.open_clip import CONFIG_FILE
 from patchword.checkpoints.open_clip_runs import QUICK
-from patchword.checkpoints.read import Source
+from patchword.checkpoints.read import Checkpoint
 from patchword.errors import CheckpointError, CheckpointWarning, warn
 from patchword.options import nearest
 
@@ -55,88 +56,103 @@ RESNETS = {
 NAMES = (*VITS, *RESNETS)
 
 
-class Known(NamedTuple):
-    """An architecture that is known without a file: in words, and as open_clip_config.json."""
+class KnownArchitecture(NamedTuple):
+    """An architecture that no file states: its description, and the content of the missing file."""
 
     title: str
-    files: dict[str, Any]
+    files: dict[str, Any]  # open_clip_config.json
 
 
-def architecture_of(opened: Source, given: str | None) -> Known | None:
-    """The architecture of weights of open_clip's without open_clip_config.json; None for others.
+def architecture_of(opened: Checkpoint, name: str | None) -> KnownArchitecture | None:
+    """The architecture of weights of open_clip without open_clip_config.json; None for others.
 
-    given: its name. Weights that may be OpenAI's or open_clip's count as OpenAI's; see `doubt`.
-    Raises CheckpointError for weights of open_clip's that nobody names the architecture of, for an
-    unknown name, and for one that is not asked for.
+    name: as the user gave it. Weights that may be OpenAI's or open_clip's count as OpenAI's; see
+    `warn_of_doubt`. Raises CheckpointError for weights of open_clip whose architecture is nowhere
+    named, for an unknown name, and for a name that is not needed.
     """
-    names = opened.tensors
-    clip = openai.layout(names) or any(key.startswith("text.") for key in names)
-    if CONFIG_FILE in opened.files or not (clip and any(n.startswith("visual.") for n in names)):
-        if given is not None:
+    tensors = opened.tensors
+    has_original_names = openai.has_original_names(tensors)
+    has_text = has_original_names or any(tensor.startswith("text.") for tensor in tensors)
+    is_clip = has_text and any(tensor.startswith("visual.") for tensor in tensors)
+    if CONFIG_FILE in opened.files or not is_clip:
+        if name is not None:
             raise CheckpointError(
                 f"{opened.name} needs no architecture: it is for weights of open_clip without "
-                f"{CONFIG_FILE}; leave out {given!r}"
+                f"{CONFIG_FILE}; leave out {name!r}"
             )
         return None
-    run = opened.entry.metadata.get("name") if opened.entry.name == "state_dict" else None
-    options = None if run is None else open_clip_runs.options(opened.weights, run)
-    if given is not None:
-        return _known(given, "as given", options)
-    if run is None and openai.layout(names) and not opened.weights.name.startswith("open_clip_"):
-        return None
-    found = None if run is None else open_clip_runs.architecture(opened.weights, run, options)
-    if found is not None:
-        says = f"by the run's {open_clip_runs.FILE}" if options else "by the name of its run"
-        return _known(found, says, options)
-    what = "a checkpoint of open_clip's trainer" if run is not None else "weights of open_clip"
-    called = f" (its run is called {run!r})" if run else ""
-    file = "" if run is None else f", its {open_clip_runs.FILE} in the folder above"
+    run, options = None, None
+    if opened.entry.name == "state_dict":
+        run = opened.entry.metadata.get("name")
+    if run is not None:
+        options = open_clip_runs.options(opened.weights, run)
+    if name is not None:
+        return _known(name, "as given", options)
+    if run is None:
+        if has_original_names and not opened.weights.name.startswith("open_clip_"):
+            return None
+        what, file = "weights of open_clip", ""
+    else:
+        run_name = open_clip_runs.architecture(opened.weights, run, options)
+        if run_name is not None:
+            why = f"by the run's {open_clip_runs.FILE}" if options else "by the name of its run"
+            return _known(run_name, why, options)
+        what = "a checkpoint of open_clip's trainer"
+        if run:
+            what += f" (its run is called {run!r})"
+        file = f", its {open_clip_runs.FILE} in the folder above"
     raise CheckpointError(
-        f"{opened.weights} is {what}{called}, which does not say what its activation and heads "
+        f"{opened.weights} is {what}, which does not say what its activation and heads "
         f'are: give the name that it was trained as, architecture="ViT-B-32" '
         f"(--architecture), or put {CONFIG_FILE} beside it{file}"
     )
 
 
-def _known(name: str, why: str, options: Mapping[str, Any] | None) -> Known:
-    """An architecture by its name, and what the options of its run change of it."""
-    file = open_clip_runs.configured(model_cfg(name, f", {why},"), options or {})
-    return Known(f"architecture {name}, {why}", {CONFIG_FILE: file})
+def _known(name: str, why: str, options: Mapping[str, Any] | None) -> KnownArchitecture:
+    """The architecture of that name, changed by the options of its run."""
+    file = open_clip_runs.config_file(model_cfg(name, f", {why},"), options or {})
+    return KnownArchitecture(f"architecture {name}, {why}", {CONFIG_FILE: file})
 
 
 def model_cfg(name: str, why: str = "") -> dict[str, Any]:
-    """An architecture as open_clip's own file of that name describes it.
+    """The content of open_clip's own file of that name.
 
     why: where the name is from, for errors. Raises CheckpointError for a name that is not in the
     tables above.
     """
-    plain = name.replace("/", "-").removesuffix(QUICK)
-    config: dict[str, Any] = {"quick_gelu": name.endswith(QUICK)}
+    plain, quick_gelu = name.replace("/", "-").removesuffix(QUICK), name.endswith(QUICK)
+    vision: dict[str, Any]
     if plain in VITS:
         pixels, patch, width, layers, text_width, text_layers = VITS[plain]
-        head, ratio = HEADS_AND_MLP.get(width, (openai.HEAD_WIDTH, 4.0))
-        vision = {"patch_size": patch, "head_width": head, "mlp_ratio": ratio}
-        embed = text_width
+        head_width, mlp_ratio = HEADS_AND_MLP.get(width, (openai.HEAD_WIDTH, 4.0))
+        vision = {"patch_size": patch, "layers": layers, "mlp_ratio": mlp_ratio}
+        embed_dim = text_width
     elif plain in RESNETS:
-        pixels, width, stages, embed, text_width = RESNETS[plain]
-        vision, layers, text_layers = {"head_width": openai.HEAD_WIDTH}, stages, 12  # type: ignore[assignment]
+        pixels, width, stages, embed_dim, text_width = RESNETS[plain]
+        head_width, text_layers = openai.HEAD_WIDTH, 12
+        vision = {"layers": stages}
     else:
-        quick = ' | {"quick_gelu": True}' * name.endswith(QUICK)
+        quick = ' | {"quick_gelu": True}' if quick_gelu else ""
         raise CheckpointError(
             f"architecture {name!r}{why} is not known{nearest(name, NAMES)}. Known are "
             f"{', '.join(NAMES)}, each with {QUICK!r} after it if it was trained so. For another "
             f"one write {CONFIG_FILE} beside the weights: "
             f'{{"model_cfg": open_clip.get_model_config({plain!r}){quick}, "preprocess_cfg": {{}}}}'
         )
-    vision |= {"image_size": pixels, "width": width, "layers": layers}
+    vision |= {"image_size": pixels, "width": width, "head_width": head_width}
     heads = text_width // openai.HEAD_WIDTH
     text = {"width": text_width, "layers": text_layers, "heads": heads}
-    return config | {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text}
+    return {
+        "quick_gelu": quick_gelu,
+        "embed_dim": embed_dim,
+        "vision_cfg": vision,
+        "text_cfg": text,
+    }
 
 
-def doubt(opened: Source) -> None:
-    """Warn of weights that were read as OpenAI's, with QuickGELU, and may be from another trainer,
-    with GELU: all but TorchScript archives, which OpenAI alone publishes."""
+def warn_of_doubt(opened: Checkpoint) -> None:
+    """Warn if weights that are read as OpenAI's, with QuickGELU, may be another trainer's, with
+    GELU. TorchScript archives are OpenAI's: nobody else publishes them."""
     if opened.entry.archive:
         return
     warn(

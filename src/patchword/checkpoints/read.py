@@ -1,17 +1,16 @@
-"""Open a checkpoint as names, shapes and tensors that are read when needed. No code in it is run.
+"""Opens a checkpoint as names, shapes, and tensors that are read when needed. No code in it is run.
 
 Weights are memory-mapped. Pages that were read count as memory in use until their mapping is
-closed, so a file is mapped again after every `FRESH` bytes.
+closed, so a file is mapped again after every `REMAP_BYTES`.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,115 +19,34 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from patchword.checkpoints import torchscript, training_folders, wrappers
+from patchword.checkpoints import torchscript, training_folders, weight_files, wrappers
+from patchword.checkpoints.json_files import Files
+from patchword.checkpoints.weight_files import SUFFIXES
 from patchword.checkpoints.wrappers import Entry, Weights
-from patchword.errors import CheckpointError, listed
+from patchword.errors import CheckpointError
 
-FRESH = 32 << 20  # bytes
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar")  # ".pth.tar" is among them
-# In order of preference. Hub repositories may hold the same model twice, for two libraries.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "open_clip_model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
-)
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images
-# JSON files of a tokenizer.
-WORDS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "added_tokens.json",
-)
-# Files of the same kinds that trainers write beside the weights.
-NO_WEIGHTS = (
-    "optimizer.", "optimizer_", "scheduler.", "scheduler_", "scaler.", "sampler", "rng_state",
-    "training_args.", "random_states",
-)  # fmt: skip
-OPTIMIZER_OF_DEEPSPEED = "_optim_states.pt"
-LFS = b"version https://git-lfs"
+REMAP_BYTES = 32 << 20
+MAX_MAPPINGS = 16  # of one file
+GIT_LFS_POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
-SPARE = 64 << 20  # bytes of compressed code that an archive may hold
+MAX_CODE_BYTES = 64 << 20  # unpacked code of a TorchScript archive
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """A tensor in a file: its shape, and how to read it (a view of the mapped file)."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
 
 
-class Files(Mapping[str, Any]):
-    """The JSON files of a folder by name, parsed when read.
-
-    words, pixels: other folders that the files of the tokenizer (`WORDS`) and of the image
-    processor (`PROCESSORS`) are taken from, where they have any. known: contents of files that are
-    missing. Raises CheckpointError for a file that is not JSON.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        words: Path | None = None,
-        pixels: Path | None = None,
-        known: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.words, self.pixels = folder, folder
-        self.known = known or {}
-        if words is not None and any((words / name).is_file() for name in WORDS):
-            self.words = words
-        if pixels is not None and any((pixels / name).is_file() for name in PROCESSORS):
-            self.pixels = pixels
-        self._parsed: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self.known:
-            return self.known[name]
-        if name not in self._parsed:
-            path = self._folder(name) / name
-            if not name.endswith(".json") or not path.is_file():
-                raise KeyError(name)
-            try:
-                self._parsed[name] = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, OSError, RecursionError) as error:
-                raise CheckpointError(f"{path} is not readable JSON: {error}") from error
-        return self._parsed[name]
-
-    def _folder(self, name: str) -> Path:
-        if name in WORDS:
-            return self.words
-        return self.pixels if name in PROCESSORS else self.folder
-
-    def anew(self) -> Files:
-        """The same files, none of them read yet."""
-        return Files(self.folder, self.words, self.pixels, self.known)
-
-    @property
-    def parsed(self) -> tuple[str, ...]:
-        """The files that were read so far, in order."""
-        return tuple(self._parsed)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.known, *(p.name for p in self.folder.glob("*.json"))}))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
 @dataclass(frozen=True)
-class Source:
-    """An opened checkpoint: its tensors by name, and the folder with the files beside them."""
+class Checkpoint:
+    """An opened checkpoint: its tensors by name, and the JSON files beside them."""
 
     name: str  # as the user named it
     weights: Path
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, LazyTensor]
     metadata: Mapping[str, str]  # of a safetensors file
     files: Files
     adapter: Path | None = None  # the file of an adapter that is merged into the tensors
@@ -136,151 +54,108 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """The folder of the other files."""
+        """The folder of the JSON files."""
         return self.files.folder
 
 
-def open_path(path: Path, name: str, wanted: Weights | None = None) -> Source:
-    """Open a weights file, or a folder with one. wanted: of a file with two sets of weights.
+def open_path(path: Path, name: str, wanted: Weights | None = None) -> Checkpoint:
+    """Open a file of weights, or a folder with one.
 
-    Raises CheckpointError if there is none.
+    name: for the user. wanted: which of two sets of weights in the file. Raises CheckpointError if
+    there are no weights.
     """
-    weights = choose(path) if path.is_dir() else path
-    if (why := training_folders.part_of(weights)) is not None:
-        raise CheckpointError(why)
-    paths = _shards(weights) if weights.name.endswith(".index.json") else [weights]
-    tensors: dict[str, Stored] = {}
+    weights = weight_files.choose(path) if path.is_dir() else path
+    if (advice := training_folders.part_of(weights)) is not None:
+        raise CheckpointError(advice)
+    is_index = weights.name.endswith(".index.json")
+    tensors: dict[str, LazyTensor] = {}
     metadata: dict[str, str] = {}
     entry = Entry()
-    for shard in paths:
-        if shard.suffix == ".safetensors":
-            found, metadata = _safetensors(shard, _size(shard))
+    for file in weight_files.shards(weights) if is_index else [weights]:
+        size = _checked_size(file)
+        if file.suffix == ".safetensors":
+            in_file, metadata = _open_safetensors(file, size)
         else:
-            found, entry = _pickled(shard, _size(shard), wanted)
-        tensors.update(found)
+            in_file, entry = _open_pytorch(file, size, wanted)
+        tensors.update(in_file)
     if not tensors:
         raise CheckpointError(f"{weights} holds no tensors")
-    part, entry = wrappers.part(tensors, entry, wanted)
+    inner_names, entry = wrappers.part(tensors, entry, wanted)
     if wanted == "ema" and entry.kind != wanted:
         raise CheckpointError(wrappers.missing(weights, wanted))
-    tensors = {name: tensors[theirs] for theirs, name in part.items()}
-    bare = wrappers.bare_names(tensors, weights)
-    tensors = {bare[theirs]: stored for theirs, stored in tensors.items() if theirs in bare}
-    return Source(name, weights, tensors, metadata, Files(weights.parent), entry=entry)
+    tensors = {inner: tensors[stored] for stored, inner in inner_names.items()}
+    bare_names = wrappers.bare_names(tensors, weights)
+    tensors = {bare: tensors[stored] for stored, bare in bare_names.items()}
+    return Checkpoint(name, weights, tensors, metadata, Files(weights.parent), entry=entry)
 
 
-def choose(folder: Path) -> Path:
-    """The weights file of a folder: of a usual name, else the only one there is."""
-    here = sorted(p.name for p in folder.iterdir() if p.is_file())
-    known = preferred(here)
-    if known:
-        return folder / known
-    loose = [name for name in here if may_be_weights(name)]
-    if len(loose) == 1:
-        return folder / loose[0]
-    if loose:
-        raise CheckpointError(training_folders.one_of(folder, loose))
-    if (why := training_folders.without_weights(folder)) is not None:
-        raise CheckpointError(why)
-    raise CheckpointError(no_weights(str(folder), here))
-
-
-def no_weights(where: str, here: Sequence[str]) -> str:
-    """What is said of a place that holds files of these names, none of them weights."""
-    return (
-        f"{where} has no weights; looked for {', '.join(WEIGHTS)}, or one file ending in "
-        f"{', '.join(SUFFIXES)}; found {listed(here, 10) or 'nothing'}"
-    )
-
-
-def may_be_weights(name: str) -> bool:
-    """Whether a file of any name may hold weights, by its suffix, and is no trainer's own."""
-    own = name.startswith(NO_WEIGHTS) or name.endswith(OPTIMIZER_OF_DEEPSPEED)
-    return name.endswith(SUFFIXES) and not own
-
-
-def preferred(names: list[str]) -> str | None:
-    """The first of `WEIGHTS` among the names of a folder's files."""
-    return next((name for name in WEIGHTS if name in names), None)
-
-
-def shard_names(index: Any, where: Path | str) -> list[str]:
-    """The files that an index.json names. Raises CheckpointError when it names none, or a path."""
-    names = sorted(set(index["weight_map"].values())) if _is_index(index) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise CheckpointError(f"{where} is not an index of weight files beside it")
-    return names
-
-
-def _is_index(index: Any) -> bool:
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    return isinstance(weight_map, dict) and all(isinstance(v, str) for v in weight_map.values())
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files of a sharded checkpoint."""
-    names = shard_names(Files(index.parent)[index.name], index)
-    lost = [name for name in names if not (index.parent / name).is_file()]
-    if lost:
-        raise CheckpointError(f"{index} names {', '.join(lost)}, which is not there")
-    return [index.parent / name for name in names]
-
-
-class Opened(Protocol):
+class OpenFile(Protocol):
     """Tensors of one mapped file."""
 
     def get_tensor(self, name: str) -> Tensor: ...
 
 
-class Mapped:
-    """Reads tensors of one file through a mapping that is renewed (see the module)."""
+class StateDict(dict[str, Tensor]):
+    """A dict of tensors as an `OpenFile`."""
 
-    def __init__(self, opener: Callable[[], Opened], opened: Opened, size: int) -> None:
+    def get_tensor(self, name: str) -> Tensor:
+        return self[name].detach()  # a Parameter, if the state dict was made by hand
+
+
+class MappedFile:
+    """Reads tensors of one file through a mapping that is renewed (see the module's docstring).
+
+    opener: maps the file. file: mapped already. size: in bytes.
+    """
+
+    def __init__(self, opener: Callable[[], OpenFile], file: OpenFile, size: int) -> None:
         self.opener = opener
-        self.opened: Opened | None = opened
-        self.limit = max(FRESH, size // 16)  # large files are opened 16 times at most
-        self.count = 0
+        self.file: OpenFile | None = file
+        self.limit = max(REMAP_BYTES, size // MAX_MAPPINGS)
+        self.bytes_read = 0
 
     def read(self, name: str) -> Tensor:
         """The tensor as a view of the file."""
-        if self.opened is None or self.count > self.limit:
-            self.opened = None  # first, so that the old pages are released before new ones are read
-            self.opened, self.count = self.opener(), 0
-        tensor = self.opened.get_tensor(name)
-        self.count += tensor.nbytes
+        if self.file is None or self.bytes_read > self.limit:
+            self.file = None  # first, so that its pages are released before new ones are read
+            self.file, self.bytes_read = self.opener(), 0
+        tensor = self.file.get_tensor(name)
+        self.bytes_read += tensor.nbytes
         return tensor
 
+    def lazy_tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+        """The tensors of these names and shapes."""
 
-class StateDict(dict[str, Tensor]):
-    """A dict of tensors as `Opened`."""
+        def reader(name: str) -> Callable[[], Tensor]:
+            return lambda: self.read(name)
 
-    def get_tensor(self, name: str) -> Tensor:
-        return self[name].detach()  # a Parameter, of a model whose state was taken by hand
+        return {name: LazyTensor(shape, reader(name)) for name, shape in shapes.items()}
 
 
-def _size(path: Path) -> int:
+def _checked_size(path: Path) -> int:
     """The size in bytes of a file of weights. Raises CheckpointError for any other file."""
     try:
         status = path.stat()
-        size = status.st_size
-        if stat.S_ISFIFO(status.st_mode):  # to open one waits for a writer; weights are sought in
+        if stat.S_ISFIFO(status.st_mode):  # opening one waits for a writer
             raise CheckpointError(f"{path} is a pipe, not a file; save what it gives as one")
         with path.open("rb") as file:
-            start = file.read(len(LFS))
+            start = file.read(len(GIT_LFS_POINTER))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if not size:
+    if not status.st_size:
         raise CheckpointError(f"{path} is empty")
-    if start == LFS:
+    if start == GIT_LFS_POINTER:
         raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`")
     if path.suffix == training_folders.DISTRIBUTED:
         raise CheckpointError(training_folders.distributed(path.parent))
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path} is no file of weights: {', '.join(SUFFIXES)} are read")
-    return size
+    return status.st_size
 
 
-def _safetensors(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, str]]:
+def _open_safetensors(path: Path, size: int) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata."""
+
     def opener() -> Any:
         return safe_open(path, framework="pt")
 
@@ -291,65 +166,71 @@ def _safetensors(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, st
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); was its download cut short?"
         ) from error
-    return _stored(Mapped(opener, file, size), shapes), dict(file.metadata() or {})
+    return MappedFile(opener, file, size).lazy_tensors(shapes), dict(file.metadata() or {})
 
 
-def _pickled(path: Path, size: int, wanted: Weights | None) -> tuple[dict[str, Stored], Entry]:
-    """A PyTorch file: a dict of tensors, a trainer's with one in it, or a TorchScript archive."""
+def _open_pytorch(
+    path: Path, size: int, wanted: Weights | None
+) -> tuple[dict[str, LazyTensor], Entry]:
+    """The tensors of a PyTorch file, which is a dict of tensors, a trainer's file with such a dict
+    in it, or a TorchScript archive; and where in the file they are."""
     with path.open("rb") as file:
-        archive = file.read(len(ZIP)) == ZIP
-    if archive:
-        _refuse_bomb(path, size)
-    script = archive and torchscript.is_archive(path)
+        is_zip = file.read(len(ZIP)) == ZIP
+    if is_zip:
+        _refuse_zip_bomb(path, size)
+    is_script = is_zip and torchscript.is_archive(path)
 
-    def held() -> tuple[dict[str, Tensor], Entry]:
-        if script:
+    def read() -> tuple[dict[str, Tensor], Entry]:
+        if is_script:
             return torchscript.read(path), Entry(archive=True)
-        return wrappers.unwrap(_load(path, mmap=archive), path, wanted)
+        return wrappers.unwrap(_load(path, mmap=is_zip), path, wanted)
 
     def opener() -> StateDict:
-        return StateDict(held()[0])
+        return StateDict(read()[0])
 
-    tensors, entry = held()
+    tensors, entry = read()
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            kind = "quantised" if tensor.is_quantized else "sparse"
-            kind = "without its numbers (on the device meta)" if tensor.is_meta else kind
-            raise CheckpointError(
-                f"{path}: the tensor {name} is {kind}; save ordinary ones: of a sparse one what "
-                "to_dense() gives, of another the weights that it was made from"
-            )
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{path}: the tensor {name} claims {tuple(tensor.shape)} numbers, and the file "
-                "holds fewer: it would fill the memory with copies of them"
-            )
+        _refuse_unusual(path, name, tensor)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    mapped = Mapped(opener, StateDict(tensors), size)
-    if not archive:  # PyTorch before 1.6: cannot be mapped, so is read once and kept
+    mapped = MappedFile(opener, StateDict(tensors), size)
+    if not is_zip:  # PyTorch before 1.6: cannot be mapped, so it is read once and kept
         mapped.limit = 1 << 62
-    return _stored(mapped, shapes), entry
+    return mapped.lazy_tensors(shapes), entry
 
 
-def _refuse_bomb(path: Path, size: int) -> None:
-    """Raise CheckpointError for an archive that unpacks to much more than its size: weights are
-    stored uncompressed, and only the code of TorchScript is compressed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
-        return  # torch raises the error
-    if whole > 2 * size + SPARE:
+def _refuse_unusual(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise CheckpointError for a tensor that is not stored as ordinary numbers."""
+    kind = None
+    if tensor.is_meta:
+        kind = "without its numbers (on the device meta)"
+    elif tensor.is_quantized:
+        kind = "quantised"
+    elif tensor.layout != torch.strided:
+        kind = "sparse"
+    if kind is not None:
         raise CheckpointError(
-            f"{path} has {size:,} bytes and unpacks to {whole:,}: no library writes weights so"
+            f"{path}: the tensor {name} is {kind}; save ordinary ones: of a sparse one what "
+            "to_dense() gives, of another the weights that it was made from"
+        )
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{path}: the tensor {name} claims {tuple(tensor.shape)} numbers, and the file "
+            "holds fewer: it would fill the memory with copies of them"
         )
 
 
-def _stored(mapped: Mapped, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
-    def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: mapped.read(name)
-
-    return {name: Stored(shape, reader(name)) for name, shape in shapes.items()}
+def _refuse_zip_bomb(path: Path, size: int) -> None:
+    """Raise CheckpointError for an archive that unpacks to much more than its size. Weights are
+    stored uncompressed; only the code of TorchScript is compressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        return  # torch raises the error
+    if unpacked > 2 * size + MAX_CODE_BYTES:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes and unpacks to {unpacked:,}: no library writes weights so"
+        )
 
 
 def _load(path: Path, mmap: bool) -> Any:
@@ -358,21 +239,21 @@ def _load(path: Path, mmap: bool) -> Any:
         return wrappers.load(path, mmap)
     except pickle.UnpicklingError as error:
         name = wrappers.blocked(error)
-        named = f"it names {name}" if name else str(error).splitlines()[0]
+        reason = f"it names {name}" if name else str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path} holds more than weights, or is damaged: {named}; reading it could run code, "
+            f"{path} holds more than weights, or is damaged: {reason}; reading it could run code, "
             "so nothing was read. Save the state dict alone where it was made, or ask its maker "
             "for safetensors"
         ) from error
     except Exception as error:  # damage shows as errors of any kind
-        if (inside := _unpacked(path)) is not None:
-            raise CheckpointError(inside) from error
+        if (advice := _tar_advice(path)) is not None:
+            raise CheckpointError(advice) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable PyTorch file: {reason}") from error
 
 
-def _unpacked(path: Path) -> str | None:
-    """The advice for a tar archive; None for any other file."""
+def _tar_advice(path: Path) -> str | None:
+    """What to do with a tar archive; None for any other file."""
     try:
         with tarfile.open(path, "r:") as archive:
             names = archive.getnames()

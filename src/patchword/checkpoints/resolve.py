@@ -1,4 +1,4 @@
-"""Finds a model: embedded, at a path, on the hub or in another store; and its adapter."""
+"""Finds and opens a model, embedded, at a path, on the hub or in another store, and its adapter."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchword.checkpoints import adapters, hub, layouts, other_hubs
-from patchword.checkpoints.read import SUFFIXES, Source, open_path, preferred
+from patchword.checkpoints.read import Checkpoint, open_path
+from patchword.checkpoints.weight_files import SUFFIXES, preferred
 from patchword.checkpoints.wrappers import Weights
 from patchword.errors import CheckpointError, warn
 
 EMBEDDED = ("demo", "demo-blip")  # the models that travel in the package: a CLIP and a BLIP
 EXPORT = "patchword.json"  # a file in each folder that `patchword.export` wrote
-NO_ADAPTER = f"{layouts.ADAPTER}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
+NO_ADAPTER = f"{layouts.ADAPTER_CONFIG}, but no {' or '.join(layouts.ADAPTER_WEIGHTS)}"
 
 
 def is_export(source: object) -> bool:
-    """Whether a folder is one that `patchword.export` wrote, and no checkpoint."""
+    """Whether `source` is a folder that `patchword.export` wrote, and not a checkpoint."""
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source) or source in EMBEDDED:
         return False
     return (Path(source).expanduser() / EXPORT).is_file()
@@ -30,22 +31,22 @@ def locate(
     subfolder: str | None = None,
     adapter: str | None = None,
     weights: Weights | None = None,
-) -> Source:
-    """The opened files of the model that the user named, an adapter merged into its weights.
+) -> Checkpoint:
+    """The opened model that the user named, with its adapter merged into its weights.
 
-    subfolder: the folder inside with the model. adapter: a folder or hub id to take the adapter
-    from instead of the one beside the weights. weights: of a file with two sets.
-    Raises CheckpointError if something does not exist.
+    subfolder: the folder inside with the model. adapter: a folder or hub id of an adapter, instead
+    of the one beside the weights. weights: which of two sets in a file. Raises CheckpointError if
+    something does not exist.
     """
     path, name = place(source, token, subfolder)
     if adapter is None:
         return _opened(path, name, token, weights)
-    folder = _folder(place(adapter, token)[0])
-    file = adapters.found(folder)
+    folder = _adapter_folder(place(adapter, token)[0])
+    file = adapters.find(folder)
     if file is None:
-        needed = f"{layouts.ADAPTER} and {' or '.join(layouts.ADAPTER_WEIGHTS)}"
+        needed = f"{layouts.ADAPTER_CONFIG} and {' or '.join(layouts.ADAPTER_WEIGHTS)}"
         raise CheckpointError(f"{adapter} is no adapter, which is {needed}")
-    if path.is_dir() and adapters.found(path) and not path.samefile(folder):
+    if path.is_dir() and adapters.find(path) and not path.samefile(folder):
         raise CheckpointError(f"{source} has an adapter of its own; give a base without one")
     return adapters.merge(open_path(path, name, weights), file)
 
@@ -53,10 +54,11 @@ def locate(
 def place(
     source: str, token: str | None = None, subfolder: str | None = None, revision: str | None = None
 ) -> tuple[Path, str]:
-    """The local folder or file of the model that the user named, downloaded if need be, and the
-    name by which another process finds it again."""
+    """The local folder or file of the model that the user named, downloaded if necessary, and the
+    name by which another process can find it."""
     if source in EMBEDDED:
-        path, name = Path(str(importlib.resources.files("patchword"))) / "assets" / source, source
+        path = Path(str(importlib.resources.files("patchword"))) / "assets" / source
+        name = source
     elif Path(source).expanduser().exists():
         path = hub.snapshot(Path(source).expanduser())
         name = str(path.resolve())
@@ -70,14 +72,14 @@ def place(
             f'the embedded models are "{EMBEDDED[0]}" and "{EMBEDDED[1]}"'
         )
     if path.is_dir():
-        return layouts.inside(path, name, subfolder), name
+        return layouts.local_model_folder(path, name, subfolder), name
     if subfolder is not None:
         raise CheckpointError(f"{name} is a file and has no folder {subfolder}")
     return path, name
 
 
-def _folder(path: Path) -> Path:
-    """The folder of an adapter that was named by its file."""
+def _adapter_folder(path: Path) -> Path:
+    """The folder of an adapter that may be named by its file; any other path as it is."""
     return path.parent if path.name in layouts.ADAPTER_WEIGHTS else path
 
 
@@ -87,33 +89,35 @@ def _opened(
     token: str | None,
     weights: Weights | None,
     above: tuple[Path, ...] = (),
-) -> Source:
-    """The weights of a path, with the adapter in them or beside them merged; above: the adapters
-    that are based on it."""
-    folder = _folder(path)
-    file = adapters.found(folder if folder.is_dir() else folder.parent)
-    if folder.is_dir() and file is not None:
-        return _on_base(file, name, token, weights, above)
-    has_config = folder.is_dir() and (folder / layouts.ADAPTER).is_file()
-    if has_config and not any(path.name.endswith(SUFFIXES) for path in folder.iterdir()):
+) -> Checkpoint:
+    """The weights of a path, with the adapter in them or beside them merged.
+
+    above: adapters whose base this is.
+    """
+    path = _adapter_folder(path)
+    adapter = adapters.find(path if path.is_dir() else path.parent)
+    if path.is_dir() and adapter is not None:
+        return _on_base(adapter, name, token, weights, above)
+    has_config = path.is_dir() and (path / layouts.ADAPTER_CONFIG).is_file()
+    if has_config and not any(file.name.endswith(SUFFIXES) for file in path.iterdir()):
         raise CheckpointError(f"{name} has {NO_ADAPTER}")
-    opened = adapters.unmixed(open_path(folder, name, weights))
+    opened = adapters.merge_inside(open_path(path, name, weights))
     if has_config and opened.adapter is None:
         raise CheckpointError(f"{name} has {NO_ADAPTER}, and none is in {opened.weights.name}")
-    if file is not None and opened.adapter is None:
+    if adapter is not None and opened.adapter is None:
         warn(
-            f"{path} is loaded without {file.name} beside it; give the folder, and it is merged",
+            f"{path} is loaded without {adapter.name} beside it; give the folder, and it is merged"
         )
     return opened
 
 
 def _on_base(
     file: Path, name: str, token: str | None, weights: Weights | None, above: tuple[Path, ...]
-) -> Source:
-    """An adapter merged into the weights beside it, as transformers does with such a folder, else
-    into the base that it names."""
+) -> Checkpoint:
+    """An adapter, merged into the weights beside it, as in transformers, else into the base that
+    its config names."""
     folder = file.parent
-    lora = adapters.read(folder)
+    lora = adapters.read_config(folder)
     if preferred([p.name for p in folder.iterdir()]) is not None:
         if lora.base is not None and not _is_here(lora.base, folder):
             warn(
@@ -127,17 +131,17 @@ def _on_base(
     if file in above:
         raise CheckpointError(f"{name} is an adapter whose base is itself; {advice}")
     try:
-        base, called = place(_base_path(lora.base, folder), token, revision=lora.revision)
+        path, base_name = place(_base_path(lora.base, folder), token, revision=lora.revision)
     except CheckpointError as error:
         raise CheckpointError(
             f"{name} is an adapter whose base, {lora.base}, cannot be loaded ({error}); {advice}"
         ) from error
-    opened = _opened(base, called, token, weights, (*above, file))
-    return replace(adapters.merge(opened, file), name=name)
+    base = _opened(path, base_name, token, weights, (*above, file))
+    return replace(adapters.merge(base, file), name=name)
 
 
 def _base_path(base: str, folder: Path) -> str:
-    """A base as the adapter names it; a path may also be relative to the adapter's folder."""
+    """The base that an adapter names; its path may be relative to the adapter's folder."""
     beside = folder / base
     return str(beside) if not Path(base).exists() and beside.exists() else base
 

@@ -1,4 +1,4 @@
-"""A model in patchword's own format: config.json, model.safetensors, tokenizer.json."""
+"""Saves a model in patchword's own format: config.json, model.safetensors, tokenizer.json."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from patchword.text.tokenizer_files import TOKENIZER_FILE
 
 
 def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
-    """Write our own format: config.json, model.safetensors and, with a tokenizer, tokenizer.json;
-    with a scope, scope.json and scope.safetensors.
+    """Write config.json and model.safetensors; with a tokenizer, tokenizer.json; with a scope,
+    scope.json and scope.safetensors.
 
-    Other files of the folder stay. Each file is written atomically; config.json comes last and has
-    a hash of the weights, so that an interrupted save is never loaded.
-    Raises CheckpointError for a folder that holds something other than a patchword model, for a
-    network with a peft adapter that is not merged, and for one whose weights are NaN or infinite.
+    Other files of the folder stay. Each file is written atomically. config.json comes last and has
+    a hash of the weights, so that an interrupted save is never loaded. Raises CheckpointError for a
+    folder that holds something other than a patchword model, for a network with a peft adapter that
+    is not merged, and for one whose weights are NaN or infinite.
     """
     folder = Path(folder)
     if folder.exists() and not own.may_replace(folder):
         raise CheckpointError(
             f"{folder} holds something other than a patchword model; give a new or empty folder"
         )
-    state = {n: t.detach().cpu().contiguous() for n, t in model.own_network.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.own_network.state_dict().items()
+    }
     if any(".base_layer." in name or ".modules_to_save." in name for name in state):
         raise CheckpointError(
             f"{model.name} has an adapter that is not merged, which {folder} could not be loaded "
@@ -51,7 +54,7 @@ def save(model: Bundle, folder: str | os.PathLike[str]) -> Path:
     with replacing(folder / own.WEIGHTS_FILE) as part:
         metadata = {"format": "pt", own.MARK: digest}
         safetensors.torch.save_file(state, part, metadata=metadata)
-        _in_order(part)
+        _sort_metadata(part)
     if model.tokenizer is None:
         (folder / TOKENIZER_FILE).unlink(missing_ok=True)
     else:
@@ -71,9 +74,9 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _in_order(path: Path) -> None:
-    """Sort the metadata of a safetensors file: the library's order varies, so that the bytes of two
-    equal files would differ."""
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file. Their order varies in the library, so that two files
+    of the same model would differ."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

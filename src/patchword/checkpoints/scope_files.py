@@ -1,6 +1,6 @@
-"""The scope of a model, what it was trained on, as two files beside its weights: words and limits
-in scope.json, means and bases of its images' vectors and what tells others apart in
-scope.safetensors."""
+"""Reads and writes the scope of a model, what it was trained on, as two files beside its weights:
+words and limits in scope.json; in scope.safetensors the means and bases of its images' vectors, and
+the classifiers that tell other images apart."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from patchword.errors import CheckpointError
 from patchword.scope import Boundary, Domain, Rewording, Scope
 
 TEXT_FILE, VECTOR_FILE = "scope.json", "scope.safetensors"
+DAMAGE = (  # errors at damaged files
+    OSError, ValueError, KeyError, TypeError, re.error, RecursionError, safetensors.SafetensorError,
+)  # fmt: skip
 
 
 def read(folder: Path) -> Scope | None:
-    """The scope of the model in a folder, if it comes with one. Raises CheckpointError for one that
-    is damaged."""
+    """The scope of the model in a folder; None without one. Raises CheckpointError if it is
+    damaged."""
     if not (folder / TEXT_FILE).is_file():
         return None
     try:
@@ -56,10 +59,7 @@ def read(folder: Path) -> Scope | None:
             {word: name for name, words in stated.get("words_of", {}).items() for word in words},
             frozenset(stated.get("unplaced", ())),
         )
-    except (
-        *(OSError, ValueError, KeyError, TypeError),
-        *(re.error, RecursionError, safetensors.SafetensorError),
-    ) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{folder / TEXT_FILE} and {VECTOR_FILE} are not the scope of a model ({error}); "
             "take both from where the model came from, or delete both"
@@ -71,17 +71,13 @@ def _boundary(
 ) -> Boundary | None:
     if name not in stated:
         return None
-    weight, bias, out = (vectors[f"{name}.{part}"] for part in ("weight", "bias", "out"))
-    layer = str(stated["layer"]) if name == "inner" else ""
-    return Boundary(weight, bias, out, float(stated[name]), layer)
-
-
-def _by_domain(scope: Scope) -> dict[str, list[str]]:
-    """The words that belong to one domain alone, by its name."""
-    out: dict[str, list[str]] = {}
-    for word, domain in sorted(scope.words_of.items()):
-        out.setdefault(domain, []).append(word)
-    return out
+    return Boundary(
+        vectors[f"{name}.weight"],
+        vectors[f"{name}.bias"],
+        vectors[f"{name}.out"],
+        float(stated[name]),
+        str(stated["layer"]) if name == "inner" else "",
+    )
 
 
 def save(scope: Scope | None, folder: Path) -> None:
@@ -91,25 +87,32 @@ def save(scope: Scope | None, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         return
     vectors = {}
+    words_of: dict[str, list[str]] = {}  # the words of one domain alone, by its name
+    for word, name in sorted(scope.words_of.items()):
+        words_of.setdefault(name, []).append(word)
     for domain in scope.domains:
-        vectors[f"{domain.name}.mean"], vectors[f"{domain.name}.basis"] = domain.mean, domain.basis
+        vectors[f"{domain.name}.mean"] = domain.mean
+        vectors[f"{domain.name}.basis"] = domain.basis
     limits: dict[str, float | str] = {}
-    for name, edge in (("boundary", scope.boundary), ("inner", scope.inner)):
-        if edge:
-            parts = {"weight": edge.weight, "bias": edge.bias, "out": edge.out}
-            vectors |= {f"{name}.{part}": values for part, values in parts.items()}
-            limits |= {name: edge.limit} | ({"layer": edge.layer} if edge.layer else {})
+    for name, boundary in (("boundary", scope.boundary), ("inner", scope.inner)):
+        if boundary is not None:
+            vectors[f"{name}.weight"] = boundary.weight
+            vectors[f"{name}.bias"] = boundary.bias
+            vectors[f"{name}.out"] = boundary.out
+            limits[name] = boundary.limit
+            if boundary.layer:
+                limits["layer"] = boundary.layer
+    # safetensors writes the memory of an array as it is, whatever its order.
+    contiguous = {name: np.ascontiguousarray(values) for name, values in vectors.items()}
     with replacing(folder / VECTOR_FILE) as part:
-        # Whose memory is in another order would be written as it lies there.
-        rows = {name: np.ascontiguousarray(values) for name, values in vectors.items()}
-        safetensors.numpy.save_file(rows, part)
+        safetensors.numpy.save_file(contiguous, part)
     stated = {
         "knows": scope.knows,
         "limits": {domain.name: domain.limit for domain in scope.domains},
         "called": {domain.name: domain.called for domain in scope.domains},
         **limits,
         "words": sorted(scope.words),
-        "words_of": _by_domain(scope),
+        "words_of": words_of,
         "unplaced": sorted(scope.unplaced),
         "questions": dict(sorted(scope.questions.items())),
         "asked_of": dict(sorted(scope.asked_of.items())),

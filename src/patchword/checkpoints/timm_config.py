@@ -1,4 +1,4 @@
-"""The config values that all timm formats share: input size, preprocessing, names of classes."""
+"""What all timm formats read from config.json: input size, preprocessing, names of classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from patchword.checkpoints.config_reader import ConfigReader, shape_of
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.config import PreprocessConfig
 from patchword.variants.base import IMAGENET_MEAN, IMAGENET_STD
 
@@ -15,7 +15,7 @@ DEFAULT = "timm's resolve_data_config"
 EXAMPLE = '"pretrained_cfg": {"input_size": [3, 224, 224], "mean": [...], "std": [...]}'
 
 
-def unnamed(architecture: str = "vit_base_patch16_224") -> str:
+def without_config(architecture: str = "vit_base_patch16_224") -> str:
     """The advice for a checkpoint without config.json."""
     return (
         "config.json, which names its architecture, is missing: timm.models.save_for_hf(model, "
@@ -24,7 +24,7 @@ def unnamed(architecture: str = "vit_base_patch16_224") -> str:
 
 
 def input_size(data: ConfigReader) -> tuple[int, int] | None:
-    """(H, W) of "input_size": [channels, H, W]."""
+    """(H, W) of "input_size": [channels, H, W]; None without it."""
     value = data.values.get("input_size")
     if value is None:
         return None
@@ -33,18 +33,19 @@ def input_size(data: ConfigReader) -> tuple[int, int] | None:
     return ConfigReader(data.where, {"input_size": value[1:]}).pair("input_size")
 
 
-def classes_of(tensors: Mapping[str, Stored], head: str, *readers: ConfigReader) -> int:
-    """Outputs of the head of that name; 0 without one. Raises CheckpointError where a part of
-    config.json says another number."""
+def classes_of(tensors: Mapping[str, LazyTensor], head: str, *readers: ConfigReader) -> int:
+    """The number of classes: rows of the tensor `head`; 0 without it. Raises CheckpointError if a
+    part of config.json states another number."""
     classes = shape_of(tensors, head, 2)[0] if head in tensors else 0
-    for where in readers:
-        if where.values.get("num_classes") not in (None, classes):
-            where.fail("num_classes", f"but the weights have {classes}")
+    for reader in readers:
+        if reader.values.get("num_classes") not in (None, classes):
+            reader.fail("num_classes", f"but the weights have {classes}")
     return classes
 
 
 def preprocess(data: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
-    """timm's evaluation transform: resize or squash to floor(size / crop_pct), centre crop."""
+    """timm's evaluation transform: resize or squash to floor(size / crop_pct), then crop the
+    centre."""
     crop = data.get("crop_pct", 0.875, "preprocess.crop_pct", DEFAULT)
     modes = {"center": "shortest", "squash": "squash"}
     resize = data.choice("crop_mode", modes, "shortest", "preprocess.resize", DEFAULT)
@@ -63,18 +64,20 @@ def preprocess(data: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
             "interpolation", FILTERS, "bicubic", "preprocess.interpolation", DEFAULT
         ),
         crop_rounding="round",
-        mean=data.triple("mean", IMAGENET_MEAN, "preprocess.mean", DEFAULT),
-        std=data.triple("std", IMAGENET_STD, "preprocess.std", DEFAULT),
+        mean=data.rgb("mean", IMAGENET_MEAN, "preprocess.mean", DEFAULT),
+        std=data.rgb("std", IMAGENET_STD, "preprocess.std", DEFAULT),
     )
 
 
 def labels(reader: ConfigReader, classes: int) -> tuple[str, ...]:
-    """Names of the classes, described where the file does so; none when they are not as many."""
+    """Names of the classes, or their descriptions if the file has them; none if their number is
+    another."""
     names = reader.values.get("label_names") or reader.values.get("labels")
-    descriptions = reader.values.get("label_descriptions")
     if isinstance(names, dict):  # by index, with gaps
         names = [names.get(str(i), str(i)) for i in range(classes)]
     if not isinstance(names, list) or len(names) != classes:
         return ()
-    words = descriptions if isinstance(descriptions, dict) else {}
-    return tuple(str(words.get(str(name), name)) for name in names)
+    descriptions = reader.values.get("label_descriptions")
+    if not isinstance(descriptions, dict):
+        descriptions = {}
+    return tuple(str(descriptions.get(str(name), name)) for name in names)

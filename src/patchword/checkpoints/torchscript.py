@@ -1,8 +1,9 @@
-"""Tensors out of a TorchScript archive without TorchScript: `torch.jit.load` would run its code.
+"""Reads the tensors of a TorchScript archive without TorchScript: `torch.jit.load` would run its
+code.
 
 An archive is a zip with a pickle of the module tree (`data.pkl`) and one record of raw bytes for
-each storage (`data/0`, ...). The unpickler here knows the few names that such a pickle needs and
-makes inert objects of the module classes; any other name is an error. The code is never read.
+each storage (`data/0`, ...). The unpickler here accepts the few names that such a pickle needs, and
+replaces module classes by objects without code; any other name is an error. The code is never read.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 HEADER = 30  # bytes of a zip's local header before name and extra field (APPNOTE 4.3.7)
-LARGEST_TREE = 64 << 20  # bytes of data.pkl; CLIP's largest takes less than one MiB
+MAX_TREE = 64 << 20  # bytes of data.pkl; that of CLIP's largest model takes less than 1 MiB
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a zip is TorchScript's: only those have constants (torch.serialization recognises
-    them in the same way). Raises CheckpointError for a damaged zip."""
+    """Whether a zip is a TorchScript archive: only those have constants (torch.serialization has
+    the same test). Raises CheckpointError for a damaged zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -57,7 +58,7 @@ def read(path: Path) -> dict[str, Tensor]:
             root = archive.namelist()[0].split("/")[0]
             records = _records(archive, path, f"{root}/data/")
             tree = archive.getinfo(f"{root}/data.pkl")
-            if tree.file_size > LARGEST_TREE:
+            if tree.file_size > MAX_TREE:
                 raise CheckpointError(f"its module tree takes {tree.file_size} bytes")
             with archive.open(tree) as file:
                 module = _Unpickler(file, path, records).load()
@@ -67,7 +68,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tuple[int, int]]:
-    """The bytes of each storage in the file: key -> (offset, length)."""
+    """Where the bytes of each storage are in the file: key -> (offset, length)."""
     records = {}
     with path.open("rb") as file:
         for info in archive.infolist():
@@ -77,27 +78,27 @@ def _records(archive: zipfile.ZipFile, path: Path, prefix: str) -> dict[str, tup
                 raise CheckpointError(f"{info.filename} is compressed; it must be stored")
             file.seek(info.header_offset)
             header = file.read(HEADER)
-            name, extra = struct.unpack("<HH", header[26:30])  # their lengths
-            start = info.header_offset + HEADER + name + extra
+            name_length, extra_length = struct.unpack("<HH", header[26:30])
+            start = info.header_offset + HEADER + name_length + extra_length
             records[info.filename.removeprefix(prefix)] = start, info.file_size
     return records
 
 
 class _Module:
-    """A module of the archive: its attributes, and none of its code."""
+    """A module of the archive: its attributes without its code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.attributes = dict(state)
 
 
-def _walk(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under `value` with its dotted name; a module is visited once."""
+def _walk(value: Any, path: str, visited: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor below `value` with its dotted name. A module is visited once."""
     if isinstance(value, Tensor):
-        yield place, value
-    elif isinstance(value, _Module) and id(value) not in seen:
-        seen.add(id(value))
-        for name, part in value.attributes.items():
-            yield from _walk(part, f"{place}.{name}" if place else name, seen)
+        yield path, value
+    elif isinstance(value, _Module) and id(value) not in visited:
+        visited.add(id(value))
+        for name, attribute in value.attributes.items():
+            yield from _walk(attribute, f"{path}.{name}" if path else name, visited)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -108,9 +109,9 @@ class _Unpickler(pickle.Unpickler):
         self.file: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few types of a module tree; any other raises.
+        """One of the few types of a module tree; any other raises CheckpointError.
 
-        Each is created for this archive alone: a pickle can set attributes of the types it names.
+        Each is created for this call alone: a pickle can set attributes of the types that it names.
         """
         if module == "__torch__" or module.startswith("__torch__."):
             return type("Module", (_Module,), {})
@@ -127,20 +128,21 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """("storage", type, key, device, elements) -> the elements, flat, mapped from the file."""
+        """The flat tensor of a storage, mapped from the file. pid: ("storage", dtype, key, device,
+        number of elements)."""
         _, dtype, key, _, count = pid
         start, length = self.records[str(key)]
         width = torch.empty(0, dtype=dtype).element_size()
         if count * width > length:
             raise CheckpointError(f"storage {key} is shorter than its tensor")
-        # Records start at multiples of 64 bytes, so that of any type they can be mapped in place.
+        # PyTorch aligns records to 64 bytes, so that each type can be mapped in place.
         if start % width:
             raise CheckpointError(f"storage {key} is not aligned")
         return torch.empty(0, dtype=dtype).set_(self.file, start // width, (count,), (1,))
 
 
 def _tensor(flat: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """As torch._utils._rebuild_tensor_v2, but a tensor beyond its storage is an error."""
+    """torch._utils._rebuild_tensor_v2, but with an error for a tensor that leaves its storage."""
     size, stride = tuple(size), tuple(stride)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(flat)):

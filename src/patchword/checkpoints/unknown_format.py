@@ -1,8 +1,8 @@
 """The error for a checkpoint of no known format: what it looks like, the nearest format, the first
-difference from it, what to do.
+difference from it, and what to do.
 
-The nearest format is found by trying: each format's `matches` is called again without prefixes of
-the names, and with another config.json.
+To find the nearest format, each format's `matches` is called again, with names without their
+prefixes and with another config.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from patchword.checkpoints.read import Source
+from patchword.checkpoints.json_files import json_object
+from patchword.checkpoints.read import Checkpoint
 
 CONFIGS = ("config.json", "open_clip_config.json")
 TYPES = (
@@ -21,8 +22,9 @@ TYPES = (
     "chinese_clip", "dinov2", "dinov2_with_registers", "siglip", "siglip2", "siglip_vision_model",
     "siglip_text_model", "metaclip_2", "metaclip_2_text_model", "metaclip_2_vision_model",
 )  # fmt: skip
-# Models of other kinds, by names that all of them have, each at the start of a name or after a dot.
-OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+# Models of other kinds, and patterns of tensor names that all of them have. A pattern matches at
+# the start of a name or after a dot.
+OTHER_MODELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a YOLO of ultralytics, a detector", (r"\d+\.conv\.weight$", r"\d+\.cv1\.conv\.weight$")),
     ("a detector of torchvision", (r"backbone\.body\.", r"(rpn|roi_heads|head)\.")),
     ("a DETR, a detector", (r"class_labels_classifier\.|class_embed\.", r"bbox_")),
@@ -39,8 +41,8 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a BERT, texts alone", (r"embeddings\.word_embeddings\.weight", r"encoder\.layer\.0\.")),
 )  # fmt: skip
 DINOV2 = {"mask_token", "pos_embed", "blocks.0.ls1.gamma"}  # in the files of its authors
-MOST = 64  # prefixes that are tried
-NOTHING = (
+MAX_PREFIXES = 64  # that are tried
+ANOTHER_MODEL = (
     "What to do: take another model; patchword computes ViT, Swin, MAE, CLIP, SigLIP and BLIP, and "
     "`patchword models` lists public ones."
 )
@@ -50,31 +52,35 @@ NOTHING = (
 class Guess:
     """A format that would match the tensors after one or two changes.
 
-    prefix: the prefix to remove from the names. kind: the model_type that config.json should have,
-    None for no change. share: how many of the format's usual names exist, 0 to 1. count: its
-    tensors.
+    prefix: to remove from the names. model_type: that config.json should have; None for no change.
+    share: of the format's usual names that exist, 0 to 1. count: of tensors with the prefix.
     """
 
     form: ModuleType
     prefix: str
-    kind: str | None
+    model_type: str | None
     share: float
     count: int
 
     @property
+    def changes(self) -> int:
+        """The number of changes."""
+        return [self.prefix != "", self.model_type is not None].count(True)
+
+    @property
     def order(self) -> tuple[int, float, int]:
-        """Few changes first, then many of the usual names, then many tensors."""
-        return bool(self.prefix) + (self.kind is not None), -self.share, -self.count
+        """Sorts few changes first, then many of the usual names, then many tensors."""
+        return self.changes, -self.share, -self.count
 
 
-def report(opened: Source, formats: Sequence[ModuleType]) -> str:
+def report(opened: Checkpoint, formats: Sequence[ModuleType]) -> str:
     """The error for a checkpoint that none of the formats matches, in at most eight lines."""
     names = sorted(opened.tensors)
-    found = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_configured(opened)]
-    lines = [f"{opened.weights} is no format that patchword reads.", f"Found {'; '.join(found)}."]
-    kind, other = _kind(opened), _other(names)
+    content = [f"tensors {', '.join(names[:3])} ... ({len(names)} in all)", *_configs(opened)]
+    lines = [f"{opened.weights} is no format that patchword reads.", f"Found {'; '.join(content)}."]
+    model_type, other = _model_type(opened), _other_model(names)
     guess = min(_guesses(names, opened.files, formats), key=lambda g: g.order, default=None)
-    likely = guess is not None and guess.order[0] == 1 and guess.share >= 0.5
+    likely = guess is not None and guess.changes == 1 and guess.share >= 0.5
     if set(names) >= DINOV2:
         lines += [
             "It looks like DINOv2 in a file of its authors.",
@@ -82,13 +88,13 @@ def report(opened: Source, formats: Sequence[ModuleType]) -> str:
             "`patchword models dinov2`.",
         ]
     elif other and not likely:
-        lines += [f"It looks like {other}.", NOTHING]
-    elif kind is not None and kind not in TYPES:
+        lines += [f"It looks like {other}.", ANOTHER_MODEL]
+    elif model_type is not None and model_type not in TYPES:
         form = guess.form if guess else _closest(names, formats)
-        lines += [_nearest(form), f"First difference: config.json says model_type {kind!r}."]
-        lines += [NOTHING]
+        difference = f"First difference: config.json says model_type {model_type!r}."
+        lines += [_nearest(form), difference, ANOTHER_MODEL]
     elif guess:
-        lines += _near(guess, opened)
+        lines += _by_guess(guess, opened)
     else:
         lines += _by_names(names, formats)
     return "\n  ".join(lines)
@@ -100,58 +106,68 @@ def _guesses(
     """The formats that would match with other names or another config.json."""
     for prefix in ("", *_prefixes(names)):
         bare = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-        beside: list[tuple[str | None, Mapping[str, Any]]]
-        beside = [(kind, {"config.json": {"model_type": kind}}) for kind in TYPES]
+        configs: list[tuple[str | None, Mapping[str, Any]]]
+        configs = [(kind, {"config.json": {"model_type": kind}}) for kind in TYPES]
         if prefix:
-            beside += [(None, files), (None, {**files, "open_clip_config.json": {}})]
-        for kind, other in beside:
+            configs += [(None, files), (None, {**files, "open_clip_config.json": {}})]
+        for model_type, config in configs:
             for form in formats:
-                if form.matches(bare, other):
-                    yield Guess(form, prefix, kind, _share(form, bare), len(bare))
+                if form.matches(bare, config):
+                    yield Guess(form, prefix, model_type, _share(form, bare), len(bare))
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
-    """Possible prefixes of the names of a model: their first part, and their first two."""
-    parts = [name.split(".") for name in names]
-    found = {f"{'.'.join(p[:n])}." for p in parts for n in (1, 2) if len(p) > n + 1}
-    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))[:MOST]
+    """Possible prefixes of the names of a model: the first part of a name, and the first two."""
+    prefixes = set()
+    for name in names:
+        parts = name.split(".")
+        for count in (1, 2):
+            if len(parts) > count + 1:
+                prefixes.add(".".join(parts[:count]) + ".")
+    return sorted(prefixes, key=lambda prefix: (prefix.count("."), prefix))[:MAX_PREFIXES]
 
 
 def _nearest(form: ModuleType) -> str:
     return f"Nearest: {form.TITLE} ({form.EXPECTS})."
 
 
-def _near(guess: Guess, opened: Source) -> Iterator[str]:
-    """Nearest format, first difference, what to do."""
+def _by_guess(guess: Guess, opened: Checkpoint) -> Iterator[str]:
+    """The nearest format, the first difference, and what to do."""
     yield _nearest(guess.form)
     if guess.prefix:
         rest = len(opened.tensors) - guess.count
-        besides = f"; tensors beside them: {rest}" if rest else ""
-        cut = f"{{k.removeprefix({guess.prefix!r}): v for k, v in state.items() if "
-        yield f"First difference: {guess.count} names begin with {guess.prefix!r}{besides}."
-        yield f"What to do: save them without it, {cut}k.startswith({guess.prefix!r})}}"
-    elif (kind := _kind(opened)) is None:
-        yield f"First difference: there is no config.json that says model_type {guess.kind!r}."
+        others = f"; tensors beside them: {rest}" if rest else ""
+        yield f"First difference: {guess.count} names begin with {guess.prefix!r}{others}."
+        code = (
+            f"{{k.removeprefix({guess.prefix!r}): v for k, v in state.items() "
+            f"if k.startswith({guess.prefix!r})}}"
+        )
+        yield f"What to do: save them without it, {code}"
+        return
+    stated, expected = _model_type(opened), guess.model_type
+    if stated is None:
+        yield f"First difference: there is no config.json that says model_type {expected!r}."
         yield "What to do: put the config.json of the model that it was trained from beside it."
     else:
-        yield f"First difference: config.json says model_type {kind!r}, not {guess.kind!r}."
+        yield f"First difference: config.json says model_type {stated!r}, not {expected!r}."
         yield "What to do: put the config.json that belongs to these weights beside them."
 
 
 def _by_names(names: Collection[str], formats: Sequence[ModuleType]) -> Iterator[str]:
-    """The format with the largest share of its usual names."""
+    """The format with the most usual names, the first that is missing, and what to do."""
     form = _closest(names, formats)
     if not _share(form, names):
         yield "It looks like no model that patchword knows: none has such names."
-        yield NOTHING
+        yield ANOTHER_MODEL
         return
-    lacking = next(name for name in form.NAMES if not _has(name, names))
+    missing = next(name for name in form.NAMES if not _has(name, names))
     yield _nearest(form)
-    yield f"First difference: it has no {lacking}{'*' if lacking.endswith('.') else ''}."
+    yield f"First difference: it has no {missing}{'*' if missing.endswith('.') else ''}."
     yield "What to do: save the whole state dict of the model, under the names of its library."
 
 
 def _closest(names: Collection[str], formats: Sequence[ModuleType]) -> ModuleType:
+    """The format with the largest share of its usual names."""
     return max(formats, key=lambda form: _share(form, names))
 
 
@@ -168,28 +184,27 @@ def _has(usual: str, names: Collection[str]) -> bool:
     return usual in names
 
 
-def _other(names: Collection[str]) -> str | None:
-    """The model of another kind whose names these are."""
-    for what, patterns in OTHERS:
-        if all(any(re.search(rf"(?:^|\.)(?:{p})", name) for name in names) for p in patterns):
+def _other_model(names: Collection[str]) -> str | None:
+    """The kind of model in `OTHER_MODELS` that has such names; None if there is none."""
+    for what, patterns in OTHER_MODELS:
+        compiled = [re.compile(rf"(?:^|\.)(?:{pattern})") for pattern in patterns]
+        if all(any(pattern.search(name) for name in names) for pattern in compiled):
             return what
     return None
 
 
-def _kind(opened: Source) -> str | None:
-    """The model_type of config.json."""
-    content = opened.files.get("config.json")
-    return (
-        str(content["model_type"])
-        if isinstance(content, dict) and "model_type" in content
-        else None
-    )
+def _model_type(opened: Checkpoint) -> str | None:
+    """The model_type of config.json; None without one."""
+    content = json_object(opened.files, "config.json")
+    return str(content["model_type"]) if "model_type" in content else None
 
 
-def _configured(opened: Source) -> Iterator[str]:
-    """The kind of model in each of the usual configuration files."""
+def _configs(opened: Checkpoint) -> Iterator[str]:
+    """For each of the usual configuration files, the kind of model that it states, else its
+    keys."""
     for name in CONFIGS:
         content = opened.files.get(name)
         if isinstance(content, dict):
             kinds = [f"{k} {content[k]!r}" for k in ("model_type", "architecture") if k in content]
-            yield f"{name} with {' and '.join(kinds) or 'keys ' + ', '.join(list(content)[:5])}"
+            keys = f"keys {', '.join(list(content)[:5])}"
+            yield f"{name} with {' and '.join(kinds) or keys}"

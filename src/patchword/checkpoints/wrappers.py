@@ -1,8 +1,9 @@
 """Finds the weights in what training code saves: nested dicts, prefixes, and other objects.
 
-A trainer saves its optimiser, its arguments and its best score in the same file. Their types are
-read as `Inert`, so that nothing that a file names is ever called; the tensors are found under the
-names that trainers use, and the prefixes that wrappers of modules add are removed.
+A trainer saves its optimiser, its arguments and its best score in the same file. Objects of their
+types become `Inert` ones, so that nothing that a file names is ever called. The tensors are under
+keys that trainers use (`AVERAGE_KEYS`, `RAW_KEYS`), and their names have the prefixes that wrappers
+of modules add, which are removed.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ from patchword.options import nearest
 
 Weights = Literal["ema", "raw"]
 KINDS: tuple[Weights, ...] = ("ema", "raw")
-# Keys under which trainers save weights, in the order of timm's load_state_dict
-# (timm/models/_helpers.py); "module" is DeepSpeed's.
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
-RAW = ("state_dict", "model_state_dict", "model", "module")
-# Where Lightning's WeightAveraging puts the weights; "state_dict" is their average then.
-CURRENT = "current_model_state"
-DEEPEST = 4  # wrappers in each other
+# Keys of the moving average of the weights, and of the weights themselves, in the order of timm's
+# load_state_dict (timm/models/_helpers.py); "module" is DeepSpeed's.
+AVERAGE_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
+RAW_KEYS = ("state_dict", "model_state_dict", "model", "module")
+# Key of the weights of Lightning's WeightAveraging; "state_dict" is their average then.
+LIGHTNING_RAW_KEY = "current_model_state"
+MAX_DEPTH = 4  # of nested dicts
 # What DDP and averages, torch.compile, FSDP and activation checkpointing insert into names.
 WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 ATTRIBUTE = "model."  # of a LightningModule, before each name
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside "module.*"
-# What a module of two networks calls the average of one: "model_ema.*", "ema_model.*", "ema.*"; of
-# ema-pytorch, "ema.ema_model.*". And what is counted beside it.
+# Names that a module of two networks gives the average: "model_ema.*", "ema_model.*", "ema.*", and
+# in ema-pytorch "ema.ema_model.*"; and the names of counters beside it.
 AVERAGED = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)")
 COUNTERS = (COUNTER, "initted", "step", "decay", "num_updates")
 BLOCKED = re.compile(r"GLOBAL ([\w.]+)")  # in the messages of torch's safe unpickler
 
-_one_at_a_time = threading.Lock()  # torch's list of allowed names is one for the whole process
+_allowed_names_lock = threading.Lock()  # torch has one list of allowed names for the process
 
 
 class Inert:
-    """Replaces an object beside the weights: it takes any arguments and ignores them."""
+    """Replaces an object that was saved beside the weights; ignores all arguments."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -60,11 +61,11 @@ class InertArray(Inert):
 
 
 class InertType(Inert):
-    """Replaces a type that is named beside NumPy's numbers."""
+    """Replaces a type in the description of a NumPy number or array."""
 
 
-# The types that are read beside weights: the arguments of a run, with paths and times among them,
-# and NumPy's numbers and arrays, such as the state of its generator.
+# The types that may be saved beside weights, and what replaces them: the arguments of a run, with
+# paths and times, and NumPy's numbers and arrays, such as the state of its generator.
 ALLOWED: list[Any] = [
     (Inert, "argparse.Namespace"),
     (Inert, "types.SimpleNamespace"),
@@ -78,23 +79,21 @@ ALLOWED: list[Any] = [
     (InertArray, "numpy.core.multiarray._reconstruct"),
     (InertType, "numpy.ndarray"),
     (InertType, "numpy.dtype"),
-    *(
-        (Inert, f"{module}.{kind}Path")
-        for module in ("pathlib", "pathlib._local")  # the latter of Python 3.13
-        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
-    ),
 ]
+for _module in ("pathlib", "pathlib._local"):  # the latter of Python 3.13
+    for _kind in ("Posix", "Windows", "PurePosix", "PureWindows"):
+        ALLOWED.append((Inert, f"{_module}.{_kind}Path"))
 
 
 @dataclass(frozen=True)
 class Entry:
     """The place of a set of weights in a file.
 
-    name    "state_dict", "model.module", ...; "" for the file itself
-    kind    "ema" for a moving average, else "raw"
-    others  names of the sets beside it, which are not read; "[]" after that of a mere list
+    name      its key, or keys: "state_dict", "model.module"; "" for the file itself
+    kind      "ema" for a moving average, else "raw"
+    others    names of other sets in the file, which are not read; of a list, with "[]" at the end
     metadata  texts that the trainer wrote beside them: the run's "name", timm's "arch"
-    archive whether the file is one of TorchScript
+    archive   whether the file is a TorchScript archive
     """
 
     name: str = ""
@@ -104,21 +103,18 @@ class Entry:
     archive: bool = False
 
 
-Set = tuple[dict[str, Tensor], Entry]
+WeightSet = tuple[dict[str, Tensor], Entry]
 
 
 def load(path: Path, mmap: bool) -> Any:
-    """The content of a PyTorch file, read by torch's weights-only unpickler with `ALLOWED` as
-    inert.
-
-    Raises what torch raises.
-    """
-    with _one_at_a_time, torch.serialization.safe_globals(ALLOWED):
+    """The content of a PyTorch file, read by torch's weights-only unpickler, with objects of the
+    types in `ALLOWED` replaced. Raises what torch raises."""
+    with _allowed_names_lock, torch.serialization.safe_globals(ALLOWED):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def blocked(error: Exception) -> str:
-    """The name that the safe unpickler refused; "" where it refused something else."""
+    """The name that the safe unpickler refused; "" if it refused something else."""
     match = BLOCKED.search(str(error))
     return match[1] if match else ""
 
@@ -133,19 +129,18 @@ def checked(weights: Any) -> Weights | None:
     )
 
 
-def unwrap(
-    loaded: Any, path: Path, wanted: Weights | None = None
-) -> tuple[dict[str, Tensor], Entry]:
-    """The weights in the content of a file; of two sets the wanted one, by default the average.
+def unwrap(loaded: Any, path: Path, wanted: Weights | None = None) -> WeightSet:
+    """The weights in the content of a file, and where they are. Of two sets the wanted one, by
+    default the average.
 
-    Raises CheckpointError when there are none, when there is the average alone and the weights are
-    wanted, and for a set with something in it that is no tensor.
+    Raises CheckpointError if there are none, if "raw" is wanted and there is the average alone, and
+    for a set with something in it that is no tensor.
     """
     sets = list(_sets(loaded))
     if not sets:
-        raise CheckpointError(f"{path} {_without(loaded)}")
-    first: Weights = wanted or "ema"
-    tensors, entry = min(sets, key=lambda each: each[1].kind != first)
+        raise CheckpointError(f"{path} {_why_no_weights(loaded)}")
+    preferred = [pair for pair in sets if pair[1].kind == (wanted or "ema")]
+    tensors, entry = (preferred or sets)[0]
     if wanted == "raw" and entry.kind == "ema":
         raise CheckpointError(missing(path, "raw"))
     if "ds_version" in loaded and any(tensor.numel() == 0 for tensor in tensors.values()):
@@ -153,8 +148,8 @@ def unwrap(
             f"{path} is one part of a DeepSpeed ZeRO-3 checkpoint, without the weights: run "
             "zero_to_fp32.py, which is in the folder above, and give what it writes"
         )
-    others = [each.name for _, each in sets if each is not entry]
-    others += _unnamed(loaded, tensors, {entry.name, *others})
+    others = [other.name for _, other in sets if other is not entry]
+    others += _unknown_copies(loaded, tensors, {entry.name, *others})
     return tensors, replace(entry, others=tuple(others), metadata=_texts(loaded))
 
 
@@ -166,27 +161,27 @@ def missing(path: Path, wanted: Weights) -> str:
 
 def described(file: str, entry: Entry) -> str:
     """A file and the place of the weights in it, for `patchword info`."""
-    words = [entry.name] if entry.name else []
+    details = [entry.name] if entry.name else []
     if entry.kind == "ema":
-        words.append("the moving average")
+        details.append("the moving average")
     if entry.others:
-        words.append(f"not read: {', '.join(entry.others)}".replace("[]", " (a list)"))
-    return f"{file} ({'; '.join(words)})" if words else file
+        details.append(f"not read: {', '.join(entry.others)}".replace("[]", " (a list)"))
+    return f"{file} ({'; '.join(details)})" if details else file
 
 
 def warn_of_others(file: str, entry: Entry) -> None:
-    """Warn which of several sets of weights is read, and how to read another, if none was
-    chosen."""
+    """Warn which of several sets of weights is read, and how to read another."""
     if not entry.others:
         return
-    kind, advice = "set", 'weights="raw" (--weights raw) reads the weights themselves'
+    kind = "moving average" if entry.kind == "ema" else "set"
+    dicts = [name for name in entry.others if not name.endswith("[]")]
     if entry.kind == "ema":
-        kind = "moving average"
-    elif (named := next((n for n in entry.others if not n.endswith("[]")), None)) is not None:
-        inside = "".join(f'["{key}"]' for key in named.split("."))
+        advice = 'weights="raw" (--weights raw) reads the weights themselves'
+    elif dicts:
+        keys = "".join(f'["{key}"]' for key in dicts[0].split("."))
         advice = (
             f"to read it, save it in a file of its own, "
-            f'torch.save(torch.load("{file}"){inside}, "{named}.pt")'
+            f'torch.save(torch.load("{file}"){keys}, "{dicts[0]}.pt")'
         )
     else:
         advice = "it has no names; to read it, copy it into the model where it was made, and save"
@@ -201,94 +196,110 @@ def warn_of_others(file: str, entry: Entry) -> None:
 def part(
     names: Collection[str], entry: Entry, wanted: Weights | None
 ) -> tuple[dict[str, str], Entry]:
-    """The names of one network in a module of two, the weights and their average, mapped to the
-    names inside that network; by default the average. All names of any other set.
+    """The names of one network, mapped to the names inside it, and where it is in the file.
 
-    entry: where the names are.
+    A module may hold two networks, the weights and their average: one of them is chosen, by default
+    the average. If there is no average, all names are returned.
+
+    names: of all tensors in the file. entry: where they are.
     """
-    for prefix in _averages(names):
-        start = prefix.split(".")[0]
-        average = {n: n.removeprefix(prefix) for n in names if n.startswith(prefix)}
-        average = {name: bare for name, bare in average.items() if bare not in COUNTERS}
-        raw = {name: name for name in names if not name.startswith(f"{start}.")}
+    for prefix in _average_prefixes(names):
+        attribute = prefix.split(".")[0]
+        average = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        average = {name: inner for name, inner in average.items() if inner not in COUNTERS}
+        raw = [name for name in names if not name.startswith(f"{attribute}.")]
         if not raw or sorted(map(_plain, average.values())) != sorted(map(_plain, raw)):
             continue
-        inside = f"{entry.name}." if entry.name else ""
-        common = {name.split(".")[0] for name in raw}
-        called = f"{inside}{prefix[:-1]}", f"{inside}{common.pop() if len(common) == 1 else '*'}"
+        above = f"{entry.name}." if entry.name else ""
+        raw_attributes = {name.split(".")[0] for name in raw}
+        average_name = f"{above}{prefix.removesuffix('.')}"
+        raw_name = f"{above}{raw_attributes.pop() if len(raw_attributes) == 1 else '*'}"
         if wanted == "raw":
-            return raw, replace(entry, name=called[1], others=(called[0], *entry.others))
-        found = replace(entry, name=called[0], kind="ema", others=(called[1], *entry.others))
-        return average, found
+            others = (average_name, *entry.others)
+            return {name: name for name in raw}, replace(entry, name=raw_name, others=others)
+        others = (raw_name, *entry.others)
+        return average, replace(entry, name=average_name, kind="ema", others=others)
     return {name: name for name in names}, entry
 
 
 def bare_names(names: Collection[str], where: Path) -> dict[str, str]:
     """Each name of a set of weights, and that name without what wrappers insert.
 
-    Raises CheckpointError when two names become one.
+    Raises CheckpointError if two names become one.
     """
-    kept = list(names)
-    others = [name for name in kept if name != COUNTER]
+    stored = list(names)
+    others = [name for name in stored if name != COUNTER]
     if others and all(name.startswith("module.") for name in others):
-        kept = others
-    bare = [WRAPPERS.sub("", name) for name in kept]
+        stored = others
+    bare = [WRAPPERS.sub("", name) for name in stored]
     while bare and all(name.startswith(ATTRIBUTE) for name in bare):
         bare = [name.removeprefix(ATTRIBUTE) for name in bare]
-    if len(set(bare)) < len(kept):
+    if len(set(bare)) < len(stored):
         twice = next(name for name in bare if bare.count(name) > 1)
         raise CheckpointError(f"{where} has {twice} twice, in two wrappers of the same module")
-    return dict(zip(kept, bare, strict=True))
+    return dict(zip(stored, bare, strict=True))
 
 
-def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[Set]:
-    """Every dict of tensors under the names that trainers use, in their order."""
-    if not isinstance(loaded, dict) or not loaded or depth > DEEPEST:
+def _sets(loaded: Any, entry: Entry = Entry(), depth: int = 0) -> Iterator[WeightSet]:
+    """Every dict of tensors under the keys that trainers use, in the order of these keys."""
+    if not isinstance(loaded, dict) or not loaded or depth > MAX_DEPTH:
         return
     if all(isinstance(value, Tensor) for value in loaded.values()):
         yield {str(name): tensor for name, tensor in loaded.items()}, entry
         return
-    averages = (*AVERAGES, RAW[0]) if isinstance(loaded.get(CURRENT), dict) else AVERAGES
-    for key in dict.fromkeys((*averages, *RAW, CURRENT)):
+    averages: tuple[str, ...] = AVERAGE_KEYS
+    if isinstance(loaded.get(LIGHTNING_RAW_KEY), dict):
+        averages = (*averages, "state_dict")
+    for key in dict.fromkeys((*averages, *RAW_KEYS, LIGHTNING_RAW_KEY)):
         name = f"{entry.name}.{key}" if entry.name else key
         kind: Weights = "ema" if key in averages else entry.kind
         yield from _sets(loaded.get(key), Entry(name, kind), depth + 1)
 
 
-def _unnamed(loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]) -> list[str]:
-    """The places in the file where most of the tensors are once more, under an unknown name.
+def _unknown_copies(
+    loaded: dict[Any, Any], tensors: dict[str, Tensor], known: set[str]
+) -> list[str]:
+    """The places in the file that hold most of the tensors once more, under a key that is not
+    known; "[]" after that of a list.
 
     Averages are often of the parameters alone, inside an object of their own ("ema.shadow"), with
-    the names of another wrapper, or a list without names ("ema.shadow_params").
+    the names of another wrapper, or in a list without names ("ema.shadow_params").
     """
     shapes = {_plain(name): tensor.shape for name, tensor in tensors.items()}
     return [
         f"{name}[]" if isinstance(value, list) else name
-        for name, value in _inside(loaded)
-        if name not in known and value is not tensors and _repeats(value, shapes)
+        for name, value in _containers(loaded)
+        if name not in known and _repeats(value, shapes)
     ]
 
 
-def _averages(names: Collection[str]) -> list[str]:
+def _average_prefixes(names: Collection[str]) -> list[str]:
     """Possible prefixes of the names of an average, the longer ones first."""
-    parts = [name.split(".") for name in names]
-    found = {f"{p[0]}." for p in parts if AVERAGED.search(p[0])}
-    found |= {f"{p[0]}.{p[1]}." for p in parts if len(p) > 2 and all(map(AVERAGED.search, p[:2]))}
-    return sorted(found, key=lambda prefix: (-prefix.count("."), prefix))
+    prefixes = set()
+    for name in names:
+        parts = name.split(".")
+        if AVERAGED.search(parts[0]):
+            prefixes.add(f"{parts[0]}.")
+            if len(parts) > 2 and AVERAGED.search(parts[1]):
+                prefixes.add(f"{parts[0]}.{parts[1]}.")
+    return sorted(prefixes, key=lambda prefix: (-prefix.count("."), prefix))
 
 
 def _plain(name: object) -> str:
+    """A name without what wrappers insert and a LightningModule's attribute."""
     return WRAPPERS.sub("", str(name)).removeprefix(ATTRIBUTE)
 
 
-def _inside(loaded: dict[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every dict and list in dicts, with its name: "ema", "ema.shadow"."""
+def _containers(
+    loaded: dict[Any, Any], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Every dict and list inside dicts, with its keys: "ema", "ema.shadow"."""
     for key, value in loaded.items():
         name = f"{prefix}{key}"
         if isinstance(value, (dict, list)):
             yield name, value
-        if isinstance(value, dict) and depth < DEEPEST:
-            yield from _inside(value, f"{name}.", depth + 1)
+        if isinstance(value, dict) and depth < MAX_DEPTH:
+            yield from _containers(value, f"{name}.", depth + 1)
 
 
 def _repeats(value: dict[Any, Any] | list[Any], shapes: dict[str, torch.Size]) -> bool:
@@ -298,8 +309,9 @@ def _repeats(value: dict[Any, Any] | list[Any], shapes: dict[str, torch.Size]) -
     if 2 * len(tensors) < max(len(shapes), 2):
         return False
     if isinstance(value, dict):
-        named = {_plain(k): v.shape for k, v in value.items() if isinstance(v, Tensor)}
-        return sum(shapes.get(name) == shape for name, shape in named.items()) * 2 >= len(shapes)
+        named = {_plain(key): v.shape for key, v in value.items() if isinstance(v, Tensor)}
+        same = sum(shapes.get(name) == shape for name, shape in named.items())
+        return 2 * same >= len(shapes)
     return Counter(tensor.shape for tensor in tensors) <= Counter(shapes.values())
 
 
@@ -309,35 +321,35 @@ def _texts(loaded: Any) -> dict[str, str]:
     return {str(k): v for k, v in items if isinstance(v, str)}
 
 
-def _kind(value: Any) -> str:
-    """What a value is, in words."""
+def _type_of(value: Any) -> str:
+    """The type of a value, in words."""
     if isinstance(value, InertArray):
         return "a NumPy array"
     return "another object" if isinstance(value, Inert) else f"a {type(value).__name__}"
 
 
-def _without(loaded: Any) -> str:
-    """The content of a file without weights, in words."""
+def _why_no_weights(loaded: Any) -> str:
+    """What a file without weights is instead, as the rest of a sentence."""
     if not isinstance(loaded, dict):
-        return f"is not a dict of tensors but {_kind(loaded)}"
+        return f"is not a dict of tensors but {_type_of(loaded)}"
     if "param_groups" in loaded and "state" in loaded:
         return (
             "is the state of an optimizer, which holds no weights: give the file of the model that "
             "was saved beside it, or its folder"
         )
-    for key in ("", *AVERAGES, *RAW):
+    for key in ("", *AVERAGE_KEYS, *RAW_KEYS):
         inner = loaded.get(key) if key else loaded
         if isinstance(inner, dict) and any(isinstance(v, Tensor) for v in inner.values()):
-            odd = next(k for k, v in inner.items() if not isinstance(v, Tensor))
+            other = next(k for k, v in inner.items() if not isinstance(v, Tensor))
             where = f'its "{key}"' if key else "it"
             return (
-                f"is not a dict of tensors: {where} holds tensors and {odd!r}, which is "
-                f"{_kind(inner[odd])}; save the state dict alone"
+                f"is not a dict of tensors: {where} holds tensors and {other!r}, which is "
+                f"{_type_of(inner[other])}; save the state dict alone"
             )
         if isinstance(inner, dict) and any(isinstance(v, InertArray) for v in inner.values()):
             return "holds NumPy arrays where tensors are read: save torch.from_numpy(array) of each"
     keys = ", ".join(repr(str(key)) for key in list(loaded)[:10]) or "nothing"
-    known = ", ".join(map(repr, (*RAW, *AVERAGES)))
+    known = ", ".join(map(repr, (*RAW_KEYS, *AVERAGE_KEYS)))
     return (
         f"is not a dict of tensors, nor has it one under a name that trainers use ({known}); it "
         f"holds {keys}: save the state dict that you mean by itself"

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from patchword.variants.catalogue import Checkpoint, Group
 
 WITH_NETWORK = ("torch", "compile")  # engines that hold a network; others give vectors alone
-# Hugging Face's files with the preprocessing of images.
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def info(
@@ -126,7 +124,7 @@ def show_checkpoints(words: str, as_json: bool) -> bool:
     one."""
     from patchword.variants import catalogue
 
-    groups = list(catalogue.found(words))
+    groups = list(catalogue.search(words))
     for group, rows in groups:
         if not as_json:
             show_group(group, rows)
@@ -271,12 +269,12 @@ def inspect_summary(model: Model) -> str:
 
 def origin_rows(model: Model) -> Iterator[str]:
     """The file that each group of values was read from."""
-    from patchword.checkpoints.read import WORDS
+    from patchword.checkpoints.json_files import PROCESSOR_FILES, TOKENIZER_FILES
 
     weights, *configs = model.config.read_from or ("memory",)
     processors = [name for name in configs if name in PROCESSOR_FILES]
     tokens = [Path(model.tokenizer.name).name] if model.tokenizer else []
-    tokens += [name for name in configs if name in WORDS and name not in tokens]
+    tokens += [name for name in configs if name in TOKENIZER_FILES and name not in tokens]
     others = [name for name in configs if name not in (*processors, *tokens)]
     yield f"format: {model.config.source}"
     yield f"weights and their sizes: {weights}"

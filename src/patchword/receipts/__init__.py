@@ -1,10 +1,9 @@
-"""Equivalence receipts: a model's outputs for fixed inputs, with which another copy of it is
-compared.
+"""Equivalence receipts: a model's outputs for fixed inputs, to compare another copy of it with.
 
-The stages are compared one by one, so that the first that differs is named. Pixels come from two
-test cards through the preprocessing, ids from fixed texts through the tokenizer. The towers are fed
-exact numbers instead (noise made of integers, and the ids that the receipt holds), so that a fault
-in an earlier stage does not change them.
+A receipt has stages, which are compared one by one, so that the first that differs is named. Two
+test cards go through the preprocessing, and fixed texts through the tokenizer. The inputs of the
+networks are not these results but exact numbers (noise from integers, and the ids in the receipt),
+so that a fault in an earlier stage does not change a later one.
 """
 
 from patchword.receipts.answers import make

@@ -1,4 +1,4 @@
-"""A patchword model's own answers, stage by stage."""
+"""The outputs of a patchword model, stage by stage."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor
 from patchword.bundle import Bundle
 from patchword.fingerprint import renewed
 from patchword.nn.inference_mode import inference
-from patchword.receipts.inputs import order
-from patchword.receipts.receipt import VERSION, Ids, Inputs, filled
+from patchword.receipts.inputs import shuffled
+from patchword.receipts.receipt import VERSION, Ids, Inputs, stages
 from patchword.show.config_summary import family
 
 
 def make(bundle: Bundle) -> dict[str, Any]:
-    """The receipt of a model as JSON values. Raises TokenizerError for one that reads texts and has
-    no tokenizer."""
+    """The receipt of a model as JSON values. Raises TokenizerError for a model with a text tower
+    and without a tokenizer."""
     answers, config = Answers(bundle, bundle.own_network), bundle.config
     return {
         "receipt": VERSION,
@@ -31,16 +31,16 @@ def make(bundle: Bundle) -> dict[str, Any]:
         "model": bundle.name,
         "family": family(config),
         "fingerprint": renewed(bundle).fingerprint,
-        **filled(
-            answers.attended,
-            pixels=answers.pixels if answers.sees else None,
+        **stages(
+            answers.attends_padding,
+            pixels=answers.pixels if answers.has_images else None,
             ids=answers.ids if config.text_or_decoder else None,
-            image=answers.image_tower if answers.sees else None,
-            text=answers.text_tower if answers.reads else None,
+            image=answers.image_tower if answers.has_images else None,
+            text=answers.text_tower if answers.has_texts else None,
             classes=answers.class_logits if config.classes else None,
-            pairs=answers.pair_logits if answers.sees and answers.reads else None,
+            pairs=answers.pair_logits if answers.has_images and answers.has_texts else None,
             matches=answers.match_logits if config.matching else None,
-            words=answers.word_logits if answers.writes else None,
+            words=answers.word_logits if answers.writes_captions else None,
             painted=answers.painted_patches if config.masked else None,
         ),
     }
@@ -50,29 +50,29 @@ class Answers:
     """The stages of a patchword model."""
 
     def __init__(self, bundle: Bundle, network: Any) -> None:
-        """network: what torch runs; None where another library does."""
+        """network: that torch runs; None if another library runs the model."""
         config = bundle.config
         text = config.text
         self.bundle = bundle
         self.network = network
-        self.sees = config.vision is not None
-        # A BLIP that answers questions has a text tower that always attends to an image.
-        self.reads = text is not None and (config.embed_dim > 0 or not text.cross_width)
-        self.writes = config.writes_captions
-        self.attended = text is not None and not text.causal and text.padding == "attended"
+        self.has_images = config.vision is not None
+        # The text tower of a BLIP that answers questions needs an image: it has no outputs alone.
+        self.has_texts = text is not None and (config.embed_dim > 0 or not text.cross_width)
+        self.writes_captions = config.writes_captions
+        self.attends_padding = text is not None and not text.causal and text.padding == "attended"
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self.bundle.preprocess(image)[0]
 
     @property
-    def end(self) -> int:
-        """The id at the end of every text: padding may follow it."""
+    def end_id(self) -> int:
+        """The id at the end of every text, before the padding."""
         return self.bundle.reader().rows([""])[0][-1]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text by itself, so that none is padded to the length of another."""
-        read = self.bundle.reader()
-        return [read([text])[0].tolist() for text in texts]
+        """The ids of each text, not padded to the length of another."""
+        tokenizer = self.bundle.reader()
+        return [tokenizer([text])[0].tolist() for text in texts]
 
     def image_tower(self, inputs: Inputs) -> Tensor:
         return self._run(lambda: self.network.encode_image(self._pixels(inputs)))
@@ -89,12 +89,12 @@ class Answers:
         return self.bundle.scale * images @ texts.T + self.bundle.bias
 
     def match_logits(self, inputs: Inputs, rows: Ids) -> Tensor:
-        """(B, 2 T): each image with each text by itself."""
+        """(B, 2 T): no match and match, of each image with each text."""
 
         def run() -> Tensor:
             tokens = self.network.image_tokens(self._pixels(inputs))
             ids = [self._ids(row).expand(len(tokens), -1) for row in rows]
-            return torch.cat([self.network.match(tokens, each) for each in ids], dim=1)
+            return torch.cat([self.network.match(tokens, text_ids) for text_ids in ids], dim=1)
 
         return self._run(run)
 
@@ -102,15 +102,16 @@ class Answers:
         def run() -> Tensor:
             tokens = self.network.image_tokens(self._pixels(inputs))
             ids = self._ids(rows[0]).expand(len(tokens), -1)
-            seen = self.network.image_mask(tokens)
-            return self.network.word_logits(self.network.decode(ids, tokens, seen)[:, -1])  # type: ignore[no-any-return]
+            mask = self.network.image_mask(tokens)
+            states = self.network.decode(ids, tokens, mask)
+            return self.network.word_logits(states[:, -1])  # type: ignore[no-any-return]
 
         return self._run(run)
 
     def painted_patches(self, inputs: Inputs) -> Tensor:
         pixels = self._pixels(inputs)
         patch = self.bundle.config.image_tower.patch_size
-        noise = torch.from_numpy(order(inputs[0][0].size // patch**2)).to(self.bundle.device)
+        noise = torch.from_numpy(shuffled(inputs[0][0].size // patch**2)).to(self.bundle.device)
         return self._run(lambda: self.network(pixels, noise.expand(len(inputs), -1))[0].flatten(1))
 
     def _encode(self, row: Sequence[int]) -> Tensor:
@@ -122,15 +123,14 @@ class Answers:
     def _pixels(self, inputs: Inputs) -> Tensor | list[Tensor]:
         """A batch, or a list of tensors of different shapes."""
         like = next(self.network.parameters())
-        tensors = [torch.from_numpy(each).to(like.device, like.dtype) for each in inputs]
-        return batched(tensors)
+        return batched([torch.from_numpy(x).to(like.device, like.dtype) for x in inputs])
 
-    def _run(self, work: Callable[[], Tensor]) -> Tensor:
+    def _run(self, compute: Callable[[], Tensor]) -> Tensor:
         with inference(self.network):
-            return work().float().cpu()
+            return compute().float().cpu()
 
 
 def batched(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    """(B, ...) where all are of one shape; else the list as it is."""
-    same = len({tensor.shape for tensor in tensors}) == 1
-    return torch.stack(tensors) if same else tensors
+    """A batch (B, ...) if all have the same shape; else the list."""
+    one_shape = len({tensor.shape for tensor in tensors}) == 1
+    return torch.stack(tensors) if one_shape else tensors

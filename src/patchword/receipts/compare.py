@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -17,29 +17,29 @@ from patchword.receipts.answers import Answers
 from patchword.receipts.graph_answers import answers_of
 from patchword.receipts.inputs import CARDS, card
 from patchword.receipts.receipt import (
-    SAMPLED,
+    CARD_SAMPLES,
     Card,
     Receipt,
     Row,
     Stage,
-    held,
-    noises,
+    noise_inputs,
     parse,
-    picked,
-    summary,
+    sample_indices,
+    summarised,
+    to_row,
 )
 
 # torch.testing.assert_close's for float32. A receipt may come from a machine that adds the same
-# numbers in another order, and a sum's rounding goes by its largest terms, not by what is left of
-# them: so atol is of a row whose largest value is 1, and grows with that value.
+# numbers in another order. The rounding error of a sum depends on its largest terms, not on the
+# result: so atol is for a row whose largest value is 1, and is multiplied by that value.
 RTOL, ATOL = 1.3e-6, 1e-5
-COSINE = 4 * 2**-24  # pair logits besides: a cosine's last bits, times the scale (up to 100)
+COSINE_ATOL = 4 * 2**-24  # of a cosine; in pair logits it is multiplied by the scale, up to 100
 
-# What networks raise at inputs of another model's shapes: sizes, ids, a list where one tensor goes.
-UNFIT = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
+# Errors of networks at the inputs of another model: sizes, ids, or a list instead of a tensor.
+INPUT_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
 
-Differ = Callable[[Sequence[float], Sequence[float]], tuple[float, int]]
-Found = tuple[float, str, str]  # largest difference, what differs ("" for nothing), hint
+# Compares two rows: the largest difference, and how many numbers are beyond the tolerance.
+CompareRows = Callable[[Sequence[float], Sequence[float]], tuple[float, int]]
 STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
     "pixels": "resizing (shortest side, squash, patches), crop, interpolation, rescale, mean, std",
     "tokens": "context length, start or end token, padding, or how a text is cleaned first",
@@ -55,13 +55,21 @@ STAGES: dict[Stage, str] = {  # in order, with what is usually wrong
 }
 
 
+class Comparison(NamedTuple):
+    """The comparison of one stage."""
+
+    largest: float  # absolute difference; inf if numbers cannot be compared
+    reason: str  # what differs; "" for nothing
+    hint: str = ""  # a likely cause; "": that of `STAGES`
+
+
 @dataclass(frozen=True)
 class Difference:
     """A stage in which a model and a receipt differ."""
 
     stage: Stage
-    reason: str  # what was found where
-    largest: float  # absolute difference; inf where numbers cannot be compared
+    reason: str  # what differs
+    largest: float  # absolute difference; inf if numbers cannot be compared
     hint: str  # likely causes
 
 
@@ -71,132 +79,159 @@ def verify(
     """The stages of a receipt in which a model differs, in order; [] for the same model.
 
     Numbers may differ by atol * m + rtol * |number|, where m is the largest |number| of their row,
-    or 1 if that is more; pair logits by COSINE times the scale besides.
-    Half precision needs more than the defaults, and so may another device. Raises PatchwordError
-    for what is not a receipt of this version.
+    or 1 if that is larger; pair logits by COSINE_ATOL times the scale more. Half precision needs
+    more than the defaults, and another device may too. Raises PatchwordError if it is not a receipt
+    of this version.
     """
-    return [found for _, _, found in compare(bundle, receipt, rtol, atol) if found is not None]
+    compared = compare(bundle, receipt, rtol, atol)
+    return [difference for _, _, difference in compared if difference is not None]
 
 
 def compare(
     bundle: Bundle, receipt: Mapping[str, Any], rtol: float = RTOL, atol: float = ATOL
 ) -> Iterator[tuple[Stage, float, Difference | None]]:
-    """Each stage that a receipt has: its name, the largest difference, and whether that counts."""
-    known, ours = parse(receipt), answers_of(bundle)
-    differ = partial(_difference, rtol=rtol, atol=atol)
-    scaled = partial(_difference, rtol=rtol, atol=atol + COSINE * bundle.scale)
-    inputs, rows = noises(known.pixels), [each.whole for each in known.tokens]
-    ways: dict[Stage, Callable[[], Found]] = {
-        "pixels": lambda: _pixels(ours, known, differ),
-        "tokens": lambda: _tokens(ours, known),
-        "image_tower": lambda: _rows(ours.image_tower(inputs), known.image_tower, differ),
-        "text_tower": lambda: _rows(ours.text_tower(rows), known.text_tower, differ),
-        "class_logits": lambda: _rows(ours.class_logits(inputs), known.class_logits, differ),
-        "pair_logits": lambda: _rows(ours.pair_logits(inputs, rows), known.pair_logits, scaled),
-        "match_logits": lambda: _rows(ours.match_logits(inputs, rows), known.match_logits, differ),
-        "word_logits": lambda: _rows(ours.word_logits(inputs, rows), known.word_logits, differ),
-        "painted_patches": lambda: _rows(
-            ours.painted_patches(inputs), known.painted_patches, differ
-        ),
-    }
-    for stage, way in ways.items():
+    """Each stage that a receipt has: its name, the largest difference, and the `Difference` if that
+    is beyond the tolerance."""
+    known, answers = parse(receipt), answers_of(bundle)
+    for stage in STAGES:
         if not getattr(known, stage):
             continue
+        stage_atol = atol + COSINE_ATOL * bundle.scale if stage == "pair_logits" else atol
+        compare_rows = partial(_compare_rows, rtol=rtol, atol=stage_atol)
         try:
-            largest, reason, hint = _missing(stage, ours) or way()
-        except (PatchwordError, *UNFIT) as error:
-            largest, reason, hint = np.inf, f"cannot be computed: {error}", ""
-        likely = hint or _likely(stage, bundle)
-        yield stage, largest, Difference(stage, reason, largest, likely) if reason else None
+            result = _compare_stage(stage, answers, known, compare_rows)
+        except (PatchwordError, *INPUT_ERRORS) as error:
+            result = Comparison(np.inf, f"cannot be computed: {error}")
+        difference = None
+        if result.reason:
+            hint = result.hint or _usual_cause(stage, bundle)
+            difference = Difference(stage, result.reason, result.largest, hint)
+        yield stage, result.largest, difference
+
+
+def _compare_stage(
+    stage: Stage, answers: Answers, receipt: Receipt, compare_rows: CompareRows
+) -> Comparison:
+    missing = _missing_part(stage, answers)
+    if missing is not None:
+        reason = f"the receipt is of a model with {missing}, and this one has none"
+        return Comparison(np.inf, reason)
+    if stage == "pixels":
+        return _pixels(answers, receipt, compare_rows)
+    if stage == "tokens":
+        return _tokens(answers, receipt)
+    noise, ids = noise_inputs(receipt.pixels), [text.padded for text in receipt.tokens]
+    inputs: tuple[Any, ...] = (noise, ids)
+    if stage in ("image_tower", "class_logits", "painted_patches"):
+        inputs = (noise,)
+    elif stage == "text_tower":
+        inputs = (ids,)
+    compute = getattr(answers, stage)  # its methods are named after the stages
+    return _outputs(compute(*inputs), getattr(receipt, stage), compare_rows)
 
 
 def not_compared(bundle: Bundle, receipt: Mapping[str, Any]) -> list[Stage]:
-    """The stages of a model that a receipt has nothing of: they may differ all the same."""
-    known, ours = parse(receipt), answers_of(bundle)
-    return [stage for stage in STAGES if not getattr(known, stage) and not _missing(stage, ours)]
+    """The stages of a model that a receipt does not have: in these it may differ."""
+    known, answers = parse(receipt), answers_of(bundle)
+    absent = [stage for stage in STAGES if not getattr(known, stage)]
+    return [stage for stage in absent if _missing_part(stage, answers) is None]
 
 
-def _likely(stage: Stage, bundle: Bundle) -> str:
-    """What is usually wrong, and before it that a model in fewer bits is never quite the same."""
+def _usual_cause(stage: Stage, bundle: Bundle) -> str:
+    """What is usually wrong; in half precision, that it is never quite the same."""
     dtype = str(bundle.engine.dtype).removeprefix("torch.")
     if dtype == "float32" or stage in ("pixels", "tokens"):
         return STAGES[stage]
     return f"{dtype}, whose numbers need a larger atol; if it is more than that: {STAGES[stage]}"
 
 
-def _missing(stage: Stage, ours: Answers) -> Found | None:
-    """The part that a stage needs, if the model does not have it."""
-    config = ours.bundle.config
-    lacks = {
-        "an image tower": not ours.sees and stage not in ("tokens", "text_tower"),
-        "a tokenizer": stage == "tokens" and config.text_or_decoder is None,
-        "a text tower": not ours.reads and stage in ("text_tower", "pair_logits"),
-        "classes": not config.classes and stage == "class_logits",
-        "a matching head": not config.matching and stage == "match_logits",
-        "a decoder of words": not ours.writes and stage == "word_logits",
-        "a masked autoencoder's decoder": not config.masked and stage == "painted_patches",
-    }
-    for part, lacking in lacks.items():
-        if lacking:
-            return np.inf, f"the receipt is of a model with {part}, and this one has none", ""
+def _missing_part(stage: Stage, answers: Answers) -> str | None:
+    """The part that a stage needs and the model does not have; None if it has all."""
+    config = answers.bundle.config
+    if not answers.has_images and stage not in ("tokens", "text_tower"):
+        return "an image tower"
+    if config.text_or_decoder is None and stage == "tokens":
+        return "a tokenizer"
+    if not answers.has_texts and stage in ("text_tower", "pair_logits"):
+        return "a text tower"
+    if not config.classes and stage == "class_logits":
+        return "classes"
+    if not config.matching and stage == "match_logits":
+        return "a matching head"
+    if not answers.writes_captions and stage == "word_logits":
+        return "a decoder of words"
+    if not config.masked and stage == "painted_patches":
+        return "a masked autoencoder's decoder"
     return None
 
 
-def _difference(
-    ours: Sequence[float], theirs: Sequence[float], rtol: float, atol: float
+def _compare_rows(
+    actual: Sequence[float], expected: Sequence[float], rtol: float, atol: float
 ) -> tuple[float, int]:
-    """The largest difference of two rows of one length, and how many are beyond the tolerance."""
-    a, b = np.array(ours), np.array(theirs)
+    """The largest difference of two rows of one length, and how many numbers are beyond the
+    tolerance."""
+    a, b = np.array(actual), np.array(expected)
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
-        size = np.nan_to_num(np.abs(b), nan=0.0, posinf=0.0).max(initial=1.0)
-        near = (difference <= atol * size + rtol * np.abs(b)) & np.isfinite(b)
+        largest_value = np.nan_to_num(np.abs(b), nan=0.0, posinf=0.0).max(initial=1.0)
+        near = (difference <= atol * largest_value + rtol * np.abs(b)) & np.isfinite(b)
         beyond = ~near & (a != b)
     largest = float(np.nan_to_num(difference, nan=np.inf).max(initial=0, where=beyond | (a != b)))
     return largest, int(beyond.sum())
 
 
-def _rows(ours: Tensor, theirs: Sequence[Row], differ: Differ) -> Found:
-    """Rows of features or logits."""
-    if len(ours) != len(theirs):
-        return np.inf, f"{len(ours)} rows, and {len(theirs)} in the receipt", ""
+def _outputs(actual: Tensor, expected: Sequence[Row], compare_rows: CompareRows) -> Comparison:
+    """Compares rows of features or logits, one for each input."""
+    if len(actual) != len(expected):
+        return Comparison(np.inf, f"{len(actual)} rows, and {len(expected)} in the receipt")
     largest, wrong = 0.0, 0
-    for mine, row in zip(map(held, ours), theirs, strict=True):
-        if len(mine) != len(row):
-            return np.inf, f"{len(mine)} numbers an input, and {len(row)} in the receipt", ""
-        most, beyond = differ(mine, row)
-        largest, wrong = max(largest, most), wrong + (beyond > 0)
-    return largest, f"{wrong} of {len(theirs)} inputs differ" if wrong else "", ""
-
-
-def _pixels(ours: Answers, known: Receipt, differ: Differ) -> Found:
-    """The test cards."""
-    largest, wrong, pairs = 0.0, [], []
-    for size, theirs in zip(CARDS, known.pixels, strict=True):
-        mine = summary(ours.pixels(card(*size)))
-        name = f"the card of {size[0]}x{size[1]} pixels"
-        if mine.shape != theirs.shape:
-            found = ["x".join(map(str, shape)) for shape in (mine.shape, theirs.shape)]
-            return np.inf, f"{name} becomes {found[0]}, and {found[1]} in the receipt", ""
-        numbers = [(*each.values, *each.mean, *each.std) for each in (mine, theirs)]
-        most, beyond = differ(*numbers)
-        largest = max(largest, most)
-        pairs.append((mine, theirs))
+    for values, row in zip(actual, expected, strict=True):
+        actual_row = to_row(values)
+        if len(actual_row) != len(row):
+            reason = f"{len(actual_row)} numbers an input, and {len(row)} in the receipt"
+            return Comparison(np.inf, reason)
+        difference, beyond = compare_rows(actual_row, row)
+        largest = max(largest, difference)
         if beyond:
-            wrong.append(f"{beyond} of the {len(numbers[0])} numbers of {name}")
-    hint = "rescale, mean or std: the picture is the same in other levels"
-    return largest, " and ".join(wrong), hint if wrong and _same_picture(pairs) else ""
+            wrong += 1
+    reason = f"{wrong} of {len(expected)} inputs differ" if wrong else ""
+    return Comparison(largest, reason)
+
+
+def _pixels(answers: Answers, receipt: Receipt, compare_rows: CompareRows) -> Comparison:
+    """Compares the preprocessed test cards."""
+    largest, reasons, pairs = 0.0, [], []
+    for size, expected in zip(CARDS, receipt.pixels, strict=True):
+        actual = summarised(answers.pixels(card(*size)))
+        name = f"the card of {size[0]}x{size[1]} pixels"
+        if actual.shape != expected.shape:
+            shapes = ["x".join(map(str, shape)) for shape in (actual.shape, expected.shape)]
+            reason = f"{name} becomes {shapes[0]}, and {shapes[1]} in the receipt"
+            return Comparison(np.inf, reason)
+        actual_numbers = (*actual.values, *actual.mean, *actual.std)
+        expected_numbers = (*expected.values, *expected.mean, *expected.std)
+        difference, beyond = compare_rows(actual_numbers, expected_numbers)
+        largest = max(largest, difference)
+        pairs.append((actual, expected))
+        if beyond:
+            reasons.append(f"{beyond} of the {len(actual_numbers)} numbers of {name}")
+    hint = ""
+    if reasons and _same_picture(pairs):
+        hint = "rescale, mean or std: the picture is the same in other levels"
+    return Comparison(largest, " and ".join(reasons), hint)
 
 
 def _same_picture(pairs: Sequence[tuple[Card, Card]]) -> bool:
-    """Whether the cards of a receipt are ours times a number plus a number in each channel."""
-    plane = [np.prod(mine.shape[1:]) for mine, _ in pairs]
-    where = [picked(int(3 * n), SAMPLED) // n for n in plane]
-    channel = np.concatenate(where)
-    ours = np.concatenate([mine.values for mine, _ in pairs])
-    theirs = np.concatenate([other.values for _, other in pairs])
+    """Whether each channel of the receipt's cards is a linear function of the model's."""
+    channels = []
+    for actual, _ in pairs:
+        plane = int(np.prod(actual.shape[1:]))
+        channels.append(sample_indices(3 * plane, CARD_SAMPLES) // plane)
+    channel = np.concatenate(channels)
+    actual_values = np.concatenate([actual.values for actual, _ in pairs])
+    expected_values = np.concatenate([expected.values for _, expected in pairs])
     for c in range(3):
-        x, y = ours[channel == c], theirs[channel == c]
+        x, y = actual_values[channel == c], expected_values[channel == c]
         if len(x) < 3 or np.ptp(x) == 0:
             return False
         line = np.polyval(np.polyfit(x, y, 1), x)
@@ -205,39 +240,41 @@ def _same_picture(pairs: Sequence[tuple[Card, Card]]) -> bool:
     return True
 
 
-def _tokens(ours: Answers, known: Receipt) -> Found:
-    """The texts: equal as the tower sees them. Padding counts where the receipt says that it
-    is attended to, or where it would be taken for something else."""
-    texts = [each.text for each in known.tokens]
-    for theirs, row in zip(known.tokens, ours.ids(texts), strict=True):
-        reason, hint = _first_difference(row, theirs.whole, ours.end, known.padding == "attended")
+def _tokens(answers: Answers, receipt: Receipt) -> Comparison:
+    """Compares the ids of the texts, as the tower gets them. Padding counts if the text tower of
+    the receipt attends to it, or if it is not behind an end token."""
+    attends_padding = receipt.padding == "attended"
+    ids = answers.ids([text.text for text in receipt.tokens])
+    for expected, actual in zip(receipt.tokens, ids, strict=True):
+        reason, hint = _compare_ids(actual, expected.padded, answers.end_id, attends_padding)
         if reason:
-            return np.inf, f"{json.dumps(theirs.text[:30], ensure_ascii=False)}: {reason}", hint
-    return 0.0, "", ""
+            text = json.dumps(expected.text[:30], ensure_ascii=False)
+            return Comparison(np.inf, f"{text}: {reason}", hint)
+    return Comparison(0.0, "")
 
 
-def _first_difference(
-    ours: list[int], theirs: list[int], end: int, attended: bool
+def _compare_ids(
+    actual: list[int], expected: list[int], end_id: int, attends_padding: bool
 ) -> tuple[str, str]:
-    """The first difference of two rows of ids and its likely cause; "" twice without one.
+    """The first difference of two rows of ids, and its likely cause; ("", "") for none.
 
-    One may be longer by padding behind the end token, unless padding is attended to.
+    One may be longer by padding behind the end token, unless the tower attends to padding.
     """
-    short, long = sorted((ours, theirs), key=len)
-    same = next((i for i in range(len(short)) if ours[i] != theirs[i]), None)
-    if same is None:
+    lengths = f"{len(actual)} ids, and {len(expected)} in the receipt"
+    short, long = sorted((actual, expected), key=len)
+    different = [i for i in range(len(short)) if actual[i] != expected[i]]
+    if not different:
         rest = set(long[len(short) :])
-        padded = len(rest) == 1 and short[-1:] == [end]
-        if not rest or (padded and not attended):
+        is_padding = len(rest) == 1 and short[-1:] == [end_id]
+        if not rest or (is_padding and not attends_padding):
             return "", ""
-        found = f"{len(ours)} ids, and {len(theirs)} in the receipt"
-        return (
-            found,
-            "padding: to the context, or not" if padded else "context length, or end token",
-        )
-    found = f"id {same} is {ours[same]}, and {theirs[same]} in the receipt"
-    if len(set(ours[same:])) == 1 and len(set(theirs[same:])) == 1:
-        return found, "end token, or padding"
-    if len(ours) != len(theirs) and same >= len(short) - 1:
-        return found, "context length"
-    return found, ""
+        if is_padding:
+            return lengths, "padding: to the context, or not"
+        return lengths, "context length, or end token"
+    first = different[0]
+    reason = f"id {first} is {actual[first]}, and {expected[first]} in the receipt"
+    if len(set(actual[first:])) == 1 and len(set(expected[first:])) == 1:
+        return reason, "end token, or padding"
+    if len(actual) != len(expected) and first >= len(short) - 1:
+        return reason, "context length"
+    return reason, ""

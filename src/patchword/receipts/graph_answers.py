@@ -1,4 +1,4 @@
-"""The stages of a model whose graphs another library than torch runs."""
+"""The outputs of a model that another library than torch runs, stage by stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patchword.receipts.receipt import Ids, Inputs
 
 
 class GraphAnswers(Answers):
-    """Vectors come from the engine, all else from the graphs that an export has beside them."""
+    """Features come from the engine, all else from the graphs that an export has beside it."""
 
     def __init__(self, bundle: Bundle, engine: GraphEngine) -> None:
         super().__init__(bundle, None)
@@ -34,24 +34,24 @@ class GraphAnswers(Answers):
 
     def match_logits(self, inputs: Inputs, rows: Ids) -> Tensor:
         tokens = self._tokens(inputs)
-        each = [
+        logits = [
             self._graph(
                 "matching", "logits", input_ids=_ids(row, len(tokens)), encoder_hidden_states=tokens
             )
             for row in rows
         ]
-        return torch.cat(each, dim=1)
+        return torch.cat(logits, dim=1)
 
     def word_logits(self, inputs: Inputs, rows: Ids) -> Tensor:
         tokens = self._tokens(inputs)
         ids = _ids(rows[0], len(tokens))
-        given: dict[str, NDArray[Any]] = {"input_ids": ids, "encoder_hidden_states": tokens}
+        graph_inputs: dict[str, NDArray[Any]] = {"input_ids": ids, "encoder_hidden_states": tokens}
         blip = self.bundle.config.blip
         if blip is not None and blip.answers_questions:  # see `exporting.parts.Answering`
-            seen = np.ones(tokens.shape[:2], np.int64)
-            seen[:, 0] = blip.image_tokens == "all"
-            given["encoder_attention_mask"] = seen
-        return self._graph("decoder", "logits", **given)[:, -1]
+            mask = np.ones(tokens.shape[:2], np.int64)
+            mask[:, 0] = blip.image_tokens == "all"
+            graph_inputs["encoder_attention_mask"] = mask
+        return self._graph("decoder", "logits", **graph_inputs)[:, -1]
 
     def painted_patches(self, inputs: Inputs) -> Tensor:
         raise UnsupportedError("no engine but torch runs a masked autoencoder's decoder")
@@ -60,18 +60,19 @@ class GraphAnswers(Answers):
         tokens = self._graph("image", "last_hidden_state", pixel_values=np.stack(inputs))
         return tokens.numpy()
 
-    def _graph(self, part: str, wanted: str, **inputs: NDArray[Any]) -> Tensor:
-        found = self.engine.graphs[part](inputs) if part in self.engine.graphs else {}
-        if wanted not in found:
+    def _graph(self, part: str, output: str, **inputs: NDArray[Any]) -> Tensor:
+        """An output of one of the engine's graphs."""
+        outputs = self.engine.graphs[part](inputs) if part in self.engine.graphs else {}
+        if output not in outputs:
             raise UnsupportedError(
                 f"the engine {self.engine.name} gives vectors alone here; an exported model, or "
                 'engine="torch", gives this too'
             )
-        return torch.from_numpy(np.asarray(found[wanted], np.float32))
+        return torch.from_numpy(np.asarray(outputs[output], np.float32))
 
 
 def answers_of(bundle: Bundle) -> Answers:
-    """The stages of a model, by whatever runs it."""
+    """The outputs of a model, with torch or another library."""
     if isinstance(bundle.engine, GraphEngine):
         return GraphAnswers(bundle, bundle.engine)
     return Answers(bundle, bundle.own_network)

@@ -1,4 +1,4 @@
-"""The receipt itself: its fields, and how it is filled, written and read."""
+"""The fields of a receipt, and how it is made, written and read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from patchword.config import from_dict, to_dict
 from patchword.errors import ConfigError, PatchwordError
-from patchword.receipts.inputs import CARDS, TEXTS, card, noise, scattered
+from patchword.receipts.inputs import CARDS, TEXTS, card, hashed, noise
 
 VERSION = 1  # of the format
-SAMPLED = 64  # pixels of a card that a receipt holds
-LONGEST = 1024  # numbers of a row that a receipt holds; of a longer one as many are picked
-MOST = 1 << 24  # numbers of a card, and ids of a text, that a model could take
-DIGITS = 8  # significant: half a unit of the last is 1/26 of RTOL
+CARD_SAMPLES = 64  # pixels of a card in a receipt
+MAX_ROW = 1024  # numbers of a row in a receipt; a longer row is sampled
+MAX_INPUT = 1 << 24  # numbers of a card, and ids of a text, that any model can take
+DIGITS = 8  # significant ones; half a unit of the last is 1/26 of RTOL
 Stage = Literal[
     "pixels",
     "tokens",
@@ -39,17 +39,17 @@ Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Card:
-    """A test card after preprocessing: all numbers float32, as the network gets them."""
+    """A test card after preprocessing, as the network gets it (float32), summarised."""
 
     shape: tuple[int, ...]  # (3, H, W)
     mean: Row  # of each channel, summed in float64
     std: Row
-    values: Row  # at `picked` of the flattened pixels
+    values: Row  # samples of the flattened pixels
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as ids: `ids`, then `pad` up to `length`."""
+    """The ids of a text: `ids`, then the id `pad` up to `length`."""
 
     text: str
     ids: tuple[int, ...]
@@ -57,14 +57,14 @@ class Tokens:
     length: int
 
     @property
-    def whole(self) -> list[int]:
-        """The ids as a tower gets them."""
-        return [*self.ids, *[self.pad] * (self.length - len(self.ids))]
+    def padded(self) -> list[int]:
+        """The ids as a text tower gets them."""
+        return list(self.ids) + [self.pad] * (self.length - len(self.ids))
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The answers of one model. A stage that it does not have is empty."""
+    """The outputs of one model. A stage that it does not have is empty."""
 
     receipt: int  # VERSION
     made_by: str  # "patchword 0.1.0", "transformers 5.23.0"
@@ -72,19 +72,19 @@ class Receipt:
     family: str = ""
     fingerprint: str = ""
     pixels: tuple[Card, ...] = ()  # of each of CARDS
-    padding: Literal["ignored", "attended"] = "ignored"  # whether the text tower attends to it
+    padding: Literal["ignored", "attended"] = "ignored"  # by the text tower
     tokens: tuple[Tokens, ...] = ()  # of each of TEXTS
     image_tower: tuple[Row, ...] = ()  # raw features of `noise` in the shape of each card
     text_tower: tuple[Row, ...] = ()  # raw features of the ids in `tokens`
     class_logits: tuple[Row, ...] = ()  # of the same noise
     pair_logits: tuple[Row, ...] = ()  # of each noise with each text, before softmax or sigmoid
     match_logits: tuple[Row, ...] = ()  # no match and match, of each noise with each text
-    word_logits: tuple[Row, ...] = ()  # of the next word about each noise after the first text
-    painted_patches: tuple[Row, ...] = ()  # of each noise, hidden in the order of `order` (MAE)
+    word_logits: tuple[Row, ...] = ()  # of the next word after the first text, for each noise
+    painted_patches: tuple[Row, ...] = ()  # of each noise, hidden in the order of `shuffled` (MAE)
 
 
-def filled(
-    attended: bool,
+def stages(
+    attends_padding: bool,
     *,
     pixels: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
     ids: Callable[[Sequence[str]], Sequence[Sequence[int]]] | None = None,
@@ -99,14 +99,19 @@ def filled(
 ) -> dict[str, Any]:
     """The stages of a receipt from the functions that compute them, of this library or another.
 
-    None: the model has no such stage. attended: whether the text tower attends to padding. `pixels`
-    takes a card (H, W, 3) to (3, h, w); the others give a row for each of their first inputs.
-    texts: those of TEXTS that fit a library which does not cut them.
+    attends_padding: whether the text tower attends to padding. pixels: preprocesses a card
+    (H, W, 3) to (3, h, w). The other functions return a row for each of their first inputs; None:
+    the model has no such stage. texts: without those that are too long for a library that does not
+    cut them.
     """
-    cards = [summary(pixels(card(*size))) for size in CARDS] if pixels else []
-    tokens = [folded(t, row) for t, row in zip(texts, ids(texts), strict=True)] if ids else []
-    inputs, rows = noises(cards), [each.whole for each in tokens]
-    made: dict[Stage, Tensor | tuple[()]] = {
+    cards = []
+    if pixels is not None:
+        cards = [summarised(pixels(card(*size))) for size in CARDS]
+    tokens = []
+    if ids is not None:
+        tokens = [tokens_of(text, row) for text, row in zip(texts, ids(texts), strict=True)]
+    inputs, rows = noise_inputs(cards), [text.padded for text in tokens]
+    outputs: dict[Stage, Tensor | tuple[()]] = {
         "image_tower": image(inputs) if image else (),
         "text_tower": text(rows) if text else (),
         "class_logits": classes(inputs) if classes else (),
@@ -116,59 +121,62 @@ def filled(
         "painted_patches": painted(inputs) if painted else (),
     }
     return {
-        "pixels": [to_dict(each) for each in cards],
-        "padding": "attended" if attended else "ignored",
-        "tokens": [to_dict(each) for each in tokens],
-        **{name: [held(row) for row in rows] for name, rows in made.items()},
+        "pixels": [to_dict(card_) for card_ in cards],
+        "padding": "attended" if attends_padding else "ignored",
+        "tokens": [to_dict(text_) for text_ in tokens],
+        **{stage: [to_row(values) for values in output] for stage, output in outputs.items()},
     }
 
 
-def noises(cards: Sequence[Card]) -> Inputs:
-    """One input for each card, of its shape."""
-    return [noise(each.shape, seed) for seed, each in enumerate(cards, start=1)]
+def noise_inputs(cards: Sequence[Card]) -> Inputs:
+    """Noise in the shape of each card."""
+    return [noise(card_.shape, seed) for seed, card_ in enumerate(cards, start=1)]
 
 
-def summary(pixels: NDArray[np.float32]) -> Card:
-    """A preprocessed card (3, H, W) in few numbers."""
+def summarised(pixels: NDArray[np.float32]) -> Card:
+    """The summary of a preprocessed card (3, H, W)."""
     channels = pixels.reshape(3, -1).astype(np.float64)
-    values = pixels.reshape(-1)[picked(pixels.size, SAMPLED)]
-    return Card(pixels.shape, held(channels.mean(axis=1)), held(channels.std(axis=1)), held(values))
+    return Card(
+        shape=pixels.shape,
+        mean=to_row(channels.mean(axis=1)),
+        std=to_row(channels.std(axis=1)),
+        values=to_row(pixels.reshape(-1)[sample_indices(pixels.size, CARD_SAMPLES)]),
+    )
 
 
-def folded(text: str, row: Sequence[int]) -> Tokens:
-    """A row of ids; what repeats at its end is counted, so that padding takes no room."""
-    kept = len(row)
-    while kept > 1 and row[kept - 2] == row[-1]:
-        kept -= 1
-    return Tokens(text, tuple(map(int, row[:kept])), int(row[-1]) if len(row) else 0, len(row))
+def tokens_of(text: str, row: Sequence[int]) -> Tokens:
+    """The ids of a text without the padding: the last id, if it is repeated at the end."""
+    count = len(row)
+    while count > 1 and row[count - 2] == row[-1]:
+        count -= 1
+    ids = tuple(int(id_) for id_ in row[:count])
+    return Tokens(text, ids, pad=int(row[-1]) if len(row) else 0, length=len(row))
 
 
-def held(row: Any) -> Row:
-    """Numbers as a receipt holds them: rounded to DIGITS, of a long row LONGEST of them."""
-    values = np.asarray(row, np.float64).reshape(-1)
-    values = values[picked(values.size, LONGEST)]
-    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+def to_row(values: Any) -> Row:
+    """Numbers as in a receipt: rounded to DIGITS, and sampled if there are more than MAX_ROW."""
+    flat = np.asarray(values, np.float64).reshape(-1)
+    samples = flat[sample_indices(flat.size, MAX_ROW)]
+    return tuple(float(f"{value:.{DIGITS}g}") for value in samples)
 
 
-def picked(size: int, count: int) -> NDArray[np.int64]:
-    """Indices below `size`, in order: all of them, or `count` that fall without a pattern."""
+def sample_indices(size: int, count: int) -> NDArray[np.int64]:
+    """Sorted indices below `size`: all of them, or `count` pseudo-random ones."""
     if size <= count:
         return np.arange(size)
-    return np.sort(scattered(np.arange(count)) % size)
+    return np.sort(hashed(np.arange(count)) % size)
 
 
 def to_text(receipt: Mapping[str, Any], ascii_only: bool = False) -> str:
-    """A receipt as JSON to read: one line for each card, text and row."""
+    """A receipt as JSON that people can read: one line for each card, text and row."""
     lines = []
     for key, value in receipt.items():
-        rows = [json.dumps(row, ensure_ascii=ascii_only) for row in value] if _nested(value) else []
-        text = "[\n  " + ",\n  ".join(rows) + "\n ]" if rows else json.dumps(value)
+        text = json.dumps(value)
+        if isinstance(value, (list, tuple)) and value:
+            rows = [json.dumps(row, ensure_ascii=ascii_only) for row in value]
+            text = "[\n  " + ",\n  ".join(rows) + "\n ]"
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0
 
 
 def parse(receipt: Mapping[str, Any]) -> Receipt:
@@ -181,25 +189,25 @@ def parse(receipt: Mapping[str, Any]) -> Receipt:
             f"{VERSION}: upgrade patchword, or make the receipt anew"
         )
     try:
-        known = from_dict(Receipt, receipt)
+        parsed = from_dict(Receipt, receipt)
     except ConfigError as error:
         raise PatchwordError(f"not a whole receipt: {error}") from error
-    if not any(getattr(known, stage) for stage in get_args(Stage)):
+    if not any(getattr(parsed, stage) for stage in get_args(Stage)):
         raise PatchwordError("an empty receipt: there is nothing to compare")
-    _check_sizes(known)
-    if known.pixels and len(known.pixels) != len(CARDS):
-        raise PatchwordError(f"not a whole receipt: {len(known.pixels)} cards, not {len(CARDS)}")
-    return known
+    _check_sizes(parsed)
+    if parsed.pixels and len(parsed.pixels) != len(CARDS):
+        raise PatchwordError(f"not a whole receipt: {len(parsed.pixels)} cards, not {len(CARDS)}")
+    return parsed
 
 
-def _check_sizes(known: Receipt) -> None:
-    """Raise PatchwordError for inputs that no model takes, before they are made."""
-    for card_ in known.pixels:
-        if len(card_.shape) != 3 or min(card_.shape) < 1 or math.prod(card_.shape) > MOST:
+def _check_sizes(receipt: Receipt) -> None:
+    """Raise PatchwordError for inputs that are too large for any model, before they are made."""
+    for card_ in receipt.pixels:
+        if len(card_.shape) != 3 or min(card_.shape) < 1 or math.prod(card_.shape) > MAX_INPUT:
             shape = "x".join(map(str, card_.shape))
             raise PatchwordError(f"not a whole receipt: a card becomes {shape}, not 3 x H x W")
-    for text in known.tokens:
-        if not len(text.ids) <= text.length <= MOST:
+    for text in receipt.tokens:
+        if not len(text.ids) <= text.length <= MAX_INPUT:
             raise PatchwordError(
                 f"not a whole receipt: {text.text[:20]!r} has {len(text.ids)} ids, padded to "
                 f"{text.length}"

@@ -1,6 +1,6 @@
-"""Named configurations as data, with the source of the numbers beside each.
+"""Named configurations as data, each with the source of its numbers.
 
-A name gives a network to train from random weights; a checkpoint has numbers of its own.
+They are for networks that are trained from random weights. A checkpoint states its own numbers.
 """
 
 from patchword.variants import blip, clip, images, siglip

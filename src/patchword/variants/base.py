@@ -1,4 +1,4 @@
-"""What the families' variants share."""
+"""What the variants of all families share: sizes of ViTs, means and standard deviations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Variant:
     source: str
 
 
-# width, depth, heads; the MLP is 4 times as wide, or as in MLP_WIDTHS.
+# width, depth, heads. The MLP is 4 times as wide, if it is not in MLP_WIDTHS.
 VIT_SIZES = {
     "tiny": (192, 12, 3),  # Touvron et al. 2021 (DeiT), table 1
     "small": (384, 12, 6),  # the same
@@ -29,4 +29,4 @@ VIT_SIZES = {
     "gigantic": (1664, 48, 16),
     "plus": (896, 12, 14),  # open_clip's ViT-B-16-plus
 }
-MLP_WIDTHS = {"giant": 6144, "gigantic": 8192}  # the same
+MLP_WIDTHS = {"giant": 6144, "gigantic": 8192}  # Zhai et al. 2022, table 2

@@ -1,4 +1,4 @@
-"""BLIP."""
+"""Variants of BLIP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from patchword.variants.base import VIT_SIZES, Variant
 
 
 def blip(size: str, pixels: int, use: str) -> ModelConfig:
-    """A BLIP; use: "pretraining", which has every part, "caption", "retrieval" or "vqa"."""
+    """A BLIP; size: one of VIT_SIZES; use: "pretraining", which has every part, "caption",
+    "retrieval" or "vqa"."""
     width, depth, heads = VIT_SIZES[size]
     vision = ViTConfig(
         image_size=(pixels, pixels),
@@ -20,23 +21,24 @@ def blip(size: str, pixels: int, use: str) -> ModelConfig:
         mlp_width=4 * width,
     )
     text = _text_encoder(width)
-    answers = use == "vqa"  # its decoder cross-attends to the encoded question, not to the image
-    decoder = _text_decoder(text, text.width if answers else width)
-    matches = use in ("pretraining", "retrieval")
+    answers_questions = use == "vqa"
+    # Cross-attends to the encoded question for answers, else to the image.
+    decoder = _text_decoder(text, cross_width=text.width if answers_questions else width)
+    matching = use in ("pretraining", "retrieval")
     return ModelConfig(
         vision=vision,
         text=None if use == "caption" else text,
         blip=BlipConfig(
             decoder=None if use == "retrieval" else decoder,
             writes_captions=use in ("pretraining", "caption"),
-            answers_questions=answers,
+            answers_questions=answers_questions,
             shared_decoder=use == "pretraining",
-            matching=matches,
+            matching=matching,
         ),
         preprocess=PreprocessConfig(
             size=vision.image_size, resize="squash", resize_to=pixels, crop_rounding="round"
         ),
-        embed_dim=256 if matches else 0,
+        embed_dim=256 if matching else 0,
         scale_limit=1000.0,
     )
 
@@ -61,7 +63,7 @@ def _text_encoder(image_width: int) -> TextConfig:
 
 
 def _text_decoder(encoder: TextConfig, cross_width: int) -> TextConfig:
-    """A decoder: the encoder, but causal. cross_width: of the tokens that it cross-attends to."""
+    """The encoder as a causal decoder. cross_width: of the tokens that it cross-attends to."""
     return replace(
         encoder,
         causal=True,

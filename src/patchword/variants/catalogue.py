@@ -1,8 +1,8 @@
-"""Public checkpoints as data: where they are on the hub, their size, licence and accuracy.
+"""Public checkpoints as data: their names on the hub, size, licence and accuracy.
 
-An accuracy is top-1 on ImageNet-1k's validation set, in percent, as published by the source that
-its group names; None where that source has none. Zero-shot: images sorted by prompts, nothing
-learned from ImageNet. Supervised: a head trained on ImageNet.
+An accuracy is top-1 on ImageNet-1k's validation set, in percent, as the source of its group
+publishes it; None if it does not. Zero-shot: images are classified by prompts, without training on
+ImageNet. Supervised: a head was trained on ImageNet.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ TIMM = "timm, results/results-imagenet.csv"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint of the hub, or a file that OpenAI's code downloads."""
+    """A checkpoint on the hub, or a file that OpenAI's code downloads."""
 
     name: str  # hub id
     parameters: float  # millions
-    pixels: int  # a side of the image; with native shapes, of the largest square
+    pixels: int  # side of the image; for images in their own shapes, of the largest square
     top1: float | None = None  # percent
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Checkpoints that came together."""
+    """Checkpoints of one family, with the same licence and the same source of accuracies."""
 
     title: str
     licence: str
@@ -367,15 +367,15 @@ GROUPS = (
 )  # fmt: skip
 
 
-def found(words: str = "") -> Iterator[tuple[Group, list[Checkpoint]]]:
-    """Each group with those of its checkpoints whose name, note or title has `words` in it,
-    whatever their case; groups without one are left out."""
-    wanted = words.lower()
+def search(text: str = "") -> Iterator[tuple[Group, list[Checkpoint]]]:
+    """Each group with its checkpoints that have `text`, in any case, in the group's title, their
+    name or their note. Groups without such a checkpoint are left out."""
+    wanted = text.lower()
     for group in GROUPS:
-        chosen = [
-            each
-            for each in group.checkpoints
-            if wanted in f"{group.title} {each.name} {each.note}".lower()
+        matching = [
+            checkpoint
+            for checkpoint in group.checkpoints
+            if wanted in f"{group.title} {checkpoint.name} {checkpoint.note}".lower()
         ]
-        if chosen:
-            yield group, chosen
+        if matching:
+            yield group, matching

@@ -1,4 +1,4 @@
-"""CLIP and what became of it: CLIPA, Chinese-CLIP, its towers alone."""
+"""Variants of CLIP: OpenAI's, open_clip's, CLIPA, Chinese-CLIP, and towers alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from patchword.variants.base import (
 )
 
 HEAD_WIDTH = 64
-CLIP_END, CLIP_MARK = 49407, 0  # ids of CLIP's end token and of "!", with either of which texts
+CLIP_END, CLIP_MARK = 49407, 0  # ids of CLIP's end token and of "!", which texts are padded with
 
 
 def clip_vit(
@@ -34,7 +34,7 @@ def clip_vit(
     text_depth: int = 12,
     act: Literal["gelu", "quick_gelu"] = "quick_gelu",
 ) -> ModelConfig:
-    """A CLIP with a ViT; `size` is one of VIT_SIZES. OpenAI's have quick_gelu in both towers."""
+    """A CLIP with a ViT; size: one of VIT_SIZES. OpenAI's have QuickGELU in both towers."""
     width, depth, heads = VIT_SIZES[size]
     vision = ViTConfig(
         image_size=(pixels, pixels),
@@ -52,15 +52,15 @@ def clip_vit(
 
 
 def squashed(clip: ModelConfig) -> ModelConfig:
-    """The same model of images squashed to its size, not cropped."""
+    """The same model, with images that are squashed to its size and not cropped."""
     return replace(clip, preprocess=replace(clip.preprocess, resize="squash"))
 
 
 def clipa(
     size: str, embed: int, text_width: int, text_depth: int, pixels: int = 224
 ) -> ModelConfig:
-    """A CLIPA-v2 with patches of 14 pixels; `size` is one of VIT_SIZES. Images are the mean of
-    their patches, and the last of 32 positions is the text."""
+    """A CLIPA-v2 with patches of 14 pixels; size: one of VIT_SIZES. An image's features are the
+    mean of its patches, a text's are those of the last of 32 positions."""
     clip = clip_vit(size, 14, embed, text_width, pixels, text_depth, "gelu")
     assert clip.text is not None
     assert isinstance(clip.vision, ViTConfig)
@@ -84,7 +84,7 @@ def clipa(
 def clip_resnet(
     stages: tuple[int, ...], width: int, embed: int, text_width: int, pixels: int = 224
 ) -> ModelConfig:
-    """A CLIP with a ModifiedResNet; width: of its first stage before expansion, 64 in RN50."""
+    """A CLIP with a ModifiedResNet. width: of the first stage before expansion, 64 in RN50."""
     vision = ResNetConfig(
         image_size=(pixels, pixels),
         width=width,
@@ -97,7 +97,8 @@ def clip_resnet(
 def clip_text(
     width: int, depth: int, heads: int, act: Literal["gelu", "quick_gelu"], embed: int, pad: int
 ) -> ModelConfig:
-    """A CLIP's text tower alone, projected to `embed` dimensions or, for 0, not at all."""
+    """The text tower of a CLIP. embed: dimensions of its projection; 0 for none. pad: the id of the
+    padding."""
     text = TextConfig(
         width=width, depth=depth, heads=heads, mlp_width=4 * width, activation=act, pad_token=pad
     )
@@ -128,8 +129,8 @@ def _clip(
     )
 
 
-# Vision and embedding as CLIP's; the text towers are Chinese RoBERTas (Cui et al. 2020).
-ROBERTAS = {  # width, depth, heads; the MLP is 4 times as wide
+# Chinese RoBERTas (Cui et al. 2020): width, depth, heads. The MLP is 4 times as wide.
+ROBERTAS = {
     "rbt3": (768, 3, 12),
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
@@ -137,7 +138,7 @@ ROBERTAS = {  # width, depth, heads; the MLP is 4 times as wide
 
 
 def chinese_clip(clip: ModelConfig, roberta: str) -> ModelConfig:
-    """A Chinese-CLIP with the image tower of a CLIP; `roberta` is one of ROBERTAS."""
+    """A Chinese-CLIP: a CLIP whose text tower is a RoBERTa; roberta: one of ROBERTAS."""
     width, depth, heads = ROBERTAS[roberta]
     text = TextConfig(
         vocab_size=21128,
@@ -150,9 +151,9 @@ def chinese_clip(clip: ModelConfig, roberta: str) -> ModelConfig:
         causal=False,
         post_norm=True,
         pool="first",
-        end_token=-1,  # none is looked for
+        end_token=-1,  # the text is pooled at its first token
     )
-    return replace(clip, text=text, preprocess=replace(clip.preprocess, resize="squash"))
+    return replace(squashed(clip), text=text)
 
 
 _RESNETS = "Radford et al. 2021, table 19"
@@ -202,7 +203,7 @@ VARIANTS = {
     ),
 }
 
-# Those of open_clip, by its own names.
+# By our name and that of open_clip.
 _OPEN_CLIP = {
     ("clip-vit-base-32-gelu", "ViT-B-32"): clip_vit("base", 32, 512, 512, act="gelu"),
     ("clip-vit-base-32-256", "ViT-B-32-256"): clip_vit("base", 32, 512, 512, 256, act="gelu"),

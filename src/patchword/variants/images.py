@@ -1,4 +1,4 @@
-"""Image towers alone: ViT, DeiT, Swin and MAE."""
+"""Variants of image models: ViT, DeiT, Swin and MAE."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from patchword.variants.base import (
     Variant,
 )
 
-CROP = 0.9  # of the resized image's side that timm's ViTs see
+CROP = 0.9  # of the side of the resized image, as for timm's ViTs
 
 
 def vit(size: str, patch: int, pixels: int = 224) -> ModelConfig:
-    """A ViT classifier of the thousand ImageNet classes; `size` is one of VIT_SIZES."""
+    """A ViT that classifies ImageNet's thousand classes; size: one of VIT_SIZES."""
     width, depth, heads = VIT_SIZES[size]
     return ModelConfig(
         vision=ViTConfig(
@@ -42,7 +42,7 @@ def vit(size: str, patch: int, pixels: int = 224) -> ModelConfig:
 
 
 def deit(size: str, distilled: bool = False) -> ModelConfig:
-    """A DeiT, with its second token and head when `distilled`; `size` is one of VIT_SIZES."""
+    """A DeiT; size: one of VIT_SIZES; distilled: with the distillation token and its head."""
     plain = vit(size, 16)
     assert isinstance(plain.vision, ViTConfig)
     pool: Literal["cls", "distilled"] = "distilled" if distilled else "cls"
@@ -54,7 +54,7 @@ def deit(size: str, distilled: bool = False) -> ModelConfig:
 
 
 def deit3(size: str, patch: int) -> ModelConfig:
-    """A DeiT-III: layer scale, the class token without a position, nothing cropped away."""
+    """A DeiT-III: with layer scale, without a position for the class token, not cropped."""
     plain = vit(size, patch)
     assert isinstance(plain.vision, ViTConfig)
     return replace(
@@ -65,7 +65,10 @@ def deit3(size: str, patch: int) -> ModelConfig:
 
 
 def swin(width: int, stages: tuple[int, ...], heads: int, window: int, pixels: int) -> ModelConfig:
-    """A Swin classifier of the thousand ImageNet classes, preprocessed as its authors do."""
+    """A Swin that classifies ImageNet's thousand classes, with its authors' preprocessing.
+
+    heads: of the first stage. window: its side in patches.
+    """
     vision = SwinConfig(
         image_size=(pixels, pixels),
         patch_size=4,
@@ -75,12 +78,12 @@ def swin(width: int, stages: tuple[int, ...], heads: int, window: int, pixels: i
         stages=stages,
         window=window,
     )
-    resize = "squash" if pixels > 224 else "shortest"
+    resize: Literal["squash", "shortest"] = "squash" if pixels > 224 else "shortest"
     return ModelConfig(
         vision=vision,
         preprocess=PreprocessConfig(
             size=(pixels, pixels),
-            resize=resize,  # type: ignore[arg-type]
+            resize=resize,
             resize_to=int(pixels / 0.875) if resize == "shortest" else pixels,
             crop_rounding="round",
             mean=IMAGENET_MEAN,
@@ -91,8 +94,8 @@ def swin(width: int, stages: tuple[int, ...], heads: int, window: int, pixels: i
 
 
 def mae(size: str, patch: int, pixels: int = 224) -> ModelConfig:
-    """A masked autoencoder; `size` is one of VIT_SIZES. Its targets are normalised, as in the
-    paper's best models (He et al. 2022, table 1d)."""
+    """A masked autoencoder; size: one of VIT_SIZES. Its targets are normalised, as in the paper's
+    best models (He et al. 2022, table 1d)."""
     vision = vit(size, patch, pixels).vision
     assert isinstance(vision, ViTConfig)
     return ModelConfig(

@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2."""
+"""Variants of SigLIP and SigLIP 2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from patchword.config import ModelConfig, PreprocessConfig, TextConfig, ViTConfig
 from patchword.variants.base import HALF, Variant
 
-# Width, depth, heads and MLP width of both towers, but for the giant's text tower.
+# Width, depth, heads and MLP width of both towers. The giant's text tower is that of so400m.
 SIGLIP_SIZES = {
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
@@ -17,7 +17,7 @@ SIGLIP_SIZES = {
 SENTENCEPIECE = TextConfig(vocab_size=32_000, end_token=1, pad_token=1, cleaning="canonicalize")
 MULTILINGUAL = replace(SENTENCEPIECE, vocab_size=250_000)
 GEMMA = TextConfig(vocab_size=256_000, end_token=1, pad_token=0, cleaning="lowercase")
-# Size, patch, image sizes. The first so400m of 224 px is an exception: it reads 16 tokens.
+# Size, patch, image sizes. SigLIP's so400m of 224 pixels is below: its context is 16 tokens.
 SIGLIPS = (
     ("base", 16, (224, 256, 384, 512)),
     ("large", 16, (256, 384)),
@@ -36,7 +36,8 @@ SIGLIP2S = (
 def siglip(
     size: str, patch: int, pixels: int, words: TextConfig = GEMMA, context: int = 64
 ) -> ModelConfig:
-    """A SigLIP or, with the vocabulary of GEMMA, a SigLIP 2; `size` is one of SIGLIP_SIZES."""
+    """A SigLIP or, with the vocabulary GEMMA, a SigLIP 2; size: one of SIGLIP_SIZES; words: the
+    fields of the text tower that depend on the vocabulary."""
     width, depth, heads, mlp_width = SIGLIP_SIZES[size]
     vision = ViTConfig(
         image_size=(pixels, pixels),
@@ -50,14 +51,15 @@ def siglip(
         class_token=False,
         positions="patches",
     )
-    reader = SIGLIP_SIZES["so400m" if size == "giant" else size]
+    text_size = "so400m" if size == "giant" else size
+    text_width, text_depth, text_heads, text_mlp_width = SIGLIP_SIZES[text_size]
     text = replace(
         words,
         context=context,
-        width=reader[0],
-        depth=reader[1],
-        heads=reader[2],
-        mlp_width=reader[3],
+        width=text_width,
+        depth=text_depth,
+        heads=text_heads,
+        mlp_width=text_mlp_width,
         activation="gelu_tanh",
         eps=1e-6,
         causal=False,
@@ -72,7 +74,7 @@ def siglip(
 
 
 def naflex(size: str, patch: int = 16) -> ModelConfig:
-    """A SigLIP 2 that sees images in their own shapes, in at most 256 patches by default."""
+    """A SigLIP 2 for images in their own shapes, by default in at most 256 patches."""
     square = siglip(size, patch, 16 * patch)
     assert isinstance(square.vision, ViTConfig)
     return replace(

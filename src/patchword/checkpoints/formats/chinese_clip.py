@@ -1,7 +1,7 @@
 """Chinese-CLIP's original files (OFA-Sys/Chinese-CLIP): a .pt with a state_dict and nothing else.
 
-OpenAI's image tower, a ViT or a ModifiedResNet, and a BERT. What `CLIP` and `create_model` of
-cn_clip/clip fix for every model is noted as assumed.
+It has OpenAI's image tower, a ViT or a ModifiedResNet, and a BERT. What `CLIP` and `create_model`
+of cn_clip/clip fix for every model is noted as assumed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from patchword.checkpoints import bert
 from patchword.checkpoints.config_reader import ConfigReader, scale_limit, shape_of
 from patchword.checkpoints.formats import openai
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.checkpoints.rules import Rename, Rule, Transpose
 from patchword.config import ModelConfig, PreprocessConfig, ResNetConfig, TextConfig, ViTConfig
 from patchword.errors import CheckpointError
@@ -30,11 +30,11 @@ HEAD_WIDTHS = {1280: 80}  # of the image tower by its width (model_configs/ViT-H
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
     """OpenAI's image tower beside a BERT."""
-    return {"visual.conv1.weight", "text_projection", f"{TEXT}{bert.WORDS}"} <= set(keys)
+    return {"visual.conv1.weight", "text_projection", f"{TEXT}{bert.WORD_EMBEDDINGS}"} <= set(keys)
 
 
-def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
-    """From shapes alone."""
+def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> ModelConfig:
+    """The config, from the shapes of the tensors alone."""
     reader = ConfigReader("the file", {})
     vision = _vision(reader, tensors)
     size = vision.image_size
@@ -61,7 +61,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield from bert.plain_tower(TEXT, config.text.depth)
 
 
-def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | ResNetConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, LazyTensor]) -> ViTConfig | ResNetConfig:
     if any(key.startswith("visual.layer1.") for key in tensors):
         return openai.resnet(reader, tensors, HEAD_WIDTH)
     vision = openai.vit(tensors)
@@ -72,13 +72,14 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig | 
     return replace(vision, heads=vision.width // head)
 
 
-def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
-    width = shape_of(tensors, f"{TEXT}{bert.WORDS}", 2)[1]
+def _text(reader: ConfigReader, tensors: Mapping[str, LazyTensor]) -> TextConfig:
+    words = f"{TEXT}{bert.WORD_EMBEDDINGS}"
+    width = shape_of(tensors, words, 2)[1]
     if width % HEAD_WIDTH:
-        raise CheckpointError(f"{TEXT}{bert.WORDS} has width {width}, not a multiple of 64 a head")
+        raise CheckpointError(f"{words} has width {width}, not a multiple of 64 a head")
     why = f"{CODE}, width / {HEAD_WIDTH}"
-    found = bert.text_config(reader, tensors, TEXT, width // HEAD_WIDTH, why)
-    reader.assume("text.activation", found.activation, CODE)
-    reader.assume("text.eps", found.eps, CODE)
+    text = bert.text_config(reader, tensors, TEXT, width // HEAD_WIDTH, why)
+    reader.assume("text.activation", text.activation, CODE)
+    reader.assume("text.eps", text.eps, CODE)
     reader.assume("text.pad_token", 0, "[PAD], the first line of its vocab.txt")
-    return replace(found, head_bias=False, pad_token=0, end_token=bert.NO_TOKEN)
+    return replace(text, head_bias=False, pad_token=0, end_token=bert.NO_TOKEN)

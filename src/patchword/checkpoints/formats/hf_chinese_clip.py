@@ -15,7 +15,7 @@ from patchword.checkpoints.config_reader import ConfigReader, scale_limit
 from patchword.checkpoints.formats import hf_clip
 from patchword.checkpoints.huggingface import config_file, model_type, tower
 from patchword.checkpoints.image_processors import CHINESE_CLIP, preprocess
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.checkpoints.rules import Rename, Rule
 from patchword.config import ModelConfig, TextConfig
 
@@ -33,12 +33,12 @@ DEFAULT = "transformers' ChineseCLIPTextConfig default"
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """CLIP's two projections and a BERT's layers, of the right type."""
-    heads = {hf_clip.VISUAL_HEAD, hf_clip.TEXT_HEAD} <= set(keys)
-    return heads and f"{TEXT}{bert.WORDS}" in keys and model_type(files) in (KIND, "")
+    """CLIP's two projections and a BERT's embeddings, and its model_type, or none."""
+    names = {hf_clip.VISUAL_HEAD, hf_clip.TEXT_HEAD, f"{TEXT}{bert.WORD_EMBEDDINGS}"}
+    return names <= set(keys) and model_type(files) in (KIND, "")
 
 
-def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> ModelConfig:
     """config.json and preprocessor_config.json, checked against the tensors."""
     reader = config_file(files, KIND)
     vision = hf_clip.vision_config(tower(reader, "vision_config"), tensors, hf_clip.VISION)
@@ -62,13 +62,13 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     yield from bert.plain_tower(TEXT, config.text.depth)
 
 
-def _text(reader: ConfigReader, tensors: Mapping[str, Stored]) -> TextConfig:
+def _text(reader: ConfigReader, tensors: Mapping[str, LazyTensor]) -> TextConfig:
     if reader.optional("position_embedding_type", "absolute") != "absolute":
         reader.fail("position_embedding_type", "which patchword does not support")
     if reader.optional("type_vocab_size", bert.TOKEN_TYPES) != bert.TOKEN_TYPES:
         reader.fail("type_vocab_size", f"and only {bert.TOKEN_TYPES} are supported")
-    found = bert.text_config(reader, tensors, TEXT, 12, DEFAULT)
+    text = bert.text_config(reader, tensors, TEXT, 12, DEFAULT)
     pad = reader.get("pad_token_id", 0, "text.pad_token", DEFAULT)
-    if not 0 <= pad < found.vocab_size:
-        reader.fail("pad_token_id", f"but there are only {found.vocab_size} ids", pad)
-    return replace(found, head_bias=False, pad_token=pad, end_token=bert.NO_TOKEN)
+    if not 0 <= pad < text.vocab_size:
+        reader.fail("pad_token_id", f"but there are only {text.vocab_size} ids", pad)
+    return replace(text, head_bias=False, pad_token=pad, end_token=bert.NO_TOKEN)

@@ -1,7 +1,7 @@
-"""The original masked autoencoder of He et al. 2022: a .pth alone, whole or its encoder.
+"""The original masked autoencoder of He et al. 2022: a .pth alone, with or without the decoder.
 
-No file has heads, eps, preprocessing or training options; they are taken from the original code
-(its models_mae.py and main_pretrain.py, and main_finetune.py for photos).
+No file states heads, eps, preprocessing or training options. They are taken from the original code:
+models_mae.py and main_pretrain.py, and util/datasets.py for the preprocessing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from patchword.checkpoints.config_reader import ConfigReader, depth, shape_of
-from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import Rename, Rule
+from patchword.checkpoints.read import LazyTensor
+from patchword.checkpoints.rules import Rename, Rule, rename_layer
 from patchword.checkpoints.timm_names import vit_rules
 from patchword.config import MaskedConfig, ModelConfig, PreprocessConfig, ViTConfig
 from patchword.errors import CheckpointError
@@ -28,24 +28,24 @@ HEADS = {768: 12, 1024: 16, 1280: 16}  # by width: ViT-B, L and H
 DECODER_HEADS = 16
 EPS = 1e-6
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
-# Modules of the decoder, but for its blocks.
-DECODER = {"decoder_embed": "embed", "decoder_norm": "norm", "decoder_pred": "head"}
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
     """timm's names of a Vision Transformer without a head or layer scale, and no config.json."""
     names = {PATCHES, POSITIONS, "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias"}
-    others = {"head.weight", "blocks.0.ls1.gamma"}
-    return names <= set(keys) and not others & set(keys) and "config.json" not in files
+    other_models = {"head.weight", "blocks.0.ls1.gamma"}
+    if "config.json" in files or other_models & set(keys):
+        return False
+    return names <= set(keys)
 
 
-def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
-    """The config, from the tensors and the constants of the original code."""
+def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> ModelConfig:
+    """The config, from the shapes of the tensors and the constants of the original code."""
     _check_positions(tensors)
     reader = ConfigReader("its file", {})
     vision = _vision(reader, tensors)
     size = vision.image_size
-    # Images above 224 pixels are not cropped (util/datasets.py).
+    # Above 224 pixels the original code does not crop (util/datasets.py).
     resize_to = size[0] * 256 // 224 if size[0] <= 224 else size[0]
     for name, value in (
         ("preprocess.resize_to", resize_to),
@@ -63,7 +63,7 @@ def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConf
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
         ),
-        masked=_masked(reader, tensors) if "mask_token" in tensors else None,
+        masked=_decoder(reader, tensors) if "mask_token" in tensors else None,
         source="mae",
         assumed=reader.assumed,
     )
@@ -77,18 +77,15 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
         return
     yield Rename("mask_token", "decoder.mask_token")
     yield Rename("decoder_pos_embed", "decoder.pos_embed")
-    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-    modules = DECODER | {
-        f"decoder_blocks.{i}.{part}": f"blocks.{i}.{part}"
-        for i in range(config.masked.depth)
-        for part in parts
-    }
-    for theirs, ours in modules.items():
-        for kind in ("weight", "bias"):
-            yield Rename(f"{theirs}.{kind}", f"decoder.{ours}.{kind}")
+    yield from rename_layer("decoder_embed", "decoder.embed")
+    yield from rename_layer("decoder_norm", "decoder.norm")
+    yield from rename_layer("decoder_pred", "decoder.head")
+    for i in range(config.masked.depth):
+        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+            yield from rename_layer(f"decoder_blocks.{i}.{name}", f"decoder.blocks.{i}.{name}")
 
 
-def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
+def _vision(reader: ConfigReader, tensors: Mapping[str, LazyTensor]) -> ViTConfig:
     """The encoder."""
     width, _, _, patch = shape_of(tensors, PATCHES, 4)
     if width not in HEADS:
@@ -99,7 +96,7 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     reader.assume("vision.activation", "gelu", CODE)
     reader.assume("vision.pool", "cls", f"{CODE} for linear probing (main_linprobe.py)")
     return ViTConfig(
-        image_size=reader.grid("img_size", tensors, POSITIONS, patch),
+        image_size=reader.image_size("img_size", tensors, POSITIONS, patch),
         patch_size=patch,
         width=width,
         depth=depth(tensors, "blocks."),
@@ -111,8 +108,8 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored]) -> ViTConfig:
     )
 
 
-def _masked(reader: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig:
-    """The decoder. No file has whether its targets were normalised; by default they are not."""
+def _decoder(reader: ConfigReader, tensors: Mapping[str, LazyTensor]) -> MaskedConfig:
+    """The decoder. No file states whether its targets were normalised; by default they are not."""
     width = shape_of(tensors, "mask_token", 3)[-1]
     if width % DECODER_HEADS:
         raise CheckpointError(f"mask_token is {width} wide, not a multiple of {DECODER_HEADS}")
@@ -128,17 +125,19 @@ def _masked(reader: ConfigReader, tensors: Mapping[str, Stored]) -> MaskedConfig
     return masked
 
 
-def _check_positions(tensors: Mapping[str, Stored]) -> None:
-    """Raise CheckpointError for learned positions: another ViT, whose heads are unknown.
+def _check_positions(tensors: Mapping[str, LazyTensor]) -> None:
+    """Raise CheckpointError for learned positions, which are those of another ViT: its heads are
+    unknown.
 
-    An MAE's are fixed: the class token's are 0, and the first patch's sin 0 and cos 0.
+    Positions of an MAE are fixed. For the class token they are 0. For the first patch they are the
+    sine and cosine of 0: zeros and ones, in quarters of the width.
     """
     width = shape_of(tensors, POSITIONS, 3)[-1]
     expected = torch.zeros(2, width)
     for start in (width // 4, width // 4 * 3):
         expected[1, start : start + width // 4] = 1
-    found = tensors[POSITIONS].read()[0, :2].float()
-    if not torch.allclose(found, expected, atol=1e-3):
+    stored = tensors[POSITIONS].read()[0, :2].float()
+    if not torch.allclose(stored, expected, atol=1e-3):
         raise CheckpointError(
             "pos_embed is not the fixed sines and cosines of a masked autoencoder, and no "
             "config.json says what this ViT is"

@@ -1,5 +1,4 @@
-"""open_clip: open_clip_config.json with safetensors or .bin. Names are OpenAI's, sizes are in the
-config.
+"""open_clip: open_clip_config.json with safetensors or .bin. Tensors have OpenAI's names.
 
 Defaults are those of CLIPVisionCfg and CLIPTextCfg (open_clip/model.py) and PreprocessCfg
 (open_clip/transform.py).
@@ -12,17 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from patchword.checkpoints import open_clip_bert, open_clip_timm
-from patchword.checkpoints.config_reader import (
-    ConfigReader,
-    end_of,
-    scale_limit,
-    shape_of,
-    special_id,
-)
+from patchword.checkpoints.config_reader import ConfigReader, scale_limit, shape_of
 from patchword.checkpoints.formats import openai
 from patchword.checkpoints.formats.openai import BLOCKS, EPS, HEAD_WIDTH
-from patchword.checkpoints.read import Stored
-from patchword.checkpoints.rules import OrIdentity, Rename, Rule, Transpose
+from patchword.checkpoints.read import LazyTensor
+from patchword.checkpoints.rules import IdentityIfMissing, Rename, Rule, Transpose
+from patchword.checkpoints.special_tokens import end_token, special_id
 from patchword.config import (
     Activation,
     ModelConfig,
@@ -41,7 +35,7 @@ CONFIG_FILE = "open_clip_config.json"
 DEFAULT = "open_clip's default"
 MEAN, STD = PreprocessConfig().mean, PreprocessConfig().std
 
-# Keys with the value at which they change nothing, whatever the tower.
+# Keys of both towers with the value that changes nothing.
 NEUTRAL = {
     "block_type": "default",
     "qk_norm": False,
@@ -59,19 +53,27 @@ NEUTRAL_TEXT = {
     "tokenizer_mode": None,
     "embed_cls": False,
 }
-# Keys that are read below, or matter in training only, or with one of the above only. custom_text
-# renames tensors, and those are what is read.
-KNOWN_MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"}
-KNOWN_MODEL |= {"init_logit_bias", "custom_text"}
-KNOWN_TOWER = {"layers", "width", "mlp_ratio", "act_kwargs", "norm_kwargs", "pool_type"}
-KNOWN_TOWER |= {"output_tokens", "final_ln_after_pool"}
-KNOWN_VISION = KNOWN_TOWER | {"head_width", "patch_size", "image_size", "patch_dropout"}
-KNOWN_VISION |= {"no_ln_pre", "ls_init_value", "pos_embed_type", "timm_model_name"}
-KNOWN_VISION |= {"attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained", "timm_pool"}
-KNOWN_VISION |= {"timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"}
-KNOWN_TEXT = KNOWN_TOWER | {"context_length", "vocab_size", "heads", "pad_id", "eos_id"}
-KNOWN_TEXT |= {"no_causal_mask", "proj_bias", "proj_type", "hf_tokenizer_name", "tokenizer_kwargs"}
-KNOWN_TEXT |= {"hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
+# Keys that are read below, or matter only in training or together with a key of the above. The
+# effect of custom_text, other tensor names, is seen in the tensors.
+KNOWN_MODEL = {
+    "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
+    "custom_text",
+}  # fmt: skip
+KNOWN_TOWER = {
+    "layers", "width", "mlp_ratio", "act_kwargs", "norm_kwargs", "pool_type", "output_tokens",
+    "final_ln_after_pool",
+}  # fmt: skip
+KNOWN_VISION = KNOWN_TOWER | {
+    "head_width", "patch_size", "image_size", "patch_dropout", "no_ln_pre", "ls_init_value",
+    "pos_embed_type", "attn_pooler_queries", "attn_pooler_heads",
+    "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+    "timm_drop", "timm_drop_path",
+}  # fmt: skip
+KNOWN_TEXT = KNOWN_TOWER | {
+    "context_length", "vocab_size", "heads", "pad_id", "eos_id", "no_causal_mask", "proj_bias",
+    "proj_type", "hf_tokenizer_name", "tokenizer_kwargs",
+    "hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+}  # fmt: skip
 
 POSITIONS = {"learnable": "learned", "sin_cos_2d": "sincos"}
 TEXT_POOLS = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
@@ -80,74 +82,80 @@ CLEANINGS = {kind: kind for kind in ("whitespace", "lower", "canonicalize")}  # 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
     """Its configuration file, and a text tower without a prefix (see open_clip_custom.py)."""
-    images = any(key.startswith("visual.") for key in keys)
-    return CONFIG_FILE in files and images and not any(key.startswith("text.") for key in keys)
+    has_vision = any(key.startswith("visual.") for key in keys)
+    has_prefix = any(key.startswith("text.") for key in keys)
+    return CONFIG_FILE in files and has_vision and not has_prefix
 
 
 def config(
-    tensors: Mapping[str, Stored], files: Mapping[str, Any], theirs: str = ""
+    tensors: Mapping[str, LazyTensor], files: Mapping[str, Any], prefix: str = ""
 ) -> ModelConfig:
     """open_clip_config.json, checked against the tensors.
 
-    theirs: the prefix of the text tower's tensors, its dot included.
+    prefix: of the text tower's tensor names, with its dot.
     """
-    whole = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
-    reader = whole.part("model_cfg")
-    vision_cfg, text_cfg = reader.part("vision_cfg"), reader.part("text_cfg")
-    borrowed = text_cfg.values.get("hf_model_name") is not None
-    text_cfg = open_clip_bert.renamed(text_cfg) if borrowed else text_cfg
-    reader.only(KNOWN_MODEL, NEUTRAL_MODEL)
-    text_cfg.only(KNOWN_TEXT, NEUTRAL_TEXT)
-    vision_cfg.only(KNOWN_VISION, NEUTRAL_VISION)
-    quick = reader.get("quick_gelu", False, "quick_gelu", DEFAULT)
-    if borrowed:
-        text = open_clip_bert.config(text_cfg, tensors, theirs)
-        if (pad := special_id(files, "pad_token")) not in (None, text.pad_token):
+    top = ConfigReader(CONFIG_FILE, files[CONFIG_FILE])
+    reader = top.section("model_cfg")
+    vision_cfg, text_cfg = reader.section("vision_cfg"), reader.section("text_cfg")
+    is_bert = text_cfg.values.get("hf_model_name") is not None
+    if is_bert:
+        text_cfg = open_clip_bert.with_new_keys(text_cfg)
+    reader.refuse_others(KNOWN_MODEL, NEUTRAL_MODEL)
+    text_cfg.refuse_others(KNOWN_TEXT, NEUTRAL_TEXT)
+    vision_cfg.refuse_others(KNOWN_VISION, NEUTRAL_VISION)
+    quick_gelu = reader.get("quick_gelu", False, "quick_gelu", DEFAULT)
+    if is_bert:
+        text = open_clip_bert.config(text_cfg, tensors, prefix)
+        pad = special_id(files, "pad_token")
+        if pad not in (None, text.pad_token):
             reason = f"whose padding is {text.pad_token}, but the tokenizer here pads with {pad}"
             text_cfg.fail("hf_model_name", reason)
-        text = replace(text, cleaning=_cleaning(text_cfg.part("tokenizer_kwargs")))
-        width = reader.size("embed_dim", tensors, open_clip_bert.last(text, theirs))
+        text = replace(text, cleaning=_cleaning(text_cfg.section("tokenizer_kwargs")))
+        embed_dim = reader.size("embed_dim", tensors, open_clip_bert.projection(text, prefix))
     else:
-        width = reader.size("embed_dim", tensors, f"{theirs}text_projection", 1)
+        embed_dim = reader.size("embed_dim", tensors, f"{prefix}text_projection", 1)
     vision: VisionConfig
     if vision_cfg.values.get("timm_model_name") is not None:
-        vision = open_clip_timm.config(vision_cfg, tensors, width)
+        vision = open_clip_timm.config(vision_cfg, tensors, embed_dim)
     else:
-        vision = _vision(vision_cfg, tensors, quick)
-    if not borrowed:
-        text = _text(text_cfg, tensors, files, quick, width, theirs)
+        vision = _vision(vision_cfg, tensors, quick_gelu)
+    if not is_bert:
+        text = _text(text_cfg, tensors, files, quick_gelu, embed_dim, prefix)
     return ModelConfig(
         vision=vision,
         text=text,
-        preprocess=_preprocess(whole.part("preprocess_cfg"), vision.image_size),
-        embed_dim=width,
+        preprocess=_preprocess(top.section("preprocess_cfg"), vision.image_size),
+        embed_dim=embed_dim,
         score="softmax" if reader.values.get("init_logit_bias") is None else "sigmoid",
         scale_limit=scale_limit(tensors),
         source="open_clip",
-        assumed=whole.assumed,
+        assumed=top.assumed,
     )
 
 
-def rules(config: ModelConfig, theirs: str = "") -> Iterator[Rule]:
-    """open_clip's CLIP -> patchword: as OpenAI's where it is open_clip's own. theirs: see above."""
+def rules(config: ModelConfig, prefix: str = "") -> Iterator[Rule]:
+    """open_clip's CLIP -> patchword. Towers that open_clip does not take from other libraries have
+    OpenAI's rules. prefix: as for `config`."""
     assert config.text is not None
     yield Rename("logit_scale", "logit_scale")
     if config.score == "sigmoid":
         yield Rename("logit_bias", "logit_bias")
     if config.text.post_norm:
-        yield from open_clip_bert.rules(config.text, theirs)
+        yield from open_clip_bert.rules(config.text, prefix)
     else:
-        yield from openai.text_rules(config, theirs)
-        if not config.text.head_bias:
-            yield OrIdentity(Transpose(f"{theirs}text_projection", "text.head.weight"))
-    vision = config.vision
-    if isinstance(vision, ViTConfig) and open_clip_timm.borrowed(vision):
-        yield from open_clip_timm.rules(vision)
+        yield from openai.text_rules(config, prefix)
+        if not config.text.head_bias:  # instead of the Transpose of these rules
+            yield IdentityIfMissing(Transpose(f"{prefix}text_projection", "text.head.weight"))
+    if isinstance(config.vision, ViTConfig) and open_clip_timm.is_timm(config.vision):
+        yield from open_clip_timm.rules(config.vision)
     else:
         yield from openai.image_rules(config)
 
 
-def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], quick: bool) -> VisionConfig:
+def _vision(
+    reader: ConfigReader, tensors: Mapping[str, LazyTensor], quick_gelu: bool
+) -> VisionConfig:
+    """The image tower, if it is open_clip's own: a ViT or a ModifiedResNet."""
     head_width = reader.get("head_width", HEAD_WIDTH, "vision.head_width", DEFAULT)
     if isinstance(reader.values.get("layers"), list):
         return _resnet(reader, tensors, head_width)
@@ -157,15 +165,15 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], quick: bool) ->
         reader.fail("head_width", f"which does not divide the width {width}", head_width)
     positions: Any = "learned"
     if reader.values.get("pos_embed_type") is not None:
-        positions = reader.choice("pos_embed_type", POSITIONS, "", "", "")
+        positions = reader.lookup("pos_embed_type", POSITIONS)
     return ViTConfig(
-        image_size=reader.grid("image_size", tensors, "visual.positional_embedding", patch),
+        image_size=reader.image_size("image_size", tensors, "visual.positional_embedding", patch),
         patch_size=patch,
         width=width,
         depth=reader.depth("layers", tensors, f"visual.{BLOCKS}"),
         heads=width // head_width,
         mlp_width=_mlp_width(reader, tensors, f"visual.{BLOCKS}0.mlp.c_fc.weight", width),
-        activation=_activation(reader, quick),
+        activation=_activation(reader, quick_gelu),
         eps=_eps(reader, "vision.eps"),
         pool=_pool(reader),
         pre_norm=not reader.optional("no_ln_pre", False),
@@ -176,7 +184,8 @@ def _vision(reader: ConfigReader, tensors: Mapping[str, Stored], quick: bool) ->
 
 
 def _pool(reader: ConfigReader) -> Any:
-    """The class token, or the average of patches normed before or after."""
+    """`ViTConfig.pool`: the class token, or the average of the patches, with the last norm before
+    or after it."""
     pool = reader.optional("pool_type", "tok")
     if pool not in ("tok", "avg"):
         reader.fail("pool_type", "which patchword does not support")
@@ -185,7 +194,9 @@ def _pool(reader: ConfigReader) -> Any:
     return "avg" if reader.optional("final_ln_after_pool", False) else "norm_avg"
 
 
-def _resnet(reader: ConfigReader, tensors: Mapping[str, Stored], head_width: int) -> ResNetConfig:
+def _resnet(
+    reader: ConfigReader, tensors: Mapping[str, LazyTensor], head_width: int
+) -> ResNetConfig:
     reader.size("width", tensors, "visual.layer1.0.conv1.weight")
     vision = openai.resnet(reader, tensors, head_width)
     if reader.values["layers"] != list(vision.stages):
@@ -195,44 +206,45 @@ def _resnet(reader: ConfigReader, tensors: Mapping[str, Stored], head_width: int
 
 def _text(
     reader: ConfigReader,
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     files: Mapping[str, Any],
-    quick: bool,
-    out: int,
-    theirs: str,
+    quick_gelu: bool,
+    embed_dim: int,
+    prefix: str,
 ) -> TextConfig:
-    width = reader.size("width", tensors, f"{theirs}token_embedding.weight", 1)
-    vocab_size = reader.size("vocab_size", tensors, f"{theirs}token_embedding.weight")
+    """The text tower, if it is open_clip's own; prefix: of its tensor names."""
+    tokens, blocks = f"{prefix}token_embedding.weight", f"{prefix}{BLOCKS}"
+    width = reader.size("width", tensors, tokens, 1)
+    vocab_size = reader.size("vocab_size", tensors, tokens)
     causal = not reader.optional("no_causal_mask", False)
     pool = reader.optional("pool_type", "argmax")
     if pool not in TEXT_POOLS:
         reader.fail("pool_type", "which patchword does not support")
     if causal and pool == "last":
         reader.fail("pool_type", "which patchword supports without a causal mask alone")
-    blocks = f"{theirs}{BLOCKS}"
     return TextConfig(
         vocab_size=vocab_size,
-        context=reader.size("context_length", tensors, f"{theirs}positional_embedding"),
+        context=reader.size("context_length", tensors, f"{prefix}positional_embedding"),
         width=width,
         depth=reader.depth("layers", tensors, blocks),
         heads=reader.heads(width, "heads", 8, "text.heads", DEFAULT),
         mlp_width=_mlp_width(reader, tensors, f"{blocks}0.mlp.c_fc.weight", width),
-        activation=_activation(reader, quick),
+        activation=_activation(reader, quick_gelu),
         eps=_eps(reader, "text.eps"),
         causal=causal,
-        head_bias=_projection(reader, tensors, f"{theirs}text_projection", width == out),
+        head_bias=_projection(reader, tensors, f"{prefix}text_projection", width == embed_dim),
         padding="masked" if causal else "attended",
         **_tokens(reader, files, vocab_size, causal),
     )
 
 
 def _projection(
-    reader: ConfigReader, tensors: Mapping[str, Stored], name: str, square: bool
+    reader: ConfigReader, tensors: Mapping[str, LazyTensor], name: str, square: bool
 ) -> bool:
     """Whether the projection `name` has a bias.
 
-    Raises CheckpointError when its kind is not that of the tensors; "none" is the identity, which
-    must be square.
+    Raises CheckpointError if its type contradicts the tensors. The type "none" is the identity,
+    which must be square.
     """
     bias = reader.optional("proj_bias", False)
     kind = reader.optional("proj_type", "linear")
@@ -240,8 +252,9 @@ def _projection(
         reader.fail("proj_type", "which patchword does not support")
     if kind == "none" and not square:
         reader.fail("proj_type", "though images are of another width than texts")
-    if (kind == "none") == any(key.startswith(name) for key in tensors):
-        has = "" if kind == "none" else "no "
+    exists = any(key.startswith(name) for key in tensors)
+    if exists == (kind == "none"):
+        has = "" if exists else "no "
         reader.fail("proj_type", f"but the weights have {has}{name}", kind)
     return bias and kind == "linear"
 
@@ -249,44 +262,45 @@ def _projection(
 def _tokens(
     reader: ConfigReader, files: Mapping[str, Any], vocab_size: int, causal: bool
 ) -> dict[str, Any]:
-    """pool, end_token, pad_token and cleaning, as get_tokenizer of open_clip/factory.py has it."""
-    pool = reader.optional("pool_type", "argmax")
-    end, kind = end_of(files, vocab_size)
-    pooled = kind if pool == "argmax" else TEXT_POOLS[pool]
-    if pool == "eos":
+    """The fields pool, end_token, pad_token and cleaning of a `TextConfig`, as in get_tokenizer of
+    open_clip/factory.py."""
+    pool_type = reader.optional("pool_type", "argmax")
+    end, pool_at_end = end_token(files, vocab_size)
+    pool = pool_at_end if pool_type == "argmax" else TEXT_POOLS[pool_type]
+    if pool_type == "eos":
         end = reader.get("eos_id", 2, "text.end_token", DEFAULT)
-    arguments = reader.part("tokenizer_kwargs")
-    if not reader.optional("hf_tokenizer_name", ""):  # its own, of CLIP's merges
-        arguments.only((), {"clean": "lower", "reduction_mask": "", "context_length": None})
-        return {"pool": pooled, "end_token": end, "pad_token": 0, "cleaning": "ftfy"}
+    arguments = reader.section("tokenizer_kwargs")
+    if not reader.optional("hf_tokenizer_name", ""):  # open_clip's own, with CLIP's merges
+        neutral = {"clean": "lower", "reduction_mask": "", "context_length": None}
+        arguments.refuse_others((), neutral)
+        return {"pool": pool, "end_token": end, "pad_token": 0, "cleaning": "ftfy"}
     cleaning = _cleaning(arguments, "strip_sep_token")
     pad = special_id(files, "pad_token")
     if not causal:
-        _attended(reader, files, pad, vocab_size)
+        _check_padding(reader, files, pad, vocab_size)
+    at_end = pool_type in ("argmax", "eos")
     if arguments.optional("strip_sep_token", False):
-        if pool in ("argmax", "eos") or pad != 0:
+        if at_end or pad != 0:
             arguments.fail("strip_sep_token", "which patchword supports for padding 0 alone")
         end = -1
-    elif pool not in ("argmax", "eos"):
-        end = next(filter(None, (special_id(files, f"{n}_token") for n in ("eos", "sep"))), end)
-    return {"pool": pooled, "end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
+    elif not at_end:
+        end = special_id(files, "eos_token") or special_id(files, "sep_token") or end
+    return {"pool": pool, "end_token": end, "pad_token": pad or 0, "cleaning": cleaning}
 
 
 def _cleaning(arguments: ConfigReader, *known: str) -> Any:
-    """What HFTokenizer does with a text first. known: other arguments that are read."""
-    arguments.only(("clean", *known), {"language": None, "strip_sep_token": False})
+    """The cleaning of open_clip's HFTokenizer. known: other arguments that are read."""
+    arguments.refuse_others(("clean", *known), {"language": None, "strip_sep_token": False})
     if arguments.values.get("clean") is None:
         return "whitespace"
-    return arguments.choice("clean", CLEANINGS, "", "", "")
+    return arguments.lookup("clean", CLEANINGS)
 
 
-def _attended(
+def _check_padding(
     reader: ConfigReader, files: Mapping[str, Any], pad: int | None, vocab_size: int
 ) -> None:
-    """Raise CheckpointError unless files say how a tokenizer not open_clip's own pads its texts.
-
-    Padding that is attended to changes every answer.
-    """
+    """Raise CheckpointError unless the tokenizer's files state how it pads texts: padding that is
+    attended to changes every answer."""
     if pad is None or not 0 <= pad < vocab_size:
         reader.fail("hf_tokenizer_name", "but no tokenizer_config.json beside says what pads texts")
     settings = ConfigReader("tokenizer_config.json", files.get("tokenizer_config.json") or {})
@@ -294,37 +308,39 @@ def _attended(
         settings.fail("padding_side", "which patchword does not support")
 
 
-def _mlp_width(reader: ConfigReader, tensors: Mapping[str, Stored], tensor: str, width: int) -> int:
-    """As the weights have it, which must be int(width * mlp_ratio)."""
+def _mlp_width(
+    reader: ConfigReader, tensors: Mapping[str, LazyTensor], tensor: str, width: int
+) -> int:
+    """The width of the MLP in the weights, which must be int(width * mlp_ratio)."""
     ratio = reader.optional("mlp_ratio", 4.0)
-    found = shape_of(tensors, tensor, 2)[0]
-    if not found <= width * ratio < found + 1:
+    actual = shape_of(tensors, tensor, 2)[0]
+    if not actual <= width * ratio < actual + 1:
         reader.fail("mlp_ratio", f"but {tensor} is {tensors[tensor].shape}", ratio)
-    return found
+    return actual
 
 
-def _activation(reader: ConfigReader, quick: bool) -> Activation:
-    """One flag for both towers; GELU takes `approximate`."""
-    arguments = reader.part("act_kwargs")
-    if quick:
-        arguments.only((), {})
+def _activation(reader: ConfigReader, quick_gelu: bool) -> Activation:
+    """The activation: QuickGELU in both towers or none, else GELU, perhaps `approximate`."""
+    arguments = reader.section("act_kwargs")
+    if quick_gelu:
+        arguments.refuse_others((), {})
         return "quick_gelu"
-    arguments.only(("approximate",), {})
-    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
+    arguments.refuse_others(("approximate",), {})
     if arguments.values.get("approximate") is None:
         return "gelu"
-    return arguments.choice("approximate", kinds, "gelu", "", "")  # type: ignore[no-any-return]
+    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
+    return arguments.lookup("approximate", kinds)  # type: ignore[no-any-return]
 
 
 def _eps(reader: ConfigReader, name: str) -> float:
-    arguments = reader.part("norm_kwargs")
-    arguments.only(("eps",), {})
+    arguments = reader.section("norm_kwargs")
+    arguments.refuse_others(("eps",), {})
     return arguments.get("eps", EPS, name, DEFAULT)
 
 
 def _preprocess(reader: ConfigReader, size: tuple[int, int]) -> PreprocessConfig:
-    """preprocess_cfg; open_clip itself takes the size from the network, whatever it is here."""
-    reader.only(
+    """preprocess_cfg. Its size is ignored, as in open_clip, which takes the network's."""
+    reader.refuse_others(
         ("size", "mean", "std", "interpolation", "resize_mode", "fill_color"), {"mode": "RGB"}
     )
     filters = {"bicubic": "bicubic", "bilinear": "bilinear"}
@@ -334,7 +350,7 @@ def _preprocess(reader: ConfigReader, size: tuple[int, int]) -> PreprocessConfig
         "interpolation", filters, "bicubic", "preprocess.interpolation", DEFAULT
     )
     if resize == "shortest" and size[0] != size[1]:
-        # Bicubic whatever the config says: image_transform passes no interpolation on.
+        # Always bicubic: open_clip's image_transform does not pass the interpolation on.
         resize, interpolation = "cover", "bicubic"
     return PreprocessConfig(
         size=size,
@@ -343,6 +359,6 @@ def _preprocess(reader: ConfigReader, size: tuple[int, int]) -> PreprocessConfig
         interpolation=interpolation,
         fill=reader.optional("fill_color", 0),
         crop_rounding="round",
-        mean=reader.triple("mean", MEAN, "preprocess.mean", DEFAULT),
-        std=reader.triple("std", STD, "preprocess.std", DEFAULT),
+        mean=reader.rgb("mean", MEAN, "preprocess.mean", DEFAULT),
+        std=reader.rgb("std", STD, "preprocess.std", DEFAULT),
     )

@@ -1,4 +1,4 @@
-"""open_clip's CustomTextCLIP, as SigLIP's: like its CLIP, but with a text tower called `text.*`."""
+"""open_clip's CustomTextCLIP, such as SigLIP: its CLIP with a text tower called `text.*`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from patchword.checkpoints.formats import open_clip
-from patchword.checkpoints.read import Stored
+from patchword.checkpoints.read import LazyTensor
 from patchword.checkpoints.rules import Rule
 from patchword.config import ModelConfig
 
@@ -18,11 +18,11 @@ TEXT = "text."
 
 
 def matches(keys: Collection[str], files: Mapping[str, Any]) -> bool:
-    """open_clip's configuration, and a text tower with a prefix of its own."""
+    """open_clip's configuration, and a text tower with a prefix."""
     return open_clip.CONFIG_FILE in files and any(key.startswith(TEXT) for key in keys)
 
 
-def config(tensors: Mapping[str, Stored], files: Mapping[str, Any]) -> ModelConfig:
+def config(tensors: Mapping[str, LazyTensor], files: Mapping[str, Any]) -> ModelConfig:
     """open_clip_config.json, checked against the tensors."""
     return open_clip.config(tensors, files, TEXT)
 
