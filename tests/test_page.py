@@ -77,7 +77,7 @@ def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|https?://", answer.text)
     assert re.findall(r"<script[^>]*>", answer.text) == [
         '<script type="application/json" id="words">',
-        '<script type="application/json" id="said">',
+        '<script type="application/json" id="translations">',
         '<script type="module" src="/static/main.js">',
     ]
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", SCRIPTS)
