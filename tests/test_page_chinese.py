@@ -25,7 +25,7 @@ from patchword.inspect.calibration import Calibration, Judge, Rule
 from patchword.scope.remarks import Told, stored
 from patchword.serve.models import why_not
 from patchword.serve.page import translations
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 from patchword.visible_area import Sight, noted
 
 SOURCE = Path(str(files("patchword")))
@@ -55,7 +55,7 @@ FILES = (
     *("index/condition.py", "index/duplicates.py", "inspect/bank.py"),
 )
 SAY = {"RefusalError", "RefusedError", "refuse_if", "UnsupportedError", "IndexStoreError", "warn"}
-SAY |= {"refused", "short"}
+SAY |= {"refused", "check_length"}
 RETURN = {"_reason", "warning"}  # functions that return what is said
 # What no request of the page brings about, by how it begins.
 NEVER = (
@@ -241,7 +241,7 @@ def test_warnings_have_chinese_forms() -> None:
     assert model.scope is not None
     photo = (np.indices((900, 1200)).sum(0) % 2 * 255).astype(np.uint8)
     inspector = patchword.inspector(model, [], "mutual")
-    with warnings.catch_warnings(), heard() as caught:
+    with warnings.catch_warnings(), collect_warnings() as caught:
         warnings.simplefilter("always")
         told = Told()
         told.words("demo", model.scope, ["a zeppelin over a volcano, and a scrtch"])

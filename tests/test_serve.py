@@ -26,7 +26,7 @@ import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app
 from patchword.serve.error_responses import RefusalError
-from patchword.serve.jobs import scores_of
+from patchword.serve.jobs import scores_record
 from patchword.serve.models import Models
 from patchword.serve.settings import Settings
 from patchword.tasks.classify import NONE, Score
@@ -123,8 +123,8 @@ def test_long_work_keeps_no_search_waiting(
 
 def test_none_of_these_as_a_label_rejects_nothing() -> None:
     scores = [Score(NONE, 0.8), Score("a hat", 0.2)]
-    assert scores_of(scores, {"a hat": 0.1})["rejected"]
-    assert not scores_of(scores, {"a hat": 0.1, NONE: 0.3})["rejected"]
+    assert scores_record(scores, {"a hat": 0.1})["rejected"]
+    assert not scores_record(scores, {"a hat": 0.1, NONE: 0.3})["rejected"]
 
 
 def test_labels_are_those_of_python(client: TestClient, demo: Model) -> None:
@@ -432,9 +432,9 @@ def test_models_that_do_not_fit_are_closed(demo: Model) -> None:
     async def work() -> None:
         models = Models(settings, {})
         first = await models.get("demo", "classify")
-        assert list(models.opened()) == ["demo"]
+        assert list(models.loaded()) == ["demo"]
         await models.get(None, "caption")
-        assert list(models.opened()) == ["demo-blip"]
+        assert list(models.loaded()) == ["demo-blip"]
         with pytest.raises(RefusalError, match="was closed"):
             await first.queue.call(lambda: None)
         assert (await models.get(None, "classify")).name == "demo"  # opened again

@@ -25,7 +25,7 @@ from served import RING, SCRATCH, running, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app, make_server
-from patchword.serve.mcp import Tools, strict, tools_server
+from patchword.serve.mcp import Tools, strict_tool, tools_server
 from patchword.serve.settings import Settings
 
 
@@ -296,7 +296,7 @@ def _told(found: dict[str, Any]) -> None:
     ],
 )
 def test_wrong_arguments_of_a_tool_are_one_sentence(arguments: dict[str, Any], said: str) -> None:
-    tool = strict(Tools.classify.__get__(object()))
+    tool = strict_tool(Tools.classify.__get__(object()))
     given = {"image": uri(RING), **({"labels": ["a"]} if "label" in arguments else {}), **arguments}
     with pytest.raises(ToolError, match=said):
         asyncio.run(tool.run(given, None))

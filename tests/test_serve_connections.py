@@ -59,7 +59,7 @@ def test_what_is_no_request_is_answered_as_all_others(place: tuple[str, int], sa
 def test_a_request_that_does_not_begin_is_not_waited_for(
     place: tuple[str, int], begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     with socket.create_connection(place) as connection:
         connection.sendall(begun)
         assert ended(connection) == b""
@@ -68,7 +68,7 @@ def test_a_request_that_does_not_begin_is_not_waited_for(
 def test_nor_the_next_one_of_a_connection(
     place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     with socket.create_connection(place) as connection:
         connection.sendall(HEAD + b"\r\n")
         assert connection.recv(1 << 20).startswith(b"HTTP/1.1 200")
@@ -93,7 +93,7 @@ def test_a_head_without_end_is_refused(place: tuple[str, int], part: bytes) -> N
 
 
 def test_an_answer_that_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNREAD", 0.1)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.1)
     app, size = FastAPI(), 32 << 20
 
     @app.get("/")
@@ -154,7 +154,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_site_that_never_ends_its_headers_is_cut(slow: str) -> None:
     started = time.monotonic()
     with pytest.raises(ImageError, match=r"not here after 0\.3 seconds"):
-        fetching.fetched(slow, Settings(seconds=0.3))
+        fetching.fetch_image(slow, Settings(seconds=0.3))
     assert time.monotonic() - started < 3
 
 

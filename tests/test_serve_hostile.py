@@ -28,7 +28,7 @@ from patchword.serve.decoding import Decoder
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.models import Models
 from patchword.serve.openai import Embeddings
-from patchword.serve.queue import deadline, steps
+from patchword.serve.queue import deadline, deadline_progress
 from patchword.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -210,14 +210,14 @@ def test_values_beyond_the_limit_are_not_made(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("patchword.serve.bodies.json.loads", None)
     for body in (b"[" + b"[]," * 200_000, b"[" + b'"",' * 200_000, b'{"' + b'":[],"' * 200_000):
         with pytest.raises(HTTPException, match="413: more than 50000 values"):
-            bodies.parsed(body)
+            bodies.parse(body)
 
 
 def test_a_text_may_have_many_commas(client: TestClient) -> None:
     body = {"text": '\\",[' * 25_000, "k": 1}
     assert client.post("/v1/search", json=body).status_code == 200
     with pytest.raises(HTTPException, match="413"):
-        bodies.parsed(json.dumps(body).encode(), 1000, inside=True)
+        bodies.parse(json.dumps(body).encode(), 1000, count_commas=True)
 
 
 def test_one_wrong_value_is_enough() -> None:
@@ -313,20 +313,22 @@ def test_a_model_that_cannot_be_opened_hides_no_other(tmp_path: Path) -> None:
 
 def test_work_ends_when_its_time_is_over() -> None:
     deadline.set(time.monotonic() + 0.05)
-    step = steps()
+    step = deadline_progress()
     step(1, 2)
     time.sleep(0.06)
     with pytest.raises(RefusalError, match="in time"):
         step(2, 2)
     deadline.set(None)
-    steps()(1, 2)
+    deadline_progress()(1, 2)
 
 
 def test_masks_and_regions_end_when_their_time_is_over(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[int, int]] = []
-    monkeypatch.setattr(localisation, "steps", lambda: lambda *done: called.append(done))
+    monkeypatch.setattr(
+        localisation, "deadline_progress", lambda: lambda *done: called.append(done)
+    )
     body = {"image": sent(RING), "labels": ["a red ring", "a wafer", "a green heart"]}
     height = client.post("/v1/segment", json=body).json()["size"][1]
     assert (height, height) in called  # the rows of the map
@@ -349,7 +351,7 @@ def test_photos_that_are_held_wait_for_each_other(demo: Model) -> None:
 
         async def one() -> None:
             nonlocal held, most
-            async with decoder.held(image, demo, "image"):
+            async with decoder.photo_in_memory(image, demo, "image"):
                 held += 1
                 most = max(most, held)
                 await asyncio.sleep(0.01)

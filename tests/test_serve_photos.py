@@ -12,7 +12,7 @@ from patchword.index import open_index, schema
 from patchword.index.schema import id_of
 from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.photos import Collection
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 
 
 def test_two_photos_of_one_id_are_not_taken_for_each_other(
@@ -28,12 +28,12 @@ def test_two_photos_of_one_id_are_not_taken_for_each_other(
     index = open_index(tmp_path / "index")
     index.add([one, other, third], model)
     collection = Collection(index, Opener())
-    with heard() as warnings:
+    with collect_warnings() as warnings:
         hits = collection.search(model, model.embed_images([one])[0], 3, 0, None)
     assert {hit["path"] for hit in hits} == {str(one), str(other), str(third)}
     assert any("have the same id" in said for said in warnings)
     number = of[one]
-    for asked in (collection.path_of, collection.thumbnail, collection.photo, collection.about):
+    for asked in (collection.path_of, collection.thumbnail, collection.photo, collection.row):
         with pytest.raises(IndexStoreError, match="have the same id") as caught:
             asked(number)
         assert str(one) in str(caught.value)
@@ -54,7 +54,7 @@ def test_what_is_removed_while_it_is_read_is_not_remembered(
     def rows(*given: object) -> object:
         found = read(*given)
         index.remove(photos[0])
-        collection._fresh()  # as another request does
+        collection._refresh()  # as another request does
         return found
 
     number = id_of(str(photos[0]))

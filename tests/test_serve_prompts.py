@@ -9,7 +9,7 @@ from served import AT, RING, uri
 
 import patchword
 from patchword.serve.app import create_app
-from patchword.serve.prompts import is_of_the_whole, is_question
+from patchword.serve.prompts import asks_for_caption, is_question
 from patchword.serve.settings import Settings
 
 WHOLE = [
@@ -58,8 +58,8 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 def test_what_asks_for_the_whole_is_told_from_questions() -> None:
-    assert [text for text in WHOLE if not is_of_the_whole(text)] == []
-    assert [text for text in QUESTIONS if is_of_the_whole(text) or not is_question(text)] == []
+    assert [text for text in WHOLE if not asks_for_caption(text)] == []
+    assert [text for text in QUESTIONS if asks_for_caption(text) or not is_question(text)] == []
 
 
 @pytest.mark.parametrize("text", [*WHOLE, "Describe what you see."])

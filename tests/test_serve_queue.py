@@ -13,7 +13,7 @@ from served import AT, RING, sent
 from patchword.serve.app import create_app
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Admission, Queue, deadline
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 from patchword.serve.settings import Settings
 
 
@@ -98,10 +98,10 @@ def test_warnings_go_to_who_asked() -> None:
         warnings.warn("odd", ScopeWarning, stacklevel=1)
 
     async def work(queue: Queue, run: Work) -> None:
-        with heard() as first:
+        with collect_warnings() as first:
             await queue.call(warn)
             await queue.call(warn)
-        with heard() as second:
+        with collect_warnings() as second:
             await queue.call(lambda: None)
         assert (first, second) == (["odd"], [])
 
@@ -140,14 +140,14 @@ def test_a_server_that_ends_waits_for_what_runs() -> None:
 
 def test_more_than_there_is_room_for_is_refused_at_once() -> None:
     room = Admission(10)
-    with room.of(8):
-        with pytest.raises(RefusalError, match="room for 10") as caught, room.of(3):
+    with room.admit(8):
+        with pytest.raises(RefusalError, match="room for 10") as caught, room.admit(3):
             pass
         assert caught.value.status == 429
         assert int(caught.value.headers["Retry-After"]) >= 1
-        with room.of(2):
+        with room.admit(2):
             assert room.items == 10
-    with room.of(11):  # alone, a request of any size is let in
+    with room.admit(11):  # alone, a request of any size is let in
         pass
     assert room.items == 0
 

@@ -271,8 +271,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
     settings = Settings(allow_urls=True, max_bytes=100_000)
-    assert fetching.fetched(f"http://outside.example{site}/", settings) == RING.read_bytes()
-    first = fetching.fetched(f"http://rebound.example{site}/", settings)
+    assert fetching.fetch_image(f"http://outside.example{site}/", settings) == RING.read_bytes()
+    first = fetching.fetch_image(f"http://rebound.example{site}/", settings)
     assert first == RING.read_bytes()
     for address in (
         f"http://outside.example{site}/inside",
@@ -281,12 +281,12 @@ def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
         f"http://both.example{site}/",
     ):
         with pytest.raises(ImageError, match="not on the open internet"):
-            fetching.fetched(address, settings)
+            fetching.fetch_image(address, settings)
     for address in ("http://[", f"http://outside.example:{10**20}/"):
         with pytest.raises(ImageError, match="cannot be fetched"):
-            fetching.fetched(address, settings)
+            fetching.fetch_image(address, settings)
     with pytest.raises(ImageError, match="more than 0 MB"):
-        fetching.fetched(f"http://outside.example{site}/", Settings(max_bytes=1000))
+        fetching.fetch_image(f"http://outside.example{site}/", Settings(max_bytes=1000))
 
 
 def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
