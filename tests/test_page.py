@@ -58,7 +58,7 @@ def test_no_word_is_missing_or_left_over() -> None:
     used |= {f"about_{tab}" for tab in TABS} | set(TABS) | {f"send_{tab}" for tab in TABS[:5]}
     for call in re.findall(r"\bt\(([^,)]*)", SCRIPTS):  # t("a"), t(b ? "c" : "d")
         used |= set(re.findall(r'"(\w+)"', call))
-    columns = re.search(r"KNOWN = \{.*?\}", SCRIPTS)
+    columns = re.search(r"LABELS = \{.*?\}", SCRIPTS)
     assert columns
     used |= set(re.findall(r'"(\w+)"', columns.group()))
     assert used == set(words())

@@ -102,7 +102,7 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     page.check("#panel-where [name=boxes]")
     submit(page, "where")
     regions = demo.locate(photo, labels).regions
-    found = page.locator("#panel-where .found li").all_text_contents()
+    found = page.locator("#panel-where .legend li").all_text_contents()
     assert len(regions) == 2
     for region in regions:
         box = ", ".join(str(round(edge)) for edge in region.box)
@@ -115,7 +115,7 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     page.fill("#panel-where [name=opacity]", "1")
     submit(page, "where")
     segmented = demo.segment(photo, labels)
-    listed = page.locator("#panel-where .found li").all_text_contents()
+    listed = page.locator("#panel-where .legend li").all_text_contents()
     assert listed == [
         f"{s.label or 'background'}: {percent(s.share)} of the photo" for s in segmented.shares
     ]
