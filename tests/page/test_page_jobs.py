@@ -126,6 +126,23 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     assert not colours & others
 
 
+def test_a_text_that_is_not_found_has_no_box(visit: Visit, demo: patchword.Model) -> None:
+    """A heatmap asks for more certainty than `locate`: of an edge chip in a stain it finds none."""
+    text = "an edge chip"
+    assert demo.heatmap(STAIN, text).found == (False,)
+    assert demo.locate(STAIN, text).missing == ()
+    page = visit("where")
+    give(page, "where", STAIN)
+    page.fill("#panel-where [name=texts]", text)
+    page.check("#panel-where [name=boxes]")
+    submit(page, "where")
+    assert page.locator("#panel-where .legend li").all_text_contents() == [f"{text}: not found"]
+    assert drawn(page, STAGE).max() == 0
+    page.uncheck("#panel-where [name=heatmap]")
+    submit(page, "where")
+    assert f"{text}: score" in page.inner_text("#panel-where .legend")
+
+
 def test_where_takes_a_method_and_a_layer(visit: Visit, writer: patchword.Model) -> None:
     page = visit("where")
     page.select_option("#model", "demo-blip")
