@@ -22,11 +22,11 @@ from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
 from patchword.show.colours import SHARES, numbered, shade
 from patchword.show.matrix_picture import (
-    CELL,
-    NAMED,
+    MAX_CELL,
+    MIN_CELL,
+    NAME_WIDTH,
     ROW,
     THUMB,
-    WIDEST,
     side_by_side,
     similarity_matrix,
 )
@@ -305,7 +305,7 @@ def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
     for i in range(3):
         for t in range(2):
             colour = (np.array(colormaps["viridis"](levels[i, t])[:3]) * 255).astype(int)
-            x = GAP + THUMB + 10 + CELL * t + 10
+            x = GAP + THUMB + 10 + MIN_CELL * t + 10
             y = first + ROW * i + 10
             assert_array_equal(drawn[y, x], colour)
 
@@ -315,7 +315,7 @@ def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
     matrix = np.random.default_rng(1).normal(size=(images, texts))
     matrix[0, 0] = np.nan
     drawn = similarity_matrix([photo()] * images, [LONG] * texts, matrix)
-    assert drawn.width <= 3 * GAP + THUMB + NAMED + 8 * WIDEST
+    assert drawn.width <= 3 * GAP + THUMB + NAME_WIDTH + 8 * MAX_CELL
     assert set(np.asarray(drawn)[-GAP + 4 :].ravel().tolist()) == {255}
 
 
