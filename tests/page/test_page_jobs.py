@@ -1,4 +1,4 @@
-"""The tabs that use a model: what they show is what the model says when it is asked in Python."""
+"""The tabs that use a model show the results of the same calls in Python."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ BAD_LABEL = "<img src=x onerror=document.title='bad'>"
 
 
 def bars(page: Page, within: str) -> list[list[str]]:
-    """Labels and numbers of bars."""
+    """The labels and numbers of bars."""
     return [
         row.locator("span").all_text_contents() for row in page.locator(f"{within} .bars li").all()
     ]
@@ -88,7 +88,7 @@ def test_where_draws_the_models_own_map(visit: Visit, demo: patchword.Model) -> 
     assert found.present is not None
     assert buttons.nth(1).inner_text() == f"a stain {percent(found.present[1])} (not found)"
     buttons.nth(1).click()
-    assert drawn(page, STAGE).max() == 0  # no map of what is not there
+    assert drawn(page, STAGE).max() == 0  # no map
     assert "“a stain” was not found" in page.inner_text("#panel-where figcaption")
 
 
@@ -122,7 +122,7 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     masks = drawn(page, STAGE)[::3, ::3, :3].astype(int)
     colours = {tuple(masks[y, x]) for y, x in np.argwhere(segmented.map == 1)[::50]}
     others = {tuple(masks[y, x]) for y, x in np.argwhere(segmented.map == 2)[::50]}
-    assert len(colours) <= 8  # one, and what is smoothed at its edge
+    assert len(colours) <= 8  # one, and its smoothed edge
     assert not colours & others
 
 
