@@ -6,10 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from served import AT
 
-from patchword.serve.page import TABS, add_page, language, words
+from patchword.serve.app import create_app
+from patchword.serve.page import TABS, language, words
+from patchword.serve.settings import Settings
 
 FILES = Path(str(files("patchword.serve")))
 SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted(FILES.glob("static/**/*.js")))
@@ -18,9 +20,7 @@ TEMPLATES = "\n".join(path.read_text("utf-8") for path in sorted(FILES.glob("tem
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    app = FastAPI()
-    add_page(app)
-    return TestClient(app)
+    return TestClient(create_app(Settings()), base_url=AT)
 
 
 @pytest.mark.parametrize(

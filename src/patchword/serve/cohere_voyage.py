@@ -125,14 +125,16 @@ async def voyage(request: Request, body: Voyage) -> Any:
     return await large_answer(with_warnings(answer))
 
 
-def item_of(given: Input) -> Item:
+def item_of(embedding_input: Input) -> Item:
     """The one text or image of an input. Raises RefusalError for any other number of parts, and for
     other types."""
-    if len(given.content) != 1:
-        message = f"an input has one text or one image; here are {len(given.content)} parts"
+    if len(embedding_input.content) != 1:
+        message = (
+            f"an input has one text or one image; here are {len(embedding_input.content)} parts"
+        )
         raise RefusalError(400, "input", message, "inputs")
-    warn_of_unused_fields(given)
-    part = given.content[0]
+    warn_of_unused_fields(embedding_input)
+    part = embedding_input.content[0]
     kind = str(part.get("type"))
     value = part.get(kind)
     warn_of_unused(set(part) - {"type", kind})

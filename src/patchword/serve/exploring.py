@@ -49,20 +49,20 @@ async def explore(request: Request, body: Explore) -> Answer:
     loaded = await server.models.get(index.model_name, "embed")
     with server.admission.admit(1):
         words = await loaded.cached("names of clusters", lambda: named(loaded.model, None))
-        found = await server.decoder.run_slow(
+        clusters = await server.decoder.run_slow(
             lambda: index.explore(
                 body.clusters, words=words, examples=body.examples, model=loaded.model
             )
         )
-    clusters = [
+    records = [
         {
             "name": cluster.name,
             "count": cluster.count,
             "photos": [photo_record(hit.path, hit.score) for hit in cluster.examples],
         }
-        for cluster in found
+        for cluster in clusters
     ]
-    return Answer(with_warnings({"clusters": clusters}))
+    return Answer(with_warnings({"clusters": records}))
 
 
 @routes.post("/v1/duplicates", summary="Groups of photos that are nearly the same")
@@ -79,15 +79,15 @@ async def duplicates(request: Request, body: Duplicates) -> Answer:
         return groups
 
     with server.admission.admit(1):
-        found = await server.decoder.run_slow(compare)
-    groups = [
+        groups = await server.decoder.run_slow(compare)
+    records = [
         {
             "keep": photo_record(group.keep.path, 1.0),
             "others": [photo_record(hit.path, hit.score) for hit in group.others],
         }
-        for group in found
+        for group in groups
     ]
-    return Answer(with_warnings({"groups": groups}))
+    return Answer(with_warnings({"groups": records}))
 
 
 def photo_record(path: str, score: float) -> dict[str, Any]:

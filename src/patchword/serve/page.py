@@ -1,8 +1,8 @@
 """The page: one HTML document in the browser's language, and the files that it loads.
 
 Its texts, in both languages, are in `words.json`; the Chinese of the server's English answers is in
-`chinese.json`. The document has no inline scripts or styles and loads nothing from other sites; its
-Content-Security-Policy makes browsers enforce that.
+`chinese.json`. The document has no inline scripts or styles and loads nothing from other sites; the
+Content-Security-Policy of `security` makes browsers enforce that.
 """
 
 from __future__ import annotations
@@ -31,19 +31,6 @@ Language = Literal["en", "zh"]
 
 TABS = ("search", "classify", "where", "ask", "compare", "inspect", "explore")
 PREVIEW = 1024  # longer side at most, pixels
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-
 
 routes = router("page")
 
@@ -147,7 +134,6 @@ async def preview(request: Request, body: PreviewBody) -> Response:
 async def page(lang: str = "", accept_language: str = Header("")) -> HTMLResponse:
     chosen = language(lang or accept_language)
     headers = {
-        "Content-Security-Policy": POLICY,
         "Content-Language": "zh-CN" if chosen == "zh" else "en",
         "Vary": "Accept-Language",
     }

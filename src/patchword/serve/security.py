@@ -22,17 +22,16 @@ from patchword.serve.settings import Settings
 OPEN_PATHS = re.compile(r"/|/health|/ready|/static/.*")  # need no key: they name nothing
 COOKIE = "patchword_key"  # the page sends its key in it, with every <img> too
 _NO_ADDRESS = SplitResult("", "", "", "", "")
-HEADERS = (
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = (  # of every answer that does not set them itself
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        b"img-src 'self' data: blob:; font-src 'self'; manifest-src 'self'; base-uri 'none'; "
-        b"form-action 'none'; frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", POLICY.encode()),
 )
 
 
