@@ -192,7 +192,7 @@ def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int
 
     from patchword.cli.serve import listen
     from patchword.serve.app import create_app
-    from patchword.serve.request_warnings import heard
+    from patchword.serve.request_warnings import collect_warnings
     from patchword.serve.settings import Settings
 
     pictures, model = photos(), patchword.load(name)
@@ -205,7 +205,7 @@ def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int
             body = {"input": uri(picture), "modality": "image", "encoding_format": "base64"}
             content = packed(("/v1/embeddings", body))
             start = time.perf_counter()
-            with heard():  # what it warns of is said to nobody
+            with collect_warnings():  # what it warns of is said to nobody
                 await asyncio.to_thread(model.embed_images, [picture])
             middle = time.perf_counter()
             status, answer = await client.send(content)

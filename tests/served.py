@@ -1,10 +1,11 @@
-"""A server that listens on loopback, in a thread, for clients that need a socket."""
+"""Helpers for tests of the server: images for requests, and a server on loopback in a thread."""
 
 import base64
 import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,34 +21,52 @@ AT = "http://127.0.0.1:8000"
 
 
 def sent(path: Path) -> str:
-    """The content of a file as JSON takes it."""
+    """The content of a file as base64, for JSON."""
     return base64.b64encode(path.read_bytes()).decode()
 
 
 def samples_index(model: Model, folder: Path) -> Path:
-    """An index of four samples, three of shapes and one of a wafer, in a new folder there."""
+    """An index of four samples, three shapes and a wafer, in a folder."""
     path = folder / "photos.index"
     patchword.open_index(path).add([*SHAPES, SCRATCH], model)
     return path
 
 
 def uri(path: Path) -> str:
-    """A data URI of a JPEG."""
+    """A JPEG file as a data URI."""
     return f"data:image/jpeg;base64,{sent(path)}"
 
 
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
-    """The address of a server that runs as long as the block."""
-    with listen("127.0.0.1", 0) as listening:
+    """The address of a server that runs during the block."""
+    with listen("127.0.0.1", 0) as server_socket:
         server = uvicorn.Server(configured(app))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [server_socket]})
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 thread.join(0.01)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://127.0.0.1:{server_socket.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextlib.contextmanager
+def listening(app: FastAPI) -> Iterator[tuple[str, int]]:
+    """Host and port of a server that runs during the block."""
+    with running(app) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        yield host, int(port)
+
+
+def http_scope(method: str, path: str) -> dict[str, Any]:
+    """The ASGI scope of a JSON request to 127.0.0.1."""
+    return {
+        "type": "http", "http_version": "1.1", "method": method, "path": path,
+        "raw_path": path.encode(), "query_string": b"", "scheme": "http", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": None, "server": None,
+    }  # fmt: skip

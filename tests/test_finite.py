@@ -21,7 +21,7 @@ from patchword.errors import CheckpointError, ImageError, PatchwordError
 from patchword.inspect import features
 from patchword.models.generate import GenerationOptions, Written, generate
 from patchword.serve.error_responses import refusal_of
-from patchword.serve.models import Opened
+from patchword.serve.models import LoadedModel
 from patchword.serve.queue import Queue
 from patchword.tasks import tiled
 from patchword.tasks.encoders import patch_features
@@ -232,9 +232,9 @@ def test_one_photo_that_overflows_is_not_judged(
 
 def test_a_server_says_that_its_model_computes_no_numbers(blind: Model) -> None:
     queue = Queue("tiny", 4)
-    opened = Opened("tiny", blind, queue, 4, 0, {}, {})
+    opened = LoadedModel("tiny", blind, queue, 4, 0, {}, {})
     pixels, _ = blind.preprocess(photo())
-    (refusal,) = opened._embed_pixels([pixels])
+    (refusal,) = opened._embed_images([pixels])
     queue.close(1)
     assert (refusal.status, refusal.code, str(refusal)) == (503, "model", f"{SAID} an image")
 

@@ -1,15 +1,17 @@
-"""The server's page without a browser: its two languages, its words, its policy. With one:
-tests/page, `make check-page`."""
+"""The server's page without a browser: its languages, texts and policy. Tests with a browser are in
+tests/page: `make check-page`."""
 
 import re
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from served import AT
 
-from patchword.serve.page import TABS, add_page, language, words
+from patchword.serve.app import create_app
+from patchword.serve.page import TABS, language, words
+from patchword.serve.settings import Settings
 
 FILES = Path(str(files("patchword.serve")))
 SCRIPTS = "\n".join(path.read_text("utf-8") for path in sorted(FILES.glob("static/**/*.js")))
@@ -18,9 +20,7 @@ TEMPLATES = "\n".join(path.read_text("utf-8") for path in sorted(FILES.glob("tem
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    app = FastAPI()
-    add_page(app)
-    return TestClient(app)
+    return TestClient(create_app(Settings()), base_url=AT)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_browsers_language(accepted: str, chosen: str) -> None:
     assert language(accepted) == chosen
 
 
-def test_the_page_is_written_in_it(client: TestClient) -> None:
+def test_the_page_is_in_the_browsers_language(client: TestClient) -> None:
     english = client.get("/", headers={"Accept-Language": "de,en;q=0.5"})
     chinese = client.get("/", headers={"Accept-Language": "zh"})
     assert (english.headers["Content-Language"], chinese.headers["Content-Language"]) == (
@@ -53,12 +53,12 @@ def test_the_page_is_written_in_it(client: TestClient) -> None:
     assert client.get("/?lang=zh", headers={"Accept-Language": "en"}).text == chinese.text
 
 
-def test_no_word_is_missing_or_left_over() -> None:
+def test_no_text_is_missing_or_unused() -> None:
     used = set(re.findall(r"\bt\.(\w+)", TEMPLATES))
     used |= {f"about_{tab}" for tab in TABS} | set(TABS) | {f"send_{tab}" for tab in TABS[:5]}
     for call in re.findall(r"\bt\(([^,)]*)", SCRIPTS):  # t("a"), t(b ? "c" : "d")
         used |= set(re.findall(r'"(\w+)"', call))
-    columns = re.search(r"KNOWN = \{.*?\}", SCRIPTS)
+    columns = re.search(r"LABELS = \{.*?\}", SCRIPTS)
     assert columns
     used |= set(re.findall(r'"(\w+)"', columns.group()))
     assert used == set(words())
@@ -68,7 +68,7 @@ def test_no_word_is_missing_or_left_over() -> None:
         assert gaps[0] == gaps[1], key
 
 
-def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:
+def test_the_policy_and_no_inline_scripts_or_other_sites(client: TestClient) -> None:
     answer = client.get("/")
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -77,7 +77,7 @@ def test_nothing_runs_or_comes_from_elsewhere(client: TestClient) -> None:
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|https?://", answer.text)
     assert re.findall(r"<script[^>]*>", answer.text) == [
         '<script type="application/json" id="words">',
-        '<script type="application/json" id="said">',
+        '<script type="application/json" id="translations">',
         '<script type="module" src="/static/main.js">',
     ]
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", SCRIPTS)

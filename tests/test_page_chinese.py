@@ -1,5 +1,5 @@
-"""Whatever the server says, the Chinese page can say in Chinese: its sentences are found by their
-form, and a new one that `chinese.json` does not know fails here."""
+"""The Chinese page can translate the server's texts: they are read from the source, and one that
+`chinese.json` lacks fails here."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ from patchword.inspect.calibration import Calibration, Judge, Rule
 from patchword.scope.report import ScopeReport, warn_of_stored
 from patchword.serve.models import why_not
 from patchword.serve.page import translations
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 from patchword.visible_area import Sight, noted
 
 SOURCE = Path(str(files("patchword")))
@@ -33,12 +33,12 @@ TABLES = {
     kind: [(re.compile(found.replace("(?<", "(?P<"), re.DOTALL), told) for _, found, told in rows]
     for kind, rows in translations().items()
 }
-# Not to be translated: names and what people have typed.
+# Not translated: names, and what users have typed.
 NAME = re.compile(
     r"\S+\.(jpg|png)\b|#\w{6}|demo(-blip)?\b|'[^']*'|\"[^\"]*\"|zeppelin|volcano|meaning|life|person|wearing|scr?a?tch"
 )
 
-# Where sentences are made that a page can show, which are arguments of these.
+# Files whose sentences the page can show.
 FILES = (
     *(
         f"serve/{name}.py"
@@ -54,10 +54,11 @@ FILES = (
     *("where/auto.py", "where/heatmap.py", "where/locate.py", "where/segment.py"),
     *("index/condition.py", "index/duplicates.py", "inspect/bank.py"),
 )
+# Functions whose arguments are sentences, and functions that return one.
 SAY = {"RefusalError", "RefusedError", "refuse_if", "UnsupportedError", "IndexStoreError", "warn"}
-SAY |= {"refused", "short"}
-RETURN = {"_reason", "warning"}  # functions that return what is said
-# What no request of the page brings about, by how it begins.
+SAY |= {"refused", "check_length"}
+RETURN = {"_reason", "warning"}
+# The beginnings of sentences that no request of the page causes.
 NEVER = (
     "Content-Encoding",
     "give good photos, ",
@@ -113,7 +114,7 @@ NEVER = (
 
 
 def chinese(text: str, kind: str = "sentences") -> str | None:
-    """What static/translation.js makes of a text; None where it knows nothing."""
+    """The translation of static/translation.js; None if there is none."""
     for pattern, words in TABLES[kind]:
         if found := pattern.fullmatch(text):
             inner = {
@@ -126,25 +127,24 @@ def chinese(text: str, kind: str = "sentences") -> str | None:
     return None
 
 
-def check(sentence: str) -> str:
-    """What the page says instead, in which nothing but names is English."""
-    told = chinese(sentence)
-    assert told, f"chinese.json has no Chinese for: {sentence}"
-    assert not re.search(r"[A-Za-z]{2,}", NAME.sub("", told)), told
-    return told
+def check(sentence: str) -> None:
+    """Check that a sentence has a translation in which only names are English."""
+    translation = chinese(sentence)
+    assert translation, f"chinese.json has no Chinese for: {sentence}"
+    assert not re.search(r"[A-Za-z]{2,}", NAME.sub("", translation)), translation
 
 
-def written(node: ast.AST) -> str:
+def literal(node: ast.AST) -> str:
     """A text in the source, with 7 for each value in it; "" for anything else."""
     if isinstance(node, ast.JoinedStr):
         return "".join(str(v.value) if isinstance(v, ast.Constant) else "7" for v in node.values)
     if isinstance(node, ast.BinOp):
-        return written(node.left) + (written(node.right) or "7")
+        return literal(node.left) + (literal(node.right) or "7")
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-def spoken(path: str) -> Iterator[str]:
-    """The sentences that a file gives to whoever says them."""
+def sentences_of(path: str) -> Iterator[str]:
+    """The sentences in a file that are arguments of `SAY`, or returned by `RETURN`."""
     tree = ast.parse((SOURCE / path).read_text("utf-8"))
     for function in ast.walk(tree):
         if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -154,32 +154,34 @@ def spoken(path: str) -> Iterator[str]:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 values.setdefault(node.targets[0].id, []).append(node.value)
         for node in ast.walk(function):
-            given: list[ast.expr] = []
+            expressions: list[ast.expr] = []
             prefix = ""
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
                 called = node.func.id if isinstance(node.func, ast.Name) else called
-                given = node.args if called in SAY else []
+                expressions = node.args if called in SAY else []
                 prefix = "7: " if called == "warn" and path.startswith("images/") else ""
             elif isinstance(node, ast.Return) and function.name in RETURN:
-                given = [node.value] if node.value else []
-            for each in given:
-                known = values.get(each.id, []) if isinstance(each, ast.Name) else [each]
-                texts = map(written, known)
+                expressions = [node.value] if node.value else []
+            for expression in expressions:
+                assigned = [expression]
+                if isinstance(expression, ast.Name):
+                    assigned = values.get(expression.id, [])
+                texts = map(literal, assigned)
                 yield from (prefix + text for text in texts if re.search(r"[a-z] [a-z]", text))
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_sentence_has_a_chinese_form(path: str) -> None:
-    sentences = [one for one in spoken(path) if not one.startswith(NEVER)]
+    sentences = [text for text in sentences_of(path) if not text.startswith(NEVER)]
     kinds = ("sentences", "parts") if path == "index/condition.py" else ("sentences",)
-    missing = [one for one in sentences if not any(chinese(one, kind) for kind in kinds)]
+    missing = [text for text in sentences if not any(chinese(text, kind) for kind in kinds)]
     assert missing == []
 
 
-def test_what_never_happens_is_there() -> None:
-    found = [one for path in FILES for one in spoken(path)]
-    assert [start for start in NEVER if not any(one.startswith(start) for one in found)] == []
+def test_every_exception_is_a_sentence() -> None:
+    found = [text for path in FILES for text in sentences_of(path)]
+    assert [start for start in NEVER if not any(text.startswith(start) for text in found)] == []
 
 
 def looks(count: int, **other: float) -> list[Appearance]:
@@ -189,7 +191,7 @@ def looks(count: int, **other: float) -> list[Appearance]:
 
 
 def test_every_remark_of_inspect_has_a_chinese_form() -> None:
-    """Also one that is written in future: all that is written in `acquisition` must be met here."""
+    """Also a new one: every text in `acquisition` must occur in the remarks of this test."""
     same, grey = looks(4), looks(4, grey=1.0)
     others = [
         *looks(1, width=150), *looks(1, height=150), *looks(1, width=150, height=150),
@@ -197,7 +199,7 @@ def test_every_remark_of_inspect_has_a_chinese_form() -> None:
     ]  # fmt: skip
     sizes = [*looks(2, width=96), *looks(2, width=104, height=96)]
     levels = [*looks(2, brightness=95.0), *looks(2, brightness=105.0)]
-    said = list[str]()
+    remarks = list[str]()
     for good, new in product(
         (same, grey, [same[0]] * 2, [same[0]] * 3, sizes, levels), (others, same)
     ):
@@ -207,7 +209,7 @@ def test_every_remark_of_inspect_has_a_chinese_form() -> None:
                     InspectedPhoto(f"{n}.jpg", "", look, look in good)
                     for n, look in enumerate(new[first : first + count])
                 ]
-                said += acquisition.remarks([GoodPhoto("", look) for look in good], photos)
+                remarks += acquisition.remarks([GoodPhoto("", look) for look in good], photos)
     dim = [
         InspectedPhoto(f"{n}.jpg", "", look, False)
         for n, look in enumerate(looks(9, brightness=85.0))
@@ -215,17 +217,17 @@ def test_every_remark_of_inspect_has_a_chinese_form() -> None:
     spread = [
         GoodPhoto("", look) for level in range(90, 111, 2) for look in looks(2, brightness=level)
     ]
-    said += acquisition.remarks(spread, dim)
-    said += acquisition.remarks(
+    remarks += acquisition.remarks(spread, dim)
+    remarks += acquisition.remarks(
         spread, [*dim, InspectedPhoto("x.jpg", "", looks(1, brightness=9.0)[0], False)]
     )
-    for one in set(said):
-        check(one)
-    everything = " ".join(said)
+    for remark in set(remarks):
+        check(remark)
+    all_remarks = " ".join(remarks)
     for node in ast.walk(ast.parse((SOURCE / "inspect/acquisition.py").read_text("utf-8"))):
-        for piece in written(node).split("7") if isinstance(node, ast.JoinedStr) else []:
+        for piece in literal(node).split("7") if isinstance(node, ast.JoinedStr) else []:
             if piece.count(" ") > 1:
-                assert piece in everything
+                assert piece in all_remarks
 
 
 def test_what_verdicts_guarantee_has_a_chinese_form() -> None:
@@ -246,7 +248,7 @@ def test_warnings_have_chinese_forms() -> None:
     assert model.scope is not None
     photo = (np.indices((900, 1200)).sum(0) % 2 * 255).astype(np.uint8)
     inspector = patchword.inspector(model, [], "mutual")
-    with warnings.catch_warnings(), heard() as caught:
+    with warnings.catch_warnings(), collect_warnings() as caught:
         warnings.simplefilter("always")
         report = ScopeReport()
         report.check_words("demo", model.scope, ["a zeppelin over a volcano, and a scrtch"])
@@ -274,8 +276,8 @@ def test_warnings_have_chinese_forms() -> None:
         inspector.smallest = 9.0
         caught.append(inspector.seen_small())
     assert len(caught) > 20
-    for one in caught:
-        check(re.sub(r"image (\d+)", r"\1.jpg", one))
+    for warning in caught:
+        check(re.sub(r"image (\d+)", r"\1.jpg", warning))
 
 
 def test_refusals_of_files_and_models_have_chinese_forms() -> None:
@@ -302,9 +304,9 @@ def test_names_of_clusters_have_chinese_forms() -> None:
     levels = (level for each in phrases(scope) for level in each.names)
     for name in {*COMMON_LABELS, *(name for level in levels for name in level)}:
         for called in (name, f"{name}, like a.jpg"):
-            told = chinese(called, "names")
-            assert told, name
-            assert not re.search(r"[a-z]{2,}", NAME.sub("", told)), told
+            translation = chinese(called, "names")
+            assert translation, name
+            assert not re.search(r"[a-z]{2,}", NAME.sub("", translation)), translation
     assert (
         chinese("unlike what demo knows, like a.jpg", "names") == "与 demo 所认识的不同，例如 a.jpg"
     )

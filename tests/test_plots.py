@@ -1,4 +1,4 @@
-"""Pictures and pages: what is drawn is what the numbers say, whatever the words and sizes."""
+"""Pictures and pages: they show the numbers, for texts and photos of any size."""
 
 import base64
 import io
@@ -22,11 +22,11 @@ from patchword.show.answers_picture import SIDE, Answer, answers_picture
 from patchword.show.colours import CHOICES as COLOURS
 from patchword.show.colours import SHARES, numbered, shade
 from patchword.show.matrix_picture import (
-    CELL,
-    NAMED,
+    MAX_CELL,
+    MIN_CELL,
+    NAME_WIDTH,
     ROW,
     THUMB,
-    WIDEST,
     side_by_side,
     similarity_matrix,
 )
@@ -36,7 +36,8 @@ from patchword.show.plots import GAP, TILE, Tile
 from patchword.show.text_drawing import PAPER
 
 LONG = "a wafer with a scratch that runs from the notch to the other side " * 5
-WORDS = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
+WORD = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
+TEXTS = ["a hat", LONG, WORD, "", "划痕"]
 
 
 def photo(height: int = 60, width: int = 90) -> np.ndarray:
@@ -48,55 +49,63 @@ def ramp(height: int = 60, width: int = 90) -> np.ndarray:
     return np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width)).copy()
 
 
-def panel_of(*of: Any, **how: Any) -> Image.Image:
-    return plots.maps_beside(plots.heatmap_tiles(*of, **how))
+def panel_of(*arguments: Any, **options: Any) -> Image.Image:
+    return plots.maps_beside(plots.heatmap_tiles(*arguments, **options))
 
 
-def bare(image: np.ndarray) -> np.ndarray:
-    """The photo with 30% of its colour, written out."""
+def nearly_grey(image: np.ndarray) -> np.ndarray:
+    """The photo with 30% of its colour."""
     grey = image.astype(float).sum(axis=2, keepdims=True) / 3
     return image * 0.3 + grey * 0.7
 
 
-def test_overlay_is_bare_where_the_map_is_low_and_coloured_where_it_is_high() -> None:
+def test_overlay_is_transparent_where_the_map_is_low_and_coloured_where_it_is_high() -> None:
     image = photo()
     drawn = np.asarray(plots.overlay(image, ramp()), float)
-    assert_allclose(drawn[:, :18], bare(image)[:, :18], atol=1)
+    assert_allclose(drawn[:, :18], nearly_grey(image)[:, :18], atol=1)
     top = np.array(colormaps["inferno"](255)[:3]) * 255
-    assert_allclose(drawn[:, -1], 0.25 * bare(image)[:, -1] + 0.75 * top, atol=1.5)
+    assert_allclose(drawn[:, -1], 0.25 * nearly_grey(image)[:, -1] + 0.75 * top, atol=1.5)
 
 
-def test_overlay_of_a_flat_map_is_the_bare_photo() -> None:
+def test_overlay_of_a_flat_map_is_transparent() -> None:
     image = photo()
     for value in (0.0, 0.27, -3.0):
         drawn = plots.overlay(image, np.full((60, 90), value, np.float32))
-        assert_allclose(np.asarray(drawn, float), bare(image), atol=1)
+        assert_allclose(np.asarray(drawn, float), nearly_grey(image), atol=1)
 
 
-def test_overlay_veils_what_is_not_known_and_ignores_it_for_the_scale() -> None:
+def test_overlay_veils_nan_and_ignores_it_for_the_scale() -> None:
     image, values = photo(), ramp()
     values[:, :30] = np.nan
     drawn = np.asarray(plots.overlay(image, values), float)
-    assert_allclose(drawn[:, :30], 0.25 * bare(image)[:, :30] + 0.75 * 214, atol=1)
-    assert_allclose(drawn[:, 30], bare(image)[:, 30], atol=1)  # the smallest that is known
+    assert_allclose(drawn[:, :30], 0.25 * nearly_grey(image)[:, :30] + 0.75 * 214, atol=1)
+    assert_allclose(drawn[:, 30], nearly_grey(image)[:, 30], atol=1)  # the smallest that is known
 
 
-def test_overlay_of_nothing_known() -> None:
+def test_overlay_of_nan_alone() -> None:
     drawn = plots.overlay(photo(), np.full((60, 90), np.nan, np.float32))
     assert drawn.size == (90, 60)
 
 
-@pytest.mark.parametrize("count", range(1, 11))
-@pytest.mark.parametrize("text", ["a hat", LONG, WORDS, "", "划痕"], ids=lambda t: t[:5])
-def test_heatmap_panel_holds_every_text(count: int, text: str) -> None:
-    values = np.stack([ramp()] * count)
-    panel = panel_of(photo(), values, [text] * count)
-    pixels = np.array(panel)
-    columns = count + 1 if count < 4 else (panel.width - GAP) // (TILE + GAP)
+def check_panel(texts: list[str]) -> None:
+    """The width fits two to four columns, and nothing is drawn over the margin."""
+    panel = panel_of(photo(), np.stack([ramp()] * len(texts)), texts)
+    columns = len(texts) + 1 if len(texts) < 4 else (panel.width - GAP) // (TILE + GAP)
     assert columns in (2, 3, 4)
     assert panel.width == GAP + columns * (TILE + GAP)
+    pixels = np.array(panel)
     pixels[GAP:-GAP, GAP:-GAP] = 255
-    assert pixels.min() == 255, "something is drawn over the margin"
+    assert pixels.min() == 255
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text[:5])
+def test_heatmap_panel_holds_every_text(text: str) -> None:
+    check_panel([text])
+
+
+@pytest.mark.parametrize("count", range(2, 11))
+def test_heatmap_panel_of_several_texts(count: int) -> None:
+    check_panel((TEXTS * 2)[:count])
 
 
 def test_captions_are_written_and_longer_ones_take_more_room() -> None:
@@ -146,7 +155,7 @@ def test_a_ring_at_the_border_is_whole() -> None:
 
 
 def test_the_ring_of_a_tall_photo_is_where_the_peak_is() -> None:
-    """Enlarged to 720 pixels it is 18.7 wide, drawn as 19: its height is not scaled by that."""
+    """Enlarged to 720 pixels it is 18.7 wide, drawn as 19. That does not scale its height."""
     values = np.zeros((500, 13), np.float32)
     values[430] = 1
     tile = Tile(np.zeros((500, 13, 3), np.uint8), values=values)
@@ -158,8 +167,8 @@ def test_the_ring_of_a_tall_photo_is_where_the_peak_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "infinite"])
-def test_no_ring_where_no_place_is_the_highest(kind: str) -> None:
-    """On a scale of several maps a flat one has colour, and no peak; nor has what is not known."""
+def test_no_ring_without_a_peak(kind: str) -> None:
+    """On a shared scale, a flat map has colour but no peak. Infinite values are no peak."""
     values = np.full((60, 60), 0.5, np.float32)
     if kind == "infinite":
         values[:9] = np.inf
@@ -190,7 +199,7 @@ def test_a_probability_that_is_no_number_is_a_dash() -> None:
 
 
 def test_a_peak_lies_between_patches() -> None:
-    """Of straight lines between the middles 10, 30, 50, ... of patches."""
+    """A map that is interpolated between the centres 10, 30, 50, ... of patches."""
     middles = np.arange(10, 200, 20)
     grid = np.zeros(10)
     grid[4:6] = 1.0, 0.9
@@ -198,7 +207,7 @@ def test_a_peak_lies_between_patches() -> None:
     value, x, y = peak(np.minimum.outer(line, line).astype(np.float32))
     assert value == 1
     assert x == y
-    assert 93 <= x <= 107  # the middles are at 90 and 110
+    assert 93 <= x <= 107  # the centres are at 90 and 110
     assert peak(np.full((5, 7), 2.0)) == (2.0, 0, 0)
     with pytest.raises(PatchwordError, match="a map of NaN alone"):
         peak(np.full((5, 7), np.nan))
@@ -221,17 +230,17 @@ def test_a_peak_of_a_large_map(size: tuple[int, int]) -> None:
     assert_allclose([row, column], [333, 555], atol=2)
 
 
-def test_texts_have_one_scale_and_no_ring_where_there_is_no_colour() -> None:
+def test_maps_share_a_scale_and_a_transparent_one_has_no_ring() -> None:
     values = np.stack([ramp(), 0.1 * ramp()])
     panel = np.asarray(panel_of(photo(), values, ["a hat", "a dress"], each=False), int)
     last = panel[GAP : GAP + TILE * 60 // 90, -GAP - TILE : -GAP]
-    shown = Image.fromarray(bare(photo()).astype(np.uint8))
+    shown = Image.fromarray(nearly_grey(photo()).astype(np.uint8))
     expected = shown.resize((TILE, TILE * 60 // 90), Image.Resampling.LANCZOS)
     assert_allclose(last, np.asarray(expected, int), atol=3)
 
 
-class Written(list[tuple[float, float, float, float]]):
-    """The boxes of all texts of a picture."""
+class TextBoxes(list[tuple[float, float, float, float]]):
+    """The boxes of all texts in a picture."""
 
     def overlap(self) -> bool:
         return any(
@@ -242,33 +251,33 @@ class Written(list[tuple[float, float, float, float]]):
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Written:
-    boxes, text = Written(), ImageDraw.ImageDraw.text
+def text_boxes(monkeypatch: pytest.MonkeyPatch) -> TextBoxes:
+    boxes, text = TextBoxes(), ImageDraw.ImageDraw.text
 
-    def noted(draw, xy, words, fill=None, font=None, anchor=None):
+    def record(draw, xy, words, fill=None, font=None, anchor=None):
         boxes.append(draw.textbbox(xy, words, font=font, anchor=anchor))
         text(draw, xy, words, fill, font, anchor=anchor)
 
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
     return boxes
 
 
 @pytest.mark.parametrize("images", [1, 2, 7])
 @pytest.mark.parametrize("text", ["a", "a wafer with a scratch", LONG], ids=lambda t: t[:5])
-def test_no_text_of_a_matrix_lies_on_another(images: int, text: str, written: Written) -> None:
+def test_no_text_of_a_matrix_lies_on_another(images: int, text: str, text_boxes: TextBoxes) -> None:
     names = ["a-long-name-of-a-photo.jpg"] * images
     matrix = np.linspace(-0.593, 0.76, 2 * images).reshape(images, 2)
     drawn = similarity_matrix([photo()] * images, [text, "b"], matrix, names, text)
-    assert len(written) > 2 * images + 4
-    assert not written.overlap()
-    assert max(box[2] for box in written) <= drawn.width
-    written.clear()
+    assert len(text_boxes) > 2 * images + 4
+    assert not text_boxes.overlap()
+    assert max(box[2] for box in text_boxes) <= drawn.width
+    text_boxes.clear()
     side_by_side([drawn, drawn], [text, "the same"])
-    assert len(written) >= 2
-    assert not written.overlap()
+    assert len(text_boxes) >= 2
+    assert not text_boxes.overlap()
 
 
-def test_one_number_needs_no_scale() -> None:
+def test_a_single_number_has_no_scale() -> None:
     one = np.asarray(similarity_matrix([photo()], ["a hat"], np.array([[0.655]])))
     assert not (np.abs(one.astype(int) - [68, 1, 84]).sum(axis=2) == 0).any()  # the lowest colour
     sure = similarity_matrix([photo()], ["a hat"], np.array([[0.99]]), scale=(0.0, 1.0))
@@ -281,11 +290,13 @@ def test_one_number_needs_no_scale() -> None:
     [("scratch", 0.993, []), (LONG, 0.0001, []), ("yes", 0.9, [("yes", 0.9), (LONG, 0.1)])],
     ids=["short", "long", "chosen"],
 )
-def test_an_answer_has_its_probability(question: str, answer: Answer, written: Written) -> None:
+def test_an_answer_has_its_probability(
+    question: str, answer: Answer, text_boxes: TextBoxes
+) -> None:
     picture = answers_picture(photo(), [question], [answer])
-    assert not written.overlap()
-    assert max(box[2] for box in written) <= picture.width
-    assert len([box for box in written if box[0] < box[2] == SIDE]) == (len(answer[2]) or 1)
+    assert not text_boxes.overlap()
+    assert max(box[2] for box in text_boxes) <= picture.width
+    assert len([box for box in text_boxes if box[0] < box[2] == SIDE]) == (len(answer[2]) or 1)
     assert answers_picture(photo(), [question], [answer], "a title").height > picture.height
 
 
@@ -305,7 +316,7 @@ def test_similarity_matrix_paints_each_number_in_its_colour() -> None:
     for i in range(3):
         for t in range(2):
             colour = (np.array(colormaps["viridis"](levels[i, t])[:3]) * 255).astype(int)
-            x = GAP + THUMB + 10 + CELL * t + 10
+            x = GAP + THUMB + 10 + MIN_CELL * t + 10
             y = first + ROW * i + 10
             assert_array_equal(drawn[y, x], colour)
 
@@ -315,7 +326,7 @@ def test_similarity_matrix_of_any_size(images: int, texts: int) -> None:
     matrix = np.random.default_rng(1).normal(size=(images, texts))
     matrix[0, 0] = np.nan
     drawn = similarity_matrix([photo()] * images, [LONG] * texts, matrix)
-    assert drawn.width <= 3 * GAP + THUMB + NAMED + 8 * WIDEST
+    assert drawn.width <= 3 * GAP + THUMB + NAME_WIDTH + 8 * MAX_CELL
     assert set(np.asarray(drawn)[-GAP + 4 :].ravel().tolist()) == {255}
 
 
@@ -332,10 +343,10 @@ def test_bars_are_as_long_as_probabilities() -> None:
     assert any(abs(n - 0.25 * TILE) <= 3 for n in lengths)
 
 
-def test_rank_and_name_of_a_hit_are_apart(written: Written) -> None:
+def test_rank_and_name_of_a_hit_do_not_overlap(text_boxes: TextBoxes) -> None:
     plots.search_panel([photo(), plots.empty()], ["a.jpg", LONG], ["rank 1", "rank 2"], "hats")
-    assert len(written) >= 5
-    assert not written.overlap()
+    assert len(text_boxes) >= 5
+    assert not text_boxes.overlap()
 
 
 def test_search_panel_writes_its_title() -> None:
@@ -346,17 +357,17 @@ def test_search_panel_writes_its_title() -> None:
     assert (np.asarray(with_title)[GAP : GAP + 20] != PAPER).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(text=st.text(), width=st.integers(5, 300), lines=st.integers(1, 5))
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int, lines: int) -> None:
     face = text_drawing.font(18)
     out = text_drawing.wrap(text, face, width, lines)
     assert len(out) <= lines
     assert all(face.getlength(line) <= width or len(line) <= 2 for line in out)
-    whole = "".join(text.split())
+    expected = "".join(text.split())
     joined = "".join("".join(out).split())
-    assert joined == whole or (
-        len(out) == lines and joined.endswith("…") and whole.startswith(joined[:-1])
+    assert joined == expected or (
+        len(out) == lines and joined.endswith("…") and expected.startswith(joined[:-1])
     )
 
 

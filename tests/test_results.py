@@ -1,5 +1,4 @@
-"""Models and results as Python's own tools see them: repr, pickle, copies, threads, notebooks, type
-checkers."""
+"""Models and results in Python: repr, pickle, copies, threads, notebooks, type checkers."""
 
 import copy
 import dataclasses
@@ -53,20 +52,20 @@ def model() -> patchword.Model:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_reprs_are_short_and_hashes_work(model: patchword.Model, name: str) -> None:
-    found = JOBS[name](model)
-    assert type(found).__name__ == name
-    assert repr(found).startswith(f"{name}(")
-    assert len(repr(found)) < 400
-    assert len({found, found}) == 1
-    assert found == found  # arrays have no say in it
+    result = JOBS[name](model)
+    assert type(result).__name__ == name
+    assert repr(result).startswith(f"{name}(")
+    assert len(repr(result)) < 400
+    assert len({result, result}) == 1
+    assert result == result  # arrays are not compared
 
 
 @pytest.mark.parametrize("name", [name for name in JOBS if name not in ("Model", "Index")])
-def test_results_are_pickled_and_copied_whole(model: patchword.Model, name: str) -> None:
-    found = JOBS[name](model)
-    for other in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
-        for field in dataclasses.fields(found):
-            np.testing.assert_equal(getattr(other, field.name), getattr(found, field.name))
+def test_results_are_pickled_and_copied(model: patchword.Model, name: str) -> None:
+    result = JOBS[name](model)
+    for other in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+        for field in dataclasses.fields(result):
+            np.testing.assert_equal(getattr(other, field.name), getattr(result, field.name))
 
 
 def test_models_are_pickled_copied_and_shared_by_threads(model: patchword.Model) -> None:
@@ -78,7 +77,7 @@ def test_models_are_pickled_copied_and_shared_by_threads(model: patchword.Model)
             np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-def test_an_index_is_pickled_and_copied_as_what_it_opens(tmp_path: Path) -> None:
+def test_a_pickled_or_copied_index_opens_the_same_path(tmp_path: Path) -> None:
     demo = patchword.load("demo")
     index = patchword.open_index(tmp_path / "photos.index")
     index.put(["/gone/a.jpg"], demo.embed_images(PIXELS), demo)
@@ -90,39 +89,39 @@ def test_an_index_is_pickled_and_copied_as_what_it_opens(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["Heatmap", "AttentionMap", "TokenAttention"])
 def test_notebooks_show_pictures(model: patchword.Model, name: str, tmp_path: Path) -> None:
-    found = JOBS[name](model)
-    shown = Image.open(io.BytesIO(found._repr_png_()))
-    np.testing.assert_array_equal(np.asarray(shown), np.asarray(found.picture()))
-    found.save(tmp_path / "new" / "saved.png")
+    result = JOBS[name](model)
+    shown = Image.open(io.BytesIO(result._repr_png_()))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(result.picture()))
+    result.save(tmp_path / "new" / "saved.png")
     saved = Image.open(tmp_path / "new" / "saved.png")
     np.testing.assert_array_equal(np.asarray(saved), np.asarray(shown))
     with pytest.raises(patchword.UnsupportedError, match=r"must end in \.png or \.jpg"):
-        found.save(tmp_path / "saved.doc")
+        result.save(tmp_path / "saved.doc")
 
 
 def test_reconstructions_are_shown_too() -> None:
-    found = Reconstruction(PIXELS, PIXELS, PIXELS, np.zeros((48, 64), bool))
-    assert repr(found).count("(48, 64, 3)") == 3
-    assert found._repr_png_().startswith(b"\x89PNG")
+    result = Reconstruction(PIXELS, PIXELS, PIXELS, np.zeros((48, 64), bool))
+    assert repr(result).count("(48, 64, 3)") == 3
+    assert result._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
-def test_a_model_of_another_type_is_the_one_loaded_so(dtype: str) -> None:
-    whole = patchword.load("demo")
-    half, loaded = whole.to(dtype), patchword.load("demo", dtype=dtype)
+def test_a_converted_model_equals_one_loaded_with_that_dtype(dtype: str) -> None:
+    full = patchword.load("demo")
+    half, loaded = full.to(dtype), patchword.load("demo", dtype=dtype)
     assert isinstance(half, patchword.Model)
     assert (half.fingerprint, half.options) == (loaded.fingerprint, loaded.options)
     np.testing.assert_array_equal(half.embed_images(PIXELS), loaded.embed_images(PIXELS))
-    assert whole.engine.dtype == torch.float32
-    assert whole.fingerprint == patchword.load("demo").fingerprint
+    assert full.engine.dtype == torch.float32
+    assert full.fingerprint == patchword.load("demo").fingerprint
     assert half.to("cpu", "float32").options == {}
-    assert half.to("float32").fingerprint not in (half.fingerprint, whole.fingerprint)
+    assert half.to("float32").fingerprint not in (half.fingerprint, full.fingerprint)
 
 
-def test_a_model_on_its_own_device(model: patchword.Model) -> None:
-    there = model.to("cpu")
-    assert there.fingerprint == model.fingerprint
-    assert there.network is not model.network
+def test_a_model_moved_to_its_own_device(model: patchword.Model) -> None:
+    moved = model.to("cpu")
+    assert moved.fingerprint == model.fingerprint
+    assert moved.network is not model.network
     with pytest.raises(patchword.UnsupportedError, match=r"no such device.*types are float32"):
         model.to("half")
 
@@ -156,7 +155,7 @@ WRONG = {
 
 
 def test_type_checkers_know_every_option(tmp_path: Path) -> None:
-    """With the project's own settings, which are strict, and what `make lint` has kept of them."""
+    """With the project's settings, which are strict."""
     lines = RIGHT.splitlines()
     script = tmp_path / "script.py"
     script.write_text("\n".join([*lines, *WRONG, ""]))
@@ -164,8 +163,10 @@ def test_type_checkers_know_every_option(tmp_path: Path) -> None:
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "MYPYPATH": "src"}, capture_output=True, text=True
     )
-    said = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert len(said) == len(WRONG), done.stdout
-    for number, (line, words) in enumerate(zip(said, WRONG.values(), strict=True), len(lines) + 1):
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == len(WRONG), done.stdout
+    for number, (line, words) in enumerate(
+        zip(errors, WRONG.values(), strict=True), len(lines) + 1
+    ):
         assert f"script.py:{number}: error:" in line, line
         assert words in line

@@ -1,4 +1,4 @@
-"""The server's own endpoints: each says what the same call in Python says."""
+"""The server's own endpoints: each gives the result of the same call in Python."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app
 from patchword.serve.error_responses import RefusalError
-from patchword.serve.jobs import scores_of
+from patchword.serve.jobs import scores_record
 from patchword.serve.models import Models
 from patchword.serve.settings import Settings
 from patchword.tasks.classify import NONE, Score
@@ -39,26 +39,27 @@ def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(index=folder)), base_url=AT) as found:
-        yield found
+    with TestClient(create_app(Settings(index=folder)), base_url=AT) as client:
+        yield client
 
 
 def ask(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
-    answer = client.post(path, json=body)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def refused(client: TestClient, path: str, **body: Any) -> tuple[int, str, str]:
-    answer = client.post(path, json=body)
-    error = answer.json()["error"]
+    """Status, code and message of the error."""
+    response = client.post(path, json=body)
+    error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    return answer.status_code, error["code"], error["message"]
+    return response.status_code, error["code"], error["message"]
 
 
-def test_models_say_what_they_can_do(client: TestClient) -> None:
-    found = {one["id"]: one for one in client.get("/v1/models").json()["data"]}
+def test_models_and_their_jobs(client: TestClient) -> None:
+    found = {record["id"]: record for record in client.get("/v1/models").json()["data"]}
     assert list(found) == ["demo", "demo-blip"]
     assert "heatmap" in found["demo"]["can"]
     assert "caption" not in found["demo"]["can"]
@@ -68,11 +69,11 @@ def test_models_say_what_they_can_do(client: TestClient) -> None:
     assert client.get("/health").json() == {"healthy": True, "model": "demo"}
 
 
-def test_one_address_may_end_in_a_slash(client: TestClient) -> None:
+def test_the_list_of_models_may_end_in_a_slash(client: TestClient) -> None:
     assert client.get("/v1/models/").json() == client.get("/v1/models").json()
 
 
-def test_two_names_of_one_thing_may_not_differ(client: TestClient) -> None:
+def test_two_names_of_an_option_may_not_contradict(client: TestClient) -> None:
     both = {"input": "a ring", "encoding_format": "float", "embedding_type": "base64"}
     assert client.post("/v1/embeddings", json=both).json()["error"]["param"] == "embedding_type"
     both["encoding_format"] = "base64"
@@ -80,34 +81,34 @@ def test_two_names_of_one_thing_may_not_differ(client: TestClient) -> None:
 
 
 def test_a_model_without_classes_needs_labels(client: TestClient) -> None:
-    status, code, said = refused(client, "/v1/classify", images=[sent(RING)])
+    status, code, message = refused(client, "/v1/classify", images=[sent(RING)])
     assert (status, code) == (400, "unsupported")
-    assert "demo has no classes of its own" in said
+    assert "demo has no classes of its own" in message
 
 
 @pytest.mark.parametrize(
-    ("path", "slow", "nothing"),
+    ("path", "function", "empty"),
     [
         ("/v1/duplicates", "find_groups", {"groups": []}),
         ("/v1/explore", "explore.clusters", {"clusters": []}),
     ],
 )
-def test_long_work_keeps_no_search_waiting(
+def test_long_work_delays_no_search(
     client: TestClient,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
-    slow: str,
-    nothing: dict[str, list[Any]],
+    function: str,
+    empty: dict[str, list[Any]],
 ) -> None:
-    """Of two, one waits; searches and images go on."""
+    """Of two long requests, one waits; searches and images are answered."""
     begun, ended = threading.Event(), threading.Event()
 
-    def work(*given: Any) -> list[Any]:
+    def work(*_: Any) -> list[Any]:
         begun.set()
         assert ended.wait(20)
         return []
 
-    monkeypatch.setattr(f"patchword.index.index.{slow}", work)
+    monkeypatch.setattr(f"patchword.index.index.{function}", work)
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(client.post, path, json={}) for _ in range(2)]
         try:
@@ -115,79 +116,80 @@ def test_long_work_keeps_no_search_waiting(
             (first, *_) = ask(client, "/v1/search", text="a red ring")["hits"]
             assert client.get(f"/v1/images/{first['id']}/thumbnail").status_code == 200
             ask(client, "/v1/embeddings", input=[uri(RING)])
-            assert not any(each.done() for each in answers)
+            assert not any(answer.done() for answer in answers)
         finally:
             ended.set()
-        assert [each.result().json() for each in answers] == [nothing] * 2
+        assert [answer.result().json() for answer in answers] == [empty] * 2
 
 
-def test_none_of_these_as_a_label_rejects_nothing() -> None:
+def test_a_label_none_of_these_is_not_a_rejection() -> None:
     scores = [Score(NONE, 0.8), Score("a hat", 0.2)]
-    assert scores_of(scores, {"a hat": 0.1})["rejected"]
-    assert not scores_of(scores, {"a hat": 0.1, NONE: 0.3})["rejected"]
+    assert scores_record(scores, {"a hat": 0.1})["rejected"]
+    assert not scores_record(scores, {"a hat": 0.1, NONE: 0.3})["rejected"]
 
 
-def test_labels_are_those_of_python(client: TestClient, demo: Model) -> None:
+def test_classify(client: TestClient, demo: Model) -> None:
     labels = ["a red ring", "a wafer"]
     paths = [RING, SCRATCH]
-    found = ask(client, "/v1/classify", images=[sent(p) for p in paths], labels=labels)["data"]
+    data = ask(client, "/v1/classify", images=[sent(p) for p in paths], labels=labels)["data"]
     scored = demo.classify(paths, labels)
     cosines = demo.similarity(paths, [f"a photo of a {label}" for label in labels])
-    for one, scores, row in zip(found, scored, cosines, strict=True):
-        assert [each["label"] for each in one["labels"]] == [each.label for each in scores]
+    for record, scores, row in zip(data, scored, cosines, strict=True):
+        assert [each["label"] for each in record["labels"]] == [each.label for each in scores]
         np.testing.assert_allclose(
-            [each["probability"] for each in one["labels"]],
+            [each["probability"] for each in record["labels"]],
             [each.probability for each in scores], rtol=1e-3, atol=1e-7,
         )  # fmt: skip
-        by_label = {each["label"]: each["cosine"] for each in one["labels"]}
+        by_label = {each["label"]: each["cosine"] for each in record["labels"]}
         np.testing.assert_allclose([by_label[x] for x in labels], row, atol=1e-5)
 
 
-def test_one_bad_image_is_its_own_error(client: TestClient) -> None:
+def test_a_bad_image_is_an_error_of_its_item(client: TestClient) -> None:
     broken = base64.b64encode(b"not an image").decode()
     images = [sent(RING), broken, "/etc/passwd", {"id": 5}, "https://example.com/x.jpg"]
-    found = ask(client, "/v1/classify", images=images, labels=["a red ring", "a wafer"])["data"]
-    assert [one["index"] for one in found] == [0, 1, 2, 3, 4]
-    assert found[0]["labels"][0]["label"] == "a red ring"
-    codes = [one["error"]["code"] for one in found[1:]]
+    data = ask(client, "/v1/classify", images=images, labels=["a red ring", "a wafer"])["data"]
+    assert [record["index"] for record in data] == [0, 1, 2, 3, 4]
+    assert data[0]["labels"][0]["label"] == "a red ring"
+    codes = [record["error"]["code"] for record in data[1:]]
     assert codes == ["image", "image", "no_photo", "urls"]
-    assert found[1]["error"]["message"].startswith("image 2: not an image")
+    assert data[1]["error"]["message"].startswith("image 2: not an image")
 
 
-def test_warnings_are_heard_by_their_request_alone(client: TestClient) -> None:
+def test_warnings_are_in_the_answer_to_their_request_only(client: TestClient) -> None:
     unknown = ask(client, "/v1/similarity", images=[sent(RING)], texts=["a giraffe"])
     assert "does not know giraffe" in unknown["warnings"][0]
     out = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).resize((512, 200)).save(out, "PNG")
     image = base64.b64encode(out.getvalue()).decode()
     found = ask(client, "/v1/classify", images=[image, sent(RING)], labels=["a red ring"])
-    assert [one.get("outside") for one in found["data"]] == [True, None]
-    said = " ".join(found["warnings"])
-    assert "seen in part" in said
-    assert "of image 1 is cropped away" in said
-    assert "unlike what demo was trained on" in said
-    assert said.count("image 1") == 2
+    assert [record.get("outside") for record in found["data"]] == [True, None]
+    warnings = " ".join(found["warnings"])
+    assert "seen in part" in warnings
+    assert "of image 1 is cropped away" in warnings
+    assert "unlike what demo was trained on" in warnings
+    assert warnings.count("image 1") == 2
     known = ask(client, "/v1/similarity", images=[sent(RING)], texts=["a red ring"])
     assert "warnings" not in known
 
 
-def test_cosines_and_vectors_are_those_of_python(client: TestClient, demo: Model) -> None:
+def test_similarity_and_embeddings(client: TestClient, demo: Model) -> None:
     texts = ["a red ring", "a white square"]
     expected = demo.similarity(SHAPES, texts)
     found = ask(client, "/v1/similarity", images=[sent(p) for p in SHAPES], texts=texts)
     np.testing.assert_allclose(found["cosines"], expected, atol=1e-5)
     mixed = ask(client, "/v1/embeddings", input=[texts[0], f"data:image/jpeg;base64,{sent(RING)}"])
-    rows = [one["embedding"] for one in mixed["data"]]
+    rows = [record["embedding"] for record in mixed["data"]]
     np.testing.assert_allclose(rows[0], demo.embed_texts(texts)[0], atol=1e-6)
     np.testing.assert_allclose(rows[1], demo.embed_images([RING])[0], atol=1e-5)
 
 
-def test_a_search_finds_what_the_index_finds(client: TestClient, folder: Path) -> None:
+def test_search_and_photos(client: TestClient, folder: Path) -> None:
     hits = patchword.open_index(folder).search("a white square", 3)
     found = ask(client, "/v1/search", text="a white square", k=2)
     assert found["total"] == 4
-    assert [one["path"] for one in found["hits"]] == [hit.path for hit in hits[:2]]
-    np.testing.assert_allclose([one["score"] for one in found["hits"]], [h.score for h in hits[:2]])
+    assert [hit["path"] for hit in found["hits"]] == [hit.path for hit in hits[:2]]
+    scores = [hit["score"] for hit in found["hits"]]
+    np.testing.assert_allclose(scores, [hit.score for hit in hits[:2]])
     assert (found["hits"][0]["width"], found["hits"][0]["height"]) == (256, 256)
     later = ask(client, "/v1/search", text="a white square", k=1, offset=2)["hits"]
     assert later[0]["path"] == hits[2].path
@@ -214,7 +216,7 @@ def test_a_search_finds_what_the_index_finds(client: TestClient, folder: Path) -
         assert refused(client, "/v1/search", **words)[:2] == (400, "empty")
 
 
-def test_a_search_counts_and_weighs(client: TestClient, folder: Path) -> None:
+def test_conditions_and_weights_of_a_search(client: TestClient, folder: Path) -> None:
     index = patchword.open_index(folder)
     squares = {"where": "path LIKE '%square%'"}
     assert index.count(squares["where"]) == 1
@@ -230,8 +232,8 @@ def test_a_search_counts_and_weighs(client: TestClient, folder: Path) -> None:
         np.testing.assert_allclose([each["score"] for each in found["hits"]], scores, atol=1e-6)
 
 
-def test_texts_of_a_request_are_bounded(client: TestClient) -> None:
-    """Before they are read: 20 million characters took a core for a minute."""
+def test_too_many_characters_are_refused(client: TestClient) -> None:
+    """Before they are tokenized: 20 million characters took a minute."""
     text, photo = "a red ring " * 10_000, sent(RING)
     chat = {
         "role": "user",
@@ -266,7 +268,7 @@ def test_texts_of_a_request_are_bounded(client: TestClient) -> None:
     assert refused_labels[2] == "110016 characters of texts; a request may have 100000: send less"
 
 
-def test_maps_cover_the_photo(client: TestClient, demo: Model) -> None:
+def test_heatmap(client: TestClient, demo: Model) -> None:
     wide = Image.open(RING).resize((512, 256))
     out = io.BytesIO()
     wide.save(out, "PNG")
@@ -291,33 +293,33 @@ def test_maps_cover_the_photo(client: TestClient, demo: Model) -> None:
     assert Image.open(io.BytesIO(picture.content)).format == "PNG"
 
 
-def test_regions_and_labels_of_pixels(client: TestClient, demo: Model) -> None:
+def test_locate_and_segment(client: TestClient, demo: Model) -> None:
     found = ask(client, "/v1/locate", image=sent(RING), texts=["a red ring", "a blue star"])
     expected = demo.locate(RING, ["a red ring", "a blue star"])
-    assert [one["found"] for one in found["data"]] == [True, False]
+    assert [record["found"] for record in found["data"]] == [True, False]
     assert found["data"][0]["regions"][0]["box"] == list(expected.regions[0].box)
     assert found["data"][0]["regions"][0]["rle"] == expected.rle(expected.regions[0])
     answer = ask(client, "/v1/segment", image=sent(RING), labels=["a red ring"])
     segmented = demo.segment(RING, ["a red ring"])
     picture = base64.b64decode(answer["png"].partition(",")[2])
     assert (np.asarray(Image.open(io.BytesIO(picture))) == segmented.map).all()
-    assert [one["label"] for one in answer["legend"]] == ["background", "a red ring"]
+    assert [entry["label"] for entry in answer["legend"]] == ["background", "a red ring"]
     assert answer["legend"][1]["share"] == segmented.shares[1].share
-    (said,) = ask(client, "/v1/locate", image=sent(RING), texts=["a hat"])["warnings"]
-    assert said.startswith("demo hardly knows where clothing is in a photo")
+    (warning,) = ask(client, "/v1/locate", image=sent(RING), texts=["a hat"])["warnings"]
+    assert warning.startswith("demo hardly knows where clothing is in a photo")
 
 
-def test_words_of_a_model_that_writes(client: TestClient, blip: Model) -> None:
+def test_caption_ask_and_match(client: TestClient, blip: Model) -> None:
     images = [sent(RING), sent(SCRATCH)]
     captions = ask(client, "/v1/caption", images=images)["data"]
     expected = blip.caption([RING, SCRATCH])
-    assert [one["caption"] for one in captions] == [one.text for one in expected]
+    assert [record["caption"] for record in captions] == [caption.text for caption in expected]
     assert len(ask(client, "/v1/caption", images=images[:1], n=2)["data"][0]["captions"]) == 2
     question = "what colour is the ring?"
     assert ask(client, "/v1/ask", image=images[0], question=question)["answer"] == "red"
     choice = ask(client, "/v1/ask", image=images[0], question=question, answers=["red", "blue"])
     ranking = blip.ask(RING, question, ["red", "blue"]).ranking
-    assert [one["answer"] for one in choice["answers"]] == [one.text for one in ranking]
+    assert [each["answer"] for each in choice["answers"]] == [each.text for each in ranking]
     assert choice["probability"] == pytest.approx(ranking[0].probability, rel=1e-3)
     texts = ["a red ring", "a blue star"]
     matched = ask(client, "/v1/match", images=images[:1], texts=texts)["data"][0]
@@ -325,7 +327,7 @@ def test_words_of_a_model_that_writes(client: TestClient, blip: Model) -> None:
     np.testing.assert_allclose(matched["probabilities"], found.probabilities[0], rtol=1e-3)
 
 
-def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> None:
+def test_errors_have_the_form_of_openai_s_api(client: TestClient) -> None:
     assert refused(client, "/v1/classify", images="x")[:2] == (400, "invalid_request")
     unknown = refused(client, "/v1/classify", images=["x"], labels=["a"], lables=["a"])
     assert unknown == (400, "invalid_request", "lables: Extra inputs are not permitted")
@@ -336,8 +338,8 @@ def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> Non
     assert refused(client, "/v1/caption", images=[sent(RING)], model="x")[:2] == (
         404, "model_not_found",
     )  # fmt: skip
-    said = refused(client, "/v1/preview", image=sent(RING), model="x")[2]
-    assert said == "model: Extra inputs are not permitted"  # it asks no model
+    message = refused(client, "/v1/preview", image=sent(RING), model="x")[2]
+    assert message == "model: Extra inputs are not permitted"  # it uses no model
     assert refused(client, "/v1/nothing")[:2] == (404, "not_found")
     assert refused(client, "/v1/ask", image="x", question="is it red?")[:2] == (400, "image")
     many = ["x"] * 257
@@ -350,7 +352,7 @@ def test_wrong_requests_are_answered_in_openai_s_form(client: TestClient) -> Non
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
+def test_inspect(client: TestClient, demo: Model) -> None:
     good = sorted((SAMPLES / "wafers").glob("perfect-*"))
     bad = base64.b64encode(b"no image").decode()
     images = [sent(SCRATCH), bad, sent(good[0])]
@@ -360,7 +362,7 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     assert broken["error"]["code"] == "image"
     assert found["good"][0]["index"] == 3
     scores = [scratch["score"], perfect["score"]]
-    np.testing.assert_allclose(scores, [one.score for one in expected], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, [each.score for each in expected], rtol=1e-4, atol=1e-5)
     assert scratch["rejected"] == expected[0].rejected
     assert scratch["boxes"] == [list(box) for box in expected[0].boxes]
     assert scratch["score"] > 10 * perfect["score"]
@@ -371,24 +373,24 @@ def test_photos_unlike_good_ones(client: TestClient, demo: Model) -> None:
     later = ask(client, "/v1/inspect", **again)
     assert later["data"][0]["score"] == pytest.approx(scratch["score"])
     assert "0.2" in later["note"]
-    given = ask(
+    other = ask(
         client, "/v1/inspect", good=[sent(good[0])] * 2, images=images[:1], false_alarms=0.3
     )
-    assert "0.3" in ask(client, "/v1/inspect", fitted=given["fitted"], images=[])["note"]
+    assert "0.3" in ask(client, "/v1/inspect", fitted=other["fitted"], images=[])["note"]
     assert refused(client, "/v1/inspect", images=images, fitted="x")[:2] == (404, "not_fitted")
-    _, code, said = refused(client, "/v1/inspect", images=images)
+    _, code, message = refused(client, "/v1/inspect", images=images)
     assert code == "empty"
-    assert "[] for winclip and mutual" in said
+    assert "[] for winclip and mutual" in message
     alone = ask(client, "/v1/inspect", good=[], images=images, method="mutual")
-    assert [one.get("rejected", "broken") for one in alone["data"]] == [None, "broken", None]
+    assert [each.get("rejected", "broken") for each in alone["data"]] == [None, "broken", None]
     assert alone["threshold"] is None
-    said = refused(client, "/v1/inspect", good=[], images=images)[2]
-    assert "memory needs 1 good photo" in said
+    message = refused(client, "/v1/inspect", good=[], images=images)[2]
+    assert "memory needs 1 good photo" in message
 
 
 def test_every_example_of_the_documentation_works(client: TestClient) -> None:
     api = client.get("/openapi.json").json()
-    tried = []
+    paths = []
     for path, methods in api["paths"].items():
         content = methods.get("post", {}).get("requestBody", {}).get("content", {})
         if not content:
@@ -403,8 +405,8 @@ def test_every_example_of_the_documentation_works(client: TestClient) -> None:
             answer = client.post(path, json=example)
             assert answer.status_code == 200, (path, answer.text)
             assert "error" not in answer.text[:200]
-            tried.append(path)
-    assert len(tried) >= 14
+            paths.append(path)
+    assert len(paths) >= 14
     assert not [path for path, methods in api["paths"].items() if "summary" not in str(methods)]
 
 
@@ -432,9 +434,9 @@ def test_models_that_do_not_fit_are_closed(demo: Model) -> None:
     async def work() -> None:
         models = Models(settings, {})
         first = await models.get("demo", "classify")
-        assert list(models.opened()) == ["demo"]
+        assert list(models.loaded()) == ["demo"]
         await models.get(None, "caption")
-        assert list(models.opened()) == ["demo-blip"]
+        assert list(models.loaded()) == ["demo-blip"]
         with pytest.raises(RefusalError, match="was closed"):
             await first.queue.call(lambda: None)
         assert (await models.get(None, "classify")).name == "demo"  # opened again
@@ -443,25 +445,25 @@ def test_models_that_do_not_fit_are_closed(demo: Model) -> None:
     asyncio.run(work())
 
 
-def test_a_busy_server_says_so_at_once(folder: Path) -> None:
+def test_a_busy_server_refuses_at_once(folder: Path) -> None:
     app = create_app(Settings(index=folder, waiting=2))
     with TestClient(app, base_url=AT) as client, _blocked(app, client) as free:
         server = app.state.server
         body = {"images": [sent(RING)], "texts": ["a"]}
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(client.post, "/v1/similarity", json=body)
-            while not (server.admission.items or asked.done()):
+            waiting = pool.submit(client.post, "/v1/similarity", json=body)
+            while not (server.admission.items or waiting.done()):
                 time.sleep(0.005)
             busy = client.post("/v1/search", json={"text": "a ring"})
             free.set()
-        assert asked.result().status_code == 200
+        assert waiting.result().status_code == 200
         assert busy.status_code == 429
         assert int(busy.headers["retry-after"]) >= 1
         assert busy.json()["error"]["type"] == "rate_limit_error"
         assert client.post("/v1/search", json={"text": "a ring"}).status_code == 200
 
 
-def test_a_request_that_waits_too_long_is_late(folder: Path) -> None:
+def test_a_request_that_waits_too_long_is_refused(folder: Path) -> None:
     app = create_app(Settings(index=folder, seconds=0.3))
     with TestClient(app, base_url=AT) as client, _blocked(app, client):
         late = client.post("/v1/similarity", json={"images": [sent(RING)], "texts": ["a"]})
@@ -470,18 +472,18 @@ def test_a_request_that_waits_too_long_is_late(folder: Path) -> None:
 
 @contextmanager
 def _blocked(app: FastAPI, client: TestClient) -> Iterator[threading.Event]:
-    """The queue of the first model does nothing until the event is set."""
+    """Blocks the queue of the first model until the event is set."""
     assert client.portal
-    opened, free = client.portal.call(app.state.server.models.first), threading.Event()
+    loaded, free = client.portal.call(app.state.server.models.first), threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(client.portal.call, opened.queue.call, partial(free.wait, 60))
+        pool.submit(client.portal.call, loaded.queue.call, partial(free.wait, 60))
         try:
             yield free
         finally:
             free.set()
 
 
-def test_a_photo_in_a_tar_is_shown_as_any_other(demo: Model, tmp_path: Path) -> None:
+def test_a_photo_in_a_tar(demo: Model, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(RING, "ring.jpg")
     patchword.open_index(tmp_path / "index").add([tmp_path / "photos.tar"], demo)

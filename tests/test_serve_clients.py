@@ -1,4 +1,4 @@
-"""Programs that were written for other servers: OpenAI's client, Hugging Face's, MCP's."""
+"""The APIs of OpenAI, Hugging Face, Cohere, Voyage, and the Model Context Protocol, by clients."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ from served import RING, SCRATCH, running, samples_index, sent, uri
 import patchword
 from patchword.api import Model
 from patchword.serve.app import create_app, make_server
-from patchword.serve.mcp import Tools, strict, tools_server
+from patchword.serve.mcp import Tools, strict_tool, tools_server
 from patchword.serve.settings import Settings
 
 
@@ -36,8 +36,8 @@ def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with running(create_app(Settings(index=folder, api_key="secret"))) as found:
-        yield found
+    with running(create_app(Settings(index=folder, api_key="secret"))) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def client(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0)
 
 
-def question(text: str, path: Path = RING) -> Any:
+def messages(text: str, path: Path = RING) -> Any:
     picture = {"type": "image_url", "image_url": {"url": uri(path)}}
     return [{"role": "user", "content": [{"type": "text", "text": text}, picture]}]
 
@@ -53,23 +53,23 @@ def question(text: str, path: Path = RING) -> Any:
 def test_openai_embeddings(client: openai.OpenAI, demo: Model) -> None:
     texts = ["a red ring", "a white square"]
     expected = demo.embed_texts(texts)
-    found = client.embeddings.create(model="demo", input=texts)  # base64, unless told
-    np.testing.assert_allclose([one.embedding for one in found.data], expected, atol=1e-6)
+    found = client.embeddings.create(model="demo", input=texts)  # as base64
+    np.testing.assert_allclose([each.embedding for each in found.data], expected, atol=1e-6)
     plain = client.embeddings.create(model="demo", input=texts, encoding_format="float")
-    assert [one.embedding for one in plain.data] == [one.embedding for one in found.data]
+    assert [each.embedding for each in plain.data] == [each.embedding for each in found.data]
     ids = demo.tokenizer.rows(texts)
     bare = [row[1:-1] for row in ids]
     for tokens in (ids, bare):
         rows = client.embeddings.create(model="demo", input=tokens).data
-        np.testing.assert_allclose([one.embedding for one in rows], expected, atol=1e-6)
-    one = client.embeddings.create(model="demo", input=bare[0], dimensions=demo.dim)
-    np.testing.assert_allclose(one.data[0].embedding, expected[0], atol=1e-6)
+        np.testing.assert_allclose([each.embedding for each in rows], expected, atol=1e-6)
+    single = client.embeddings.create(model="demo", input=bare[0], dimensions=demo.dim)
+    np.testing.assert_allclose(single.data[0].embedding, expected[0], atol=1e-6)
     assert found.usage.prompt_tokens == sum(map(len, ids))
     with pytest.raises(openai.BadRequestError, match="vectors of 192 numbers"):
         client.embeddings.create(model="demo", input="x", dimensions=64)
 
 
-def test_images_as_other_servers_of_embeddings_take_them(
+def test_images_in_the_forms_of_other_embedding_apis(
     client: openai.OpenAI, address: str, demo: Model
 ) -> None:
     expected = demo.embed_images([RING])[0]
@@ -78,7 +78,7 @@ def test_images_as_other_servers_of_embeddings_take_them(
     )
     bodies: list[dict[str, Any]] = [
         {"input": [{"image": sent(RING)}], "embedding_type": "float", "normalized": True},  # Jina
-        {"messages": question(""), "encoding_format": "float"},  # vLLM
+        {"messages": messages(""), "encoding_format": "float"},  # vLLM
         {"input": sent(RING), "modality": "image"},
     ]
     rows = [infinity.data[0].embedding]
@@ -97,7 +97,7 @@ def test_images_as_other_servers_of_embeddings_take_them(
     np.testing.assert_allclose(rows, [expected] * 6, atol=1e-5)
     with Image.open(RING) as ring:
         pixels = ring.width * ring.height
-    assert answer["usage"] == {  # all of them, or Voyage's own client fails
+    assert answer["usage"] == {  # Voyage's own client needs all of these
         "text_tokens": 0, "image_pixels": pixels, "total_tokens": pixels // 560
     }  # fmt: skip
     bad = base64.b64encode(b"no image").decode()
@@ -112,15 +112,15 @@ def test_images_as_other_servers_of_embeddings_take_them(
 
 
 def test_openai_chat(client: openai.OpenAI) -> None:
-    asked = question("what colour is the ring?")
+    asked = messages("what colour is the ring?")
     answer = client.chat.completions.create(model="demo-blip", messages=asked)
     assert answer.choices[0].message.content == "red"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 2
-    described = question("Describe this image.", SCRATCH)
-    whole = client.chat.completions.create(model="demo-blip", messages=described)
+    described = messages("Describe this image.", SCRATCH)
+    complete = client.chat.completions.create(model="demo-blip", messages=described)
     text = patchword.load("demo-blip").caption(SCRATCH)[0].text
-    assert whole.choices[0].message.content == text
+    assert complete.choices[0].message.content == text
     with client.chat.completions.create(
         model="demo-blip", messages=described, stream=True, stream_options={"include_usage": True}
     ) as stream:
@@ -128,12 +128,12 @@ def test_openai_chat(client: openai.OpenAI) -> None:
     words = [event.choices[0].delta.content for event in events if event.choices]
     assert "".join(word or "" for word in words) == text
     assert len(words) > 4
-    assert events[-1].usage == whole.usage
-    said = client.chat.completions.create(
+    assert events[-1].usage == complete.usage
+    sampled = client.chat.completions.create(
         model="demo-blip", messages=described, temperature=0.5, seed=3, tool_choice="none"
     )
-    assert said.model_extra is not None
-    assert "not used here: tool_choice" in said.model_extra["warnings"]
+    assert sampled.model_extra is not None
+    assert "not used here: tool_choice" in sampled.model_extra["warnings"]
     with pytest.raises(openai.BadRequestError, match="demo answers no questions"):
         client.chat.completions.create(model="demo", messages=asked)
     with pytest.raises(openai.BadRequestError, match="no image"):
@@ -142,16 +142,16 @@ def test_openai_chat(client: openai.OpenAI) -> None:
         )
 
 
-def test_what_a_chat_cannot_be_is_refused_by_name(address: str) -> None:
-    """Answers of another form, and turns of nobody; a text ends before what is to end it."""
-    asked: dict[str, Any] = {"messages": question("what colour is the ring?")}
+def test_options_of_a_chat(address: str) -> None:
+    """Other forms of answers and unknown roles are refused; a text is cut before a stop text."""
+    asked: dict[str, Any] = {"messages": messages("what colour is the ring?")}
     key = {"x-api-key": "secret"}
 
     def chat(**more: Any) -> dict[str, Any]:
         body = {**asked, **more}
-        found = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=key)
-        assert found.status_code == (400 if "error" in found.json() else 200)
-        return dict(found.json())
+        answer = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=key)
+        assert answer.status_code == (400 if "error" in answer.json() else 200)
+        return dict(answer.json())
 
     refused: list[dict[str, Any]] = [
         {"response_format": {"type": "json_object"}},
@@ -161,9 +161,9 @@ def test_what_a_chat_cannot_be_is_refused_by_name(address: str) -> None:
     ]
     for body in refused:
         assert chat(**body)["error"]["param"] == next(iter(body))
-    usual = chat(response_format={"type": "text"}, max_completion_tokens=1)
-    said = "max_completion_tokens is 1, and the text has 2: texts here are not cut"
-    assert usual["warnings"] == [said]
+    longer = chat(response_format={"type": "text"}, max_completion_tokens=1)
+    warning = "max_completion_tokens is 1, and the text has 2: texts here are not cut"
+    assert longer["warnings"] == [warning]
     wrong = chat(messages=[{**asked["messages"][0], "role": "usr"}])["error"]
     assert (wrong["param"], "'assistant'" in wrong["message"]) == ("messages.0.role", True)
     for stop, expected in (("d", "re"), (["x", "ed", "d"], "r"), (["x", ""], "red"), ([], "red")):
@@ -173,9 +173,8 @@ def test_what_a_chat_cannot_be_is_refused_by_name(address: str) -> None:
         assert "warnings" not in found
 
 
-def test_what_is_asked_for_in_vain_is_named(address: str) -> None:
-    """Vectors of another length, texts that are not cut; not what is null, as typed clients send
-    all that there is."""
+def test_options_without_effect_are_warned_of(address: str) -> None:
+    """Except those that are null: typed clients send all fields."""
     voyage = {"inputs": [{"content": [{"type": "text", "text": "a ring"}]}]}
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("v1/embeddings", {"input": "a ring", "normalized": False}, "normalized, which is false"),
@@ -188,15 +187,15 @@ def test_what_is_asked_for_in_vain_is_named(address: str) -> None:
     for path, body, expected in cases:
         answer = httpx2.post(f"{address}/{path}", json=body, headers={"x-api-key": "secret"})
         assert answer.status_code == 200, answer.text
-        said = [each for each in answer.json().get("warnings", ()) if "not used" in each]
-        assert said == ([f"not used here: {expected}"] if expected else []), body
+        warnings = [each for each in answer.json().get("warnings", ()) if "not used" in each]
+        assert warnings == ([f"not used here: {expected}"] if expected else []), body
 
 
-def test_chat_as_typed_clients_ask_and_read_it(
+def test_chat_with_nulls_usage_and_finish_reasons(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With nulls; usage in every chunk, null but in the last; and a text that was cut says so."""
-    described = question("Describe this image.", SCRATCH)
+    """Usage is in every chunk, null except in the last; a text that was cut has reason "length"."""
+    described = messages("Describe this image.", SCRATCH)
     nulls: dict[str, Any] = {"stream": None, "n": None, "stop": None, "tools": None}
     raw = client.post(
         "/chat/completions", body={"messages": described, **nulls}, cast_to=httpx2.Response
@@ -209,8 +208,8 @@ def test_chat_as_typed_clients_ask_and_read_it(
         chunks = list(
             client.chat.completions.create(**asked, stream_options={"include_usage": usage})
         )
-        sent_ = ["usage" in chunk.model_fields_set for chunk in chunks]
-        assert sent_ == [usage] * len(chunks)
+        has_usage = ["usage" in chunk.model_fields_set for chunk in chunks]
+        assert has_usage == [usage] * len(chunks)
         assert [chunk.usage is None for chunk in chunks[:-1]] == [True] * (len(chunks) - 1)
     monkeypatch.setattr("patchword.serve.jobs.MAX_LENGTH", 6)
     cut = client.chat.completions.create(model="demo-blip", messages=described).choices[0]
@@ -243,7 +242,7 @@ def test_hugging_face(address: str, demo: Model, monkeypatch: pytest.MonkeyPatch
         str(RING), candidate_labels=labels, hypothesis_template="a picture of {}"
     )
     expected = demo.classify([RING], labels, "a picture of {}")[0]
-    assert [one.label for one in found] == [one.label for one in expected]
+    assert [score.label for score in found] == [score.label for score in expected]
     assert found[0].score == pytest.approx(expected[0].probability, abs=1e-6)
     answers = client("visual-question-answering").visual_question_answering(
         image=str(RING), question="what colour is the ring?"
@@ -255,7 +254,8 @@ def test_hugging_face(address: str, demo: Model, monkeypatch: pytest.MonkeyPatch
         client("image-to-text").image_to_text(b"no image at all")
 
 
-async def _tools(client: Client, image: str) -> dict[str, Any]:
+async def call_tools(client: Client, image: str) -> dict[str, Any]:
+    """The names of all tools, the result of each, and that of a call that fails."""
     async with client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         calls = {
@@ -265,17 +265,17 @@ async def _tools(client: Client, image: str) -> dict[str, Any]:
             "ask": {"image": image, "question": "what colour is the ring?"},
             "locate": {"image": image, "texts": ["a red ring"]},
         }
-        found: dict[str, Any] = {"tools": tools}
+        results: dict[str, Any] = {"tools": tools}
         for name, arguments in calls.items():
             answer = await client.call_tool(name, arguments)
             assert not answer.is_error, answer
-            found[name] = answer.structured_content or json.loads(answer.content[0].text)
+            results[name] = answer.structured_content or json.loads(answer.content[0].text)
         bad = await client.call_tool("caption", {"image": "/nowhere.jpg"})
-        found["error"] = (bad.is_error, bad.content[0].text)
-    return found
+        results["error"] = (bad.is_error, bad.content[0].text)
+    return results
 
 
-def _told(found: dict[str, Any]) -> None:
+def check_results(found: dict[str, Any]) -> None:
     assert found["tools"] == {"search", "classify", "caption", "ask", "locate"}
     assert found["search"]["hits"][0]["path"].endswith("white-square.jpg")
     assert found["classify"]["labels"][0]["label"] == "a red ring"
@@ -285,7 +285,7 @@ def _told(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             {"label": 1},
@@ -295,11 +295,13 @@ def _told(found: dict[str, Any]) -> None:
         ({"labels": "a"}, "^labels: Input should be a valid list; classify takes image, labels$"),
     ],
 )
-def test_wrong_arguments_of_a_tool_are_one_sentence(arguments: dict[str, Any], said: str) -> None:
-    tool = strict(Tools.classify.__get__(object()))
-    given = {"image": uri(RING), **({"labels": ["a"]} if "label" in arguments else {}), **arguments}
-    with pytest.raises(ToolError, match=said):
-        asyncio.run(tool.run(given, None))
+def test_wrong_arguments_of_a_tool(arguments: dict[str, Any], message: str) -> None:
+    tool = strict_tool(Tools.classify.__get__(object()))
+    arguments = {"image": uri(RING), **arguments}
+    if "label" in arguments:
+        arguments["labels"] = ["a"]
+    with pytest.raises(ToolError, match=message):
+        asyncio.run(tool.run(arguments, None))
 
 
 def test_tools_over_http(address: str) -> None:
@@ -307,29 +309,29 @@ def test_tools_over_http(address: str) -> None:
 
     async def work() -> dict[str, Any]:
         async with httpx2.AsyncClient(headers={"Authorization": "Bearer secret"}) as http:
-            return await _tools(
+            return await call_tools(
                 Client(streamable_http_client(f"{address}/mcp", http_client=http)), uri(RING)
             )
 
     found = asyncio.run(work())
-    _told(found)
+    check_results(found)
     assert found["error"][0]
     assert "a server opens no paths" in found["error"][1]
 
 
-def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path) -> None:
-    """By id or path of the index, in a tar too; by no other path unless it runs on this machine."""
+def test_paths_as_images_of_tools(demo: Model, tmp_path: Path) -> None:
+    """Paths of the index, also in a tar; other paths only for an assistant on this machine."""
     for name in ("in", "out"):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
             tar.add(RING, "ring.jpg")
     patchword.open_index(tmp_path / "index").add([tmp_path / "in.tar"], demo)
     server = make_server(Settings(index=tmp_path / "index"))
-    held, other = (f"{tmp_path}/{name}.tar/ring.jpg" for name in ("in", "out"))
+    indexed, other = (f"{tmp_path}/{name}.tar/ring.jpg" for name in ("in", "out"))
 
     async def work() -> None:
         for tools in (Tools(server, paths=False), Tools(server, paths=True)):
             path = (await tools.search("a red ring"))["hits"][0]["path"]
-            assert path == held
+            assert path == indexed
             found = await tools.classify(path, ["a wafer", "a red ring"])
             assert found["labels"][0]["label"] == "a red ring"
         with pytest.raises(ToolError, match="a server opens no paths"):
@@ -348,8 +350,7 @@ def test_an_assistant_names_photos_as_a_search_does(demo: Model, tmp_path: Path)
     server.close()
 
 
-def test_an_argument_that_a_tool_does_not_have_is_refused(folder: Path) -> None:
-    """It might have been a condition, misspelt; and a file that is not there is called so."""
+def test_misspelt_arguments_and_missing_files(folder: Path) -> None:
     server = make_server(Settings(index=folder))
     tools = tools_server(server, paths=True)
 
@@ -367,8 +368,8 @@ def test_an_argument_that_a_tool_does_not_have_is_refused(folder: Path) -> None:
     server.close()
 
 
-def test_an_assistant_is_told_what_is_wrong(demo: Model, folder: Path) -> None:
-    """Small images as base64 have a / in them, as paths do; and lists have ends."""
+def test_base64_like_a_path_and_limits_of_lists(demo: Model, folder: Path) -> None:
+    """Small images in base64 may contain a / like paths."""
     out = io.BytesIO()
     with Image.open(RING) as ring:
         ring.resize((24, 24)).save(out, "PNG")
@@ -402,6 +403,8 @@ def test_tools_over_stdio(folder: Path, tmp_path: Path) -> None:
     )
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(RING, "ring.jpg")
-    found = asyncio.run(_tools(Client(stdio_client(command)), f"{tmp_path}/photos.tar/ring.jpg"))
-    _told(found)
+    found = asyncio.run(
+        call_tools(Client(stdio_client(command)), f"{tmp_path}/photos.tar/ring.jpg")
+    )
+    check_results(found)
     assert found["error"] == (True, "Error executing tool caption: /nowhere.jpg: no such file")

@@ -1,5 +1,5 @@
-"""Requests of clumsy and of hostile clients: each is told what is wrong with it, nothing in it is
-dropped in silence, and none costs the others their answers."""
+"""Wrong and hostile requests: their errors explain what is wrong, nothing in them is dropped
+silently, and they do not delay others."""
 
 import asyncio
 import base64
@@ -16,19 +16,19 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import ValidationError
-from served import AT, RING, SCRATCH, SHAPES, samples_index, sent, uri
+from served import AT, RING, SCRATCH, SHAPES, http_scope, samples_index, sent, uri
 from starlette.exceptions import HTTPException
 
 import patchword
 from patchword.api import Model
 from patchword.images.reading import Content
-from patchword.serve import bodies, localisation, models
+from patchword.serve import bodies, localisation
 from patchword.serve.app import create_app
 from patchword.serve.decoding import Decoder
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.models import Models
 from patchword.serve.openai import Embeddings
-from patchword.serve.queue import deadline, steps
+from patchword.serve.queue import deadline, deadline_progress
 from patchword.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -41,12 +41,12 @@ def folder(demo: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(index=folder)), base_url=AT) as found:
-        yield found
+    with TestClient(create_app(Settings(index=folder)), base_url=AT) as client:
+        yield client
 
 
-def said(answer: Any) -> str:
-    """The sentence of a request that is refused as the client's fault."""
+def error_message(answer: Any) -> str:
+    """The message of a request that is refused as the client's fault."""
     assert answer.status_code in (400, 413), answer.text
     message: str = answer.json()["error"]["message"]
     return message
@@ -71,25 +71,25 @@ def said(answer: Any) -> str:
         (b"[]", "must be a JSON object"),
     ],
 )
-def test_json_is_read_as_it_is_meant(client: TestClient, body: bytes, expected: str) -> None:
+def test_invalid_json_is_refused(client: TestClient, body: bytes, expected: str) -> None:
     answer = client.post("/v1/embeddings", content=body, headers=JSON)
-    assert expected in said(answer)
+    assert expected in error_message(answer)
 
 
-def test_a_body_of_another_kind_is_told_which_is_wanted(client: TestClient) -> None:
+def test_a_body_that_is_not_json_is_refused(client: TestClient) -> None:
     body = b'{"text": "a ring"}'
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl -d sends it
-    assert "Content-Type: application/json, not application/x-www-form-urlencoded" in said(
+    assert "Content-Type: application/json, not application/x-www-form-urlencoded" in error_message(
         client.post("/v1/search", content=body, headers=form)
     )
-    assert "not nothing" in said(client.post("/v1/search", content=body))
+    assert "not nothing" in error_message(client.post("/v1/search", content=body))
     packed = {**JSON, "Content-Encoding": "gzip"}
     answer = client.post("/v1/search", content=gzip.compress(body), headers=packed)
     assert answer.status_code == 415
     assert "'gzip' is not read" in answer.json()["error"]["message"]
 
 
-def test_methods(client: TestClient) -> None:
+def test_head_is_answered_and_a_wrong_method_refused(client: TestClient) -> None:
     for path in ("/", "/health", "/v1/index", "/static/page.css"):
         assert client.head(path).status_code == 200, path
     for path in ("/v1/search", "/mcp"):
@@ -113,7 +113,9 @@ def test_methods(client: TestClient) -> None:
         ("/v2/embed", {"texts": ["a"], "embedding_types": []}, "embedding_types"),
     ],
 )
-def test_values_are_not_guessed(client: TestClient, path: str, body: Any, field: str) -> None:
+def test_values_of_another_type_are_not_converted(
+    client: TestClient, path: str, body: Any, field: str
+) -> None:
     error = client.post(path, json=body).json()["error"]
     assert error["code"] == "invalid_request", error
     assert error["param"].startswith(field.split(".")[0])
@@ -127,7 +129,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": uri(RING)}}
 COLOUR = {"type": "text", "text": "what colour is the ring?"}
 
 
-def test_what_is_not_used_is_named(client: TestClient) -> None:
+def test_parts_without_effect_are_warned_of(client: TestClient) -> None:
     closely = {"type": "image_url", "image_url": {"url": uri(RING), "detail": "high"}}
     first = {"role": "user", "content": "answer in French"}
     last = {"role": "user", "content": [COLOUR, PICTURE]}
@@ -151,7 +153,7 @@ def test_what_is_not_used_is_named(client: TestClient) -> None:
     assert "warnings" not in plain
 
 
-def test_what_would_change_the_answer_is_refused(client: TestClient) -> None:
+def test_contradicting_and_unsupported_parts_are_refused(client: TestClient) -> None:
     two = {"inputs": sent(RING), "image": sent(SCRATCH), "question": "is it red?"}
     fitted = {"good": [sent(RING)] * 2, "images": [sent(RING)]}
     name = client.post("/v1/inspect", json=fitted).json()["fitted"]
@@ -164,11 +166,11 @@ def test_what_would_change_the_answer_is_refused(client: TestClient) -> None:
         ("/v1/inspect", {**again, "method": "subspace"}, "has the method memory"),
         ("/v1/inspect", {**again, "model": "demo-blip"}, "has the model demo"),
     ):
-        assert expected in said(client.post(path, json=body)), path
+        assert expected in error_message(client.post(path, json=body)), path
     assert client.post("/v1/inspect", json={**again, "method": "memory"}).status_code == 200
 
 
-def test_answers_without_room_for_warnings_have_them_in_a_header(client: TestClient) -> None:
+def test_answers_without_a_place_for_warnings_have_them_in_a_header(client: TestClient) -> None:
     labels = {"candidate_labels": ["a giraffe", "a wafer"]}
     bodies = {
         "/v1/heatmap": {"image": sent(RING), "texts": ["a giraffe"]},
@@ -183,59 +185,63 @@ def test_answers_without_room_for_warnings_have_them_in_a_header(client: TestCli
     assert "x-warnings" not in known.headers
 
 
-def test_an_empty_text_is_its_own_error(client: TestClient) -> None:
-    for given in (["a red ring", ""], [[320, 321], []]):
-        good, bad = client.post("/v1/embeddings", json={"input": given}).json()["data"]
+def test_an_empty_text_is_an_error_of_its_item(client: TestClient) -> None:
+    for inputs in (["a red ring", ""], [[320, 321], []]):
+        good, bad = client.post("/v1/embeddings", json={"input": inputs}).json()["data"]
         assert len(good["embedding"]) == 192
         assert bad["error"]["code"] in ("empty", "tokens")
-    assert "input 0 is an empty text" in said(client.post("/v1/embeddings", json={"input": ""}))
-    assert "input 1 is an empty text" in said(client.post("/v2/embed", json={"texts": ["a", ""]}))
+    assert "input 0 is an empty text" in error_message(
+        client.post("/v1/embeddings", json={"input": ""})
+    )
+    assert "input 1 is an empty text" in error_message(
+        client.post("/v2/embed", json={"texts": ["a", ""]})
+    )
 
 
-def test_temperature_0_is_no_sampling(client: TestClient) -> None:
+def test_temperature_0_does_not_sample(client: TestClient) -> None:
     described = [{"type": "text", "text": "Describe this image."}, PICTURE]
 
     def text(**options: Any) -> str:
         answer = client.post("/v1/chat/completions", json=chat(*described, **options)).json()
-        found: str = answer["choices"][0]["message"]["content"]
-        return found
+        content: str = answer["choices"][0]["message"]["content"]
+        return content
 
-    usual = text()
-    assert text(temperature=1.9, seed=5) != usual
+    default = text()
+    assert text(temperature=1.9, seed=5) != default
     for options in ({"temperature": 0}, {"temperature": 0, "top_p": 0.9}, {"top_p": 1}):
-        assert [text(**options, seed=seed) for seed in range(3)] == [usual] * 3
+        assert [text(**options, seed=seed) for seed in range(3)] == [default] * 3
 
 
-def test_values_beyond_the_limit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_json_values_are_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patchword.serve.bodies.json.loads", None)
     for body in (b"[" + b"[]," * 200_000, b"[" + b'"",' * 200_000, b'{"' + b'":[],"' * 200_000):
         with pytest.raises(HTTPException, match="413: more than 50000 values"):
-            bodies.parsed(body)
+            bodies.parse(body)
 
 
-def test_a_text_may_have_many_commas(client: TestClient) -> None:
+def test_commas_in_a_text_count_only_where_it_is_parsed_too(client: TestClient) -> None:
     body = {"text": '\\",[' * 25_000, "k": 1}
     assert client.post("/v1/search", json=body).status_code == 200
     with pytest.raises(HTTPException, match="413"):
-        bodies.parsed(json.dumps(body).encode(), 1000, inside=True)
+        bodies.parse(json.dumps(body).encode(), 1000, count_commas=True)
 
 
-def test_one_wrong_value_is_enough() -> None:
-    with pytest.raises(ValidationError) as found:
+def test_validation_stops_at_the_first_wrong_value() -> None:
+    with pytest.raises(ValidationError) as caught:
         Embeddings.model_validate({"input": [True] * 1000})
-    assert found.value.error_count() < 20
+    assert caught.value.error_count() < 20
 
 
 @pytest.mark.parametrize("labels", [[1] * 2000, "[" + "[]," * 2000 + "1]"])
-def test_tools_are_not_given_endless_lists(client: TestClient, labels: Any) -> None:
+def test_messages_to_tools_are_limited(client: TestClient, labels: Any) -> None:
     call = {"name": "classify", "arguments": {"image": "a", "labels": labels}}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
     answer = client.post("/mcp", json=body, headers={"Accept": "application/json"})
     assert answer.status_code == 413
-    assert "more than 1256 values" in said(answer)
+    assert "more than 1256 values" in error_message(answer)
 
 
-def test_a_request_cannot_ask_for_endless_work(client: TestClient) -> None:
+def test_prompts_and_alternatives_count_as_items(client: TestClient) -> None:
     image, many = {"image": sent(RING)}, [str(number) for number in range(300)]
     labels = {"images": [sent(RING)], "labels": many[:255]}
     for path, body, expected in (
@@ -243,22 +249,22 @@ def test_a_request_cannot_ask_for_endless_work(client: TestClient) -> None:
         ("/v1/segment", {**image, "labels": ["a"], "background": many}, "301 items"),
         ("/v1/segment", {**image, "labels": ["|".join(many)]}, "300 items"),
     ):
-        assert expected in said(client.post(path, json=body))
+        assert expected in error_message(client.post(path, json=body))
 
 
-def test_weights_are_compared_whatever_their_size(client: TestClient) -> None:
-    def found(**weights: float) -> list[tuple[int, float]]:
+def test_only_the_ratio_of_weights_counts(client: TestClient) -> None:
+    def search(**weights: float) -> list[tuple[int, float]]:
         both = {"text": "a red ring", "image": sent(SCRATCH), "weights": weights}
         hits = client.post("/v1/search", json=both).json()["hits"]
         return [(hit["id"], round(hit["score"], 6)) for hit in hits]
 
-    expected = found(text=2, image=1)
-    assert found(text=1e308, image=5e307) == found(text=2e-300, image=1e-300) == expected
+    expected = search(text=2, image=1)
+    assert search(text=1e308, image=5e307) == search(text=2e-300, image=1e-300) == expected
     none = {"text": "a ring", "weights": {"text": 0}}
-    assert "are 0" in said(client.post("/v1/search", json=none))
+    assert "are 0" in error_message(client.post("/v1/search", json=none))
 
 
-def test_what_was_fitted_to_a_closed_model_is_forgotten() -> None:
+def test_an_inspector_of_a_closed_model_is_forgotten() -> None:
     settings = Settings(models=("demo", "demo-blip"), memory=1)
     with TestClient(create_app(settings), base_url=AT) as client:
         good = {"good": [sent(RING)] * 2, "images": [sent(RING)]}
@@ -270,38 +276,38 @@ def test_what_was_fitted_to_a_closed_model_is_forgotten() -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_fitted")
 
 
-def test_a_model_is_opened_once_though_who_asked_first_left(
+def test_a_model_is_loaded_once_though_the_first_client_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free, loads = threading.Event(), []
 
-    usual = patchword.load
+    load_model = patchword.load
 
     def load(name: str, **options: Any) -> Model:
         loads.append(name)
         free.wait(10)
-        return usual(name)
+        return load_model(name)
 
-    monkeypatch.setattr(models.api, "load", load)
+    monkeypatch.setattr("patchword.serve.models.api.load", load)
 
     async def work() -> None:
-        found = Models(Settings(models=("demo",)), {})
-        first = asyncio.ensure_future(found.first())
+        models = Models(Settings(models=("demo",)), {})
+        first = asyncio.ensure_future(models.first())
         await asyncio.sleep(0.05)
         first.cancel()
         deadline.set(time.monotonic() + 0.05)
         with pytest.raises(RefusalError, match="in time"):
-            await found.first()
+            await models.first()
         deadline.set(None)
         free.set()
-        assert (await found.first()).name == "demo"
+        assert (await models.first()).name == "demo"
         assert loads == ["demo"]
-        found.close()
+        models.close()
 
     asyncio.run(work())
 
 
-def test_a_model_that_cannot_be_opened_hides_no_other(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     settings = Settings(models=(str(tmp_path), "demo"))
     with TestClient(create_app(settings), base_url=AT) as client:
@@ -311,22 +317,24 @@ def test_a_model_that_cannot_be_opened_hides_no_other(tmp_path: Path) -> None:
         assert "classify" in good["can"]
 
 
-def test_work_ends_when_its_time_is_over() -> None:
+def test_the_progress_callback_raises_after_the_deadline() -> None:
     deadline.set(time.monotonic() + 0.05)
-    step = steps()
-    step(1, 2)
+    progress = deadline_progress()
+    progress(1, 2)
     time.sleep(0.06)
     with pytest.raises(RefusalError, match="in time"):
-        step(2, 2)
+        progress(2, 2)
     deadline.set(None)
-    steps()(1, 2)
+    deadline_progress()(1, 2)
 
 
-def test_masks_and_regions_end_when_their_time_is_over(
+def test_masks_and_regions_call_the_progress_callback(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[int, int]] = []
-    monkeypatch.setattr(localisation, "steps", lambda: lambda *done: called.append(done))
+    monkeypatch.setattr(
+        localisation, "deadline_progress", lambda: lambda *done: called.append(done)
+    )
     body = {"image": sent(RING), "labels": ["a red ring", "a wafer", "a green heart"]}
     height = client.post("/v1/segment", json=body).json()["size"][1]
     assert (height, height) in called  # the rows of the map
@@ -337,49 +345,48 @@ def test_masks_and_regions_end_when_their_time_is_over(
     assert (1, 1) in called
 
 
-def test_photos_that_are_held_wait_for_each_other(demo: Model) -> None:
-    """Whole photos of one request took a gigabyte for each twelve of the largest."""
+def test_photos_wait_while_others_fill_the_memory(demo: Model) -> None:
+    """The photos of one request took gigabytes of memory."""
     out = io.BytesIO()
     Image.new("RGB", (100, 100)).save(out, "PNG")
     image = base64.b64encode(out.getvalue()).decode()
 
     async def work() -> None:
         decoder = Decoder(lambda number: b"", None, max_pixels=10_000)
-        held, most = 0, 0
+        open_photos, most = 0, 0
 
-        async def one() -> None:
-            nonlocal held, most
-            async with decoder.held(image, demo, "image"):
-                held += 1
-                most = max(most, held)
+        async def open_one() -> None:
+            nonlocal open_photos, most
+            async with decoder.photo_in_memory(image, demo, "image"):
+                open_photos += 1
+                most = max(most, open_photos)
                 await asyncio.sleep(0.01)
-                held -= 1
+                open_photos -= 1
 
-        await asyncio.gather(*(one() for _ in range(60)))
+        await asyncio.gather(*(open_one() for _ in range(60)))
         assert 2 <= most <= 2 + 16 + 1
-        assert most < 40
         decoder.close()
 
     asyncio.run(work())
 
 
-def test_photos_to_inspect_are_opened_one_by_one(
+def test_photos_to_inspect_are_given_as_files(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 of the largest photos, which are small files, would take 77 GB at once."""
-    learned: list[Content] = []
+    good_photos: list[Content] = []
 
-    def learning(model: Model, good: list[Content], *rest: object, **more: object) -> object:
-        learned.extend(good)
+    def inspector(model: Model, good: list[Content], *rest: object, **more: object) -> object:
+        good_photos.extend(good)
         return patchword.inspector(model, good, *rest, **more)
 
-    monkeypatch.setattr("patchword.serve.inspection.inspector", learning)
+    monkeypatch.setattr("patchword.serve.inspection.inspector", inspector)
     body = {"good": [sent(RING)] * 2, "images": [sent(RING)]}
     assert client.post("/v1/inspect", json=body).json()["data"][0]["score"] < 1e-3
-    assert [each.getvalue() for each in learned] == [RING.read_bytes()] * 2
+    assert [photo.getvalue() for photo in good_photos] == [RING.read_bytes()] * 2
 
 
-def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) -> None:
+def test_caches_and_etags_follow_the_index(demo: Model, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(SHAPES[1].read_bytes())
     index = patchword.open_index(tmp_path / "photos.index")
@@ -407,10 +414,10 @@ def test_a_photo_is_shown_while_the_index_has_it(demo: Model, tmp_path: Path) ->
         assert one["error"]["code"] == "no_photo"
 
 
-def test_an_index_that_is_made_anew_while_it_is_served(
+def test_an_index_that_is_rebuilt_while_it_is_served(
     demo: Model, folder: Path, tmp_path: Path
 ) -> None:
-    """By the same model it is searched, by another one it is that one's."""
+    """By the same model, and by another one."""
     path = tmp_path / "photos.index"
     other = patchword.open_index(path)
     for each in (RING, SCRATCH):  # several commits, so that a new table has fewer
@@ -428,25 +435,21 @@ def test_an_index_that_is_made_anew_while_it_is_served(
             assert hit["path"] == str(photo)
 
 
-def test_requests_that_the_server_ends_are_told_so() -> None:
+def test_a_request_is_refused_when_the_server_ends() -> None:
     app = create_app(Settings(models=("demo",)))
-    sent_: list[Any] = []
+    messages: list[Any] = []
 
     async def work() -> None:
         async def receive() -> dict[str, Any]:
-            await asyncio.sleep(0 if not sent_ and first else 60)
+            await asyncio.sleep(0 if not messages and first else 60)
             first.clear()
             return {"type": "http.request", "body": b"", "more_body": False}
 
         async def send(message: Any) -> None:
-            sent_.append(message)
+            messages.append(message)
 
         first = [True]
-        scope = {
-            "type": "http", "http_version": "1.1", "method": "GET", "path": "/wait",
-            "raw_path": b"/wait", "query_string": b"", "scheme": "http", "root_path": "",
-            "headers": [(b"host", b"127.0.0.1")], "client": None, "server": None,
-        }  # fmt: skip
+        scope = http_scope("GET", "/wait")
         task = asyncio.ensure_future(app(scope, receive, send))  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
         task.cancel()
@@ -458,5 +461,5 @@ def test_requests_that_the_server_ends_are_told_so() -> None:
 
     app.router.routes.insert(0, app.router.routes.pop())
     asyncio.run(work())
-    assert sent_[0]["status"] == 503
-    assert (b"retry-after", b"1") in sent_[0]["headers"]
+    assert messages[0]["status"] == 503
+    assert (b"retry-after", b"1") in messages[0]["headers"]

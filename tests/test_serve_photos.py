@@ -1,4 +1,4 @@
-"""What a server remembers of an index's photos."""
+"""The photos of an index on a server: equal ids, and its caches."""
 
 from pathlib import Path
 
@@ -12,56 +12,55 @@ from patchword.index import open_index, schema
 from patchword.index.schema import id_of
 from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.photos import Collection
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 
 
-def test_two_photos_of_one_id_are_not_taken_for_each_other(
+def test_photos_with_the_same_id_are_named_and_not_confused(
     tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An id is a hash of a path: where two have the same, none of them is shown, and both are
-    named; the others are."""
+    """An id is a hash of a path. Of two photos with the same id none is shown and both are named;
+    other photos are not affected."""
     monkeypatch.setattr(schema, "ID_BITS", 2)
     photos = [picture(tmp_path / f"{number}.png", number) for number in range(20)]
-    of = {photo: id_of(str(photo)) for photo in photos}
-    one, other = next((a, b) for a in photos for b in photos if a != b and of[a] == of[b])
-    third = next(photo for photo in photos if of[photo] != of[one])
+    ids = {photo: id_of(str(photo)) for photo in photos}
+    first, second = next((a, b) for a in photos for b in photos if a != b and ids[a] == ids[b])
+    third = next(photo for photo in photos if ids[photo] != ids[first])
     index = open_index(tmp_path / "index")
-    index.add([one, other, third], model)
+    index.add([first, second, third], model)
     collection = Collection(index, Opener())
-    with heard() as warnings:
-        hits = collection.search(model, model.embed_images([one])[0], 3, 0, None)
-    assert {hit["path"] for hit in hits} == {str(one), str(other), str(third)}
-    assert any("have the same id" in said for said in warnings)
-    number = of[one]
-    for asked in (collection.path_of, collection.thumbnail, collection.photo, collection.about):
+    with collect_warnings() as warnings:
+        hits = collection.search(model, model.embed_images([first])[0], 3, 0, None)
+    assert {hit["path"] for hit in hits} == {str(first), str(second), str(third)}
+    assert any("have the same id" in message for message in warnings)
+    for method in (collection.path_of, collection.thumbnail, collection.photo, collection.row):
         with pytest.raises(IndexStoreError, match="have the same id") as caught:
-            asked(number)
-        assert str(one) in str(caught.value)
-        assert str(other) in str(caught.value)
+            method(ids[first])
+        assert str(first) in str(caught.value)
+        assert str(second) in str(caught.value)
         assert refusal_of(caught.value).status == 409
-    assert collection.path_of(of[third]) == str(third)
+    assert collection.path_of(ids[third]) == str(third)
 
 
-def test_what_is_removed_while_it_is_read_is_not_remembered(
+def test_a_photo_that_is_removed_while_it_is_read_is_not_cached(
     tmp_path: Path, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = [picture(tmp_path / f"{number}.png", number) for number in range(3)]
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     collection = Collection(index, Opener())
-    read = collection.index.rows
+    read_rows = collection.index.rows
 
-    def rows(*given: object) -> object:
-        found = read(*given)
+    def rows(*arguments: object) -> object:
+        result = read_rows(*arguments)
         index.remove(photos[0])
-        collection._fresh()  # as another request does
-        return found
+        collection._refresh()  # as another request does
+        return result
 
     number = id_of(str(photos[0]))
-    for asked in (collection.path_of, collection.thumbnail):
+    for method in (collection.path_of, collection.thumbnail):
         index.add(photos, model)
         monkeypatch.setattr(index, "rows", rows)
-        asked(number)
+        method(number)
         monkeypatch.undo()
         with pytest.raises(RefusalError, match="the index has no photo"):
-            asked(number)
+            method(number)

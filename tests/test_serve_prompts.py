@@ -1,4 +1,4 @@
-"""What the text beside an image asks for: an answer, or a description."""
+"""Whether the text beside an image gets an answer or a caption."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,10 @@ from served import AT, RING, uri
 
 import patchword
 from patchword.serve.app import create_app
-from patchword.serve.prompts import is_of_the_whole, is_question
+from patchword.serve.prompts import asks_for_caption, describes, is_question
 from patchword.serve.settings import Settings
 
-WHOLE = [
+CAPTION_PROMPTS = [
     "What is in this image?", "What's in this image?", "What’s in this image", "What is this?",
     "What do you see?", "What can you see in the picture?", "What does this image show?",
     "What is shown in this photo?", "What is happening here?", "What is this a picture of?",
@@ -32,45 +32,42 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(models=("demo", "demo-blip"))), base_url=AT) as found:
-        yield found
+    with TestClient(create_app(Settings(models=("demo", "demo-blip"))), base_url=AT) as client:
+        yield client
 
 
-@pytest.fixture(scope="module")
-def caption() -> str:
-    return patchword.load("demo-blip").caption(RING)[0].text
-
-
-def said(client: TestClient, text: str) -> dict[str, Any]:
+def chat(client: TestClient, text: str) -> dict[str, Any]:
     parts = [
         {"type": "text", "text": text},
         {"type": "image_url", "image_url": {"url": uri(RING)}},
     ]
     body = {"messages": [{"role": "user", "content": parts}]}
-    answer = client.post("/v1/chat/completions", json=body)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def text_of(answer: dict[str, Any]) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def test_what_asks_for_the_whole_is_told_from_questions() -> None:
-    assert [text for text in WHOLE if not is_of_the_whole(text)] == []
-    assert [text for text in QUESTIONS if is_of_the_whole(text) or not is_question(text)] == []
+def test_questions_about_the_whole_image_are_distinguished_from_others() -> None:
+    prompts = [*CAPTION_PROMPTS, "Describe what you see."]
+    assert [text for text in CAPTION_PROMPTS if not asks_for_caption(text)] == []
+    assert [text for text in prompts if not describes(text)] == []  # none is warned of
+    assert [text for text in QUESTIONS if asks_for_caption(text) or not is_question(text)] == []
 
 
-@pytest.mark.parametrize("text", [*WHOLE, "Describe what you see."])
-def test_what_asks_for_the_whole_gets_a_caption(
-    client: TestClient, caption: str, text: str
-) -> None:
-    answer = said(client, text)
-    assert text_of(answer) == caption
+@pytest.mark.parametrize(
+    "text", ["What is in this image?", "图片里有什么", "Describe what you see."]
+)
+def test_a_question_about_the_whole_image_gets_a_caption(client: TestClient, text: str) -> None:
+    answer = chat(client, text)
+    assert text_of(answer) == patchword.load("demo-blip").caption(RING)[0].text
     assert not any("request for a caption" in each for each in answer.get("warnings", ()))
 
 
 def test_a_question_gets_an_answer(client: TestClient) -> None:
-    assert text_of(said(client, "what colour is the ring?")) == "red"
-    assert text_of(said(client, "is there a red ring?")) == "yes"
+    assert text_of(chat(client, "what colour is the ring?")) == "red"
+    assert text_of(chat(client, "is there a red ring?")) == "yes"

@@ -1,4 +1,4 @@
-"""What a queue promises: batches of what came meanwhile, and nothing done for nobody."""
+"""The queue of a model: batches, deadlines, errors and warnings; and the admission of requests."""
 
 import asyncio
 import threading
@@ -13,12 +13,12 @@ from served import AT, RING, sent
 from patchword.serve.app import create_app
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Admission, Queue, deadline
-from patchword.serve.request_warnings import heard
+from patchword.serve.request_warnings import collect_warnings
 from patchword.serve.settings import Settings
 
 
-class Work:
-    """A job that waits until it may go on, and remembers its batches."""
+class BlockedRun:
+    """A `run` of jobs that blocks until `free` is set, and records its batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
@@ -29,13 +29,13 @@ class Work:
         self.batches.append(payloads)
         self.begun.set()
         self.free.wait(10)
-        if any(one == "bad" for one in payloads):
+        if "bad" in payloads:
             raise ValueError("bad")
-        return [f"{one}!" for one in payloads]
+        return [f"{payload}!" for payload in payloads]
 
 
-def test_a_batch_is_what_came_while_the_last_one_ran() -> None:
-    async def work(queue: Queue, run: Work) -> None:
+def test_jobs_that_come_while_a_batch_runs_are_the_next_batch() -> None:
+    async def work(queue: Queue, run: BlockedRun) -> None:
         first = asyncio.ensure_future(queue.run("a", run, 0))
         await asyncio.to_thread(run.begun.wait)
         rest = [asyncio.ensure_future(queue.run("a", run, n)) for n in range(1, 6)]
@@ -49,26 +49,28 @@ def test_a_batch_is_what_came_while_the_last_one_ran() -> None:
             [0], [1, 2, 3, 4], ["other"], [5],
         ]  # fmt: skip
 
-    _with_queue(work, most=4)
+    _with_queue(work, max_items=4)
 
 
 def test_a_bad_job_fails_alone() -> None:
-    async def work(queue: Queue, run: Work) -> None:
+    async def work(queue: Queue, run: BlockedRun) -> None:
         first = asyncio.ensure_future(queue.run("a", run, 0))
         await asyncio.to_thread(run.begun.wait)
-        jobs = [asyncio.ensure_future(queue.run("a", run, one)) for one in ("x", "bad", "y")]
+        jobs = [
+            asyncio.ensure_future(queue.run("a", run, payload)) for payload in ("x", "bad", "y")
+        ]
         await asyncio.sleep(0.01)
         run.free.set()
-        found = await asyncio.gather(first, *jobs, return_exceptions=True)
-        assert [str(one) for one in found] == ["0!", "x!", "bad", "y!"]
-        assert isinstance(found[2], ValueError)
-        assert await queue.call(lambda: 7) == 7  # and the thread lives
+        results = await asyncio.gather(first, *jobs, return_exceptions=True)
+        assert [str(result) for result in results] == ["0!", "x!", "bad", "y!"]
+        assert isinstance(results[2], ValueError)
+        assert await queue.call(lambda: 7) == 7  # the thread goes on
 
     _with_queue(work)
 
 
-def test_who_left_or_is_late_costs_nothing() -> None:
-    async def work(queue: Queue, run: Work) -> None:
+def test_jobs_of_clients_that_left_or_are_late_are_not_run() -> None:
+    async def work(queue: Queue, run: BlockedRun) -> None:
         first = asyncio.ensure_future(queue.run("a", run, 0))
         await asyncio.to_thread(run.begun.wait)
         left = asyncio.ensure_future(queue.run("a", run, "left"))
@@ -89,7 +91,7 @@ def test_who_left_or_is_late_costs_nothing() -> None:
     _with_queue(work)
 
 
-def test_warnings_go_to_who_asked() -> None:
+def test_warnings_go_to_the_request_of_their_job() -> None:
     from patchword.errors import ScopeWarning
 
     def warn() -> None:
@@ -97,19 +99,19 @@ def test_warnings_go_to_who_asked() -> None:
 
         warnings.warn("odd", ScopeWarning, stacklevel=1)
 
-    async def work(queue: Queue, run: Work) -> None:
-        with heard() as first:
+    async def work(queue: Queue, run: BlockedRun) -> None:
+        with collect_warnings() as first:
             await queue.call(warn)
             await queue.call(warn)
-        with heard() as second:
+        with collect_warnings() as second:
             await queue.call(lambda: None)
         assert (first, second) == (["odd"], [])
 
     _with_queue(work)
 
 
-def test_a_closed_queue_does_what_waits_and_refuses_more() -> None:
-    async def work(queue: Queue, run: Work) -> None:
+def test_a_closed_queue_runs_waiting_jobs_and_refuses_others() -> None:
+    async def work(queue: Queue, run: BlockedRun) -> None:
         first = asyncio.ensure_future(queue.run("a", run, 0))
         await asyncio.to_thread(run.begun.wait)
         second = asyncio.ensure_future(queue.run("a", run, 1))
@@ -123,10 +125,10 @@ def test_a_closed_queue_does_what_waits_and_refuses_more() -> None:
     _with_queue(work)
 
 
-def test_a_server_that_ends_waits_for_what_runs() -> None:
-    """A thread in the middle of a network's work aborted the process as it ended."""
+def test_close_can_wait_for_the_running_job() -> None:
+    """A thread that still computed aborted the process as it ended."""
 
-    async def work(queue: Queue, run: Work) -> None:
+    async def work(queue: Queue, run: BlockedRun) -> None:
         first = asyncio.ensure_future(queue.run("a", run, 0))
         await asyncio.to_thread(run.begun.wait)
         threading.Timer(0.1, run.free.set).start()
@@ -138,23 +140,23 @@ def test_a_server_that_ends_waits_for_what_runs() -> None:
     _with_queue(work)
 
 
-def test_more_than_there_is_room_for_is_refused_at_once() -> None:
-    room = Admission(10)
-    with room.of(8):
-        with pytest.raises(RefusalError, match="room for 10") as caught, room.of(3):
+def test_admission_refuses_items_beyond_its_limit_at_once() -> None:
+    admission = Admission(10)
+    with admission.admit(8):
+        with pytest.raises(RefusalError, match="room for 10") as caught, admission.admit(3):
             pass
         assert caught.value.status == 429
         assert int(caught.value.headers["Retry-After"]) >= 1
-        with room.of(2):
-            assert room.items == 10
-    with room.of(11):  # alone, a request of any size is let in
+        with admission.admit(2):
+            assert admission.items == 10
+    with admission.admit(11):  # a request of any size is admitted alone
         pass
-    assert room.items == 0
+    assert admission.items == 0
 
 
-def _with_queue(work: Callable[[Queue, Work], Awaitable[None]], most: int = 32) -> None:
-    queue = Queue("test", most)
-    run = Work()
+def _with_queue(work: Callable[[Queue, BlockedRun], Awaitable[None]], max_items: int = 32) -> None:
+    queue = Queue("test", max_items)
+    run = BlockedRun()
     try:
         asyncio.run(work(queue, run))  # type: ignore[arg-type]
     finally:
@@ -163,10 +165,10 @@ def _with_queue(work: Callable[[Queue, Work], Awaitable[None]], most: int = 32) 
 
 
 @pytest.mark.parametrize("form", ["png", "numbers"])
-def test_a_network_runs_in_the_thread_of_its_queue_alone(
+def test_a_network_runs_only_in_the_thread_of_its_queue(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for how probable texts are in a photo, which a heatmap computes when it is asked."""
+    """Also for the probabilities of texts, which a heatmap computes only on demand."""
     threads: list[str] = []
 
     def probable(*_: object) -> tuple[float, ...]:

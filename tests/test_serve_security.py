@@ -1,4 +1,4 @@
-"""Who may ask, how much, and from where images may come."""
+"""Access checks, limits of requests, and addresses that images may be fetched from."""
 
 import asyncio
 import http.server
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT, RING, sent
+from served import AT, RING, http_scope, listening, sent
 from typer.testing import CliRunner
 
 from patchword.cli import app as commands
@@ -34,12 +34,17 @@ LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
 
 
 def client(**settings: Any) -> TestClient:
-    """Of a server that opens no model by itself."""
+    """A client without a lifespan: the server loads no model by itself."""
     return TestClient(create_app(Settings(**settings)), base_url=AT)
 
 
-def code(answer: Any) -> tuple[int, str]:
+def error_of(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.fixture(scope="module")
+def local() -> TestClient:
+    return client()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +73,10 @@ def code(answer: Any) -> tuple[int, str]:
         ({"host": "10.0.0.1:9"}, 403),
     ],
 )
-def test_pages_of_the_web_cannot_ask(headers: dict[str, str], expected: int) -> None:
-    answer = client().get("/v1/index", headers=headers)
+def test_pages_of_other_sites_are_refused(
+    local: TestClient, headers: dict[str, str], expected: int
+) -> None:
+    answer = local.get("/v1/index", headers=headers)
     assert answer.status_code == expected
     for name, value in SAFE.items():
         assert answer.headers[name] == value
@@ -77,63 +84,69 @@ def test_pages_of_the_web_cannot_ask(headers: dict[str, str], expected: int) -> 
     assert len(answer.headers["x-request-id"]) == 16
 
 
-def test_a_key_is_needed_where_there_is_one() -> None:
-    asked = client(host="0.0.0.0", api_key="s3cret")
-    at = {"host": "photos.example"}
-    assert code(asked.get("/v1/index", headers=at)) == (401, "invalid_api_key")
+def test_a_server_with_a_key_requires_it() -> None:
+    remote = client(host="0.0.0.0", api_key="s3cret")
+    host = {"host": "photos.example"}
+    assert error_of(remote.get("/v1/index", headers=host)) == (401, "invalid_api_key")
     for wrong in ("Bearer s3cre", "Bearer s3crett", "Basic s3cret", "Bearer ", "Bearer é"):
-        shown = {**at, "authorization": wrong.encode("latin-1")}
-        assert asked.get("/v1/index", headers=shown).status_code == 401
+        shown = {**host, "authorization": wrong.encode("latin-1")}
+        assert remote.get("/v1/index", headers=shown).status_code == 401
     for right in (
         {"authorization": "Bearer s3cret"},
         {"x-api-key": "s3cret"},
         {"cookie": "a=b; patchword_key=s3cret"},
     ):
-        assert code(asked.get("/v1/index", headers={**at, **right})) == (404, "no_index")
-    assert code(asked.get("/ready", headers=at)) == (503, "loading")
-    assert asked.get("/metrics", headers=at).status_code == 401
-    assert "s3cret" not in repr(asked.app.state.server.settings)  # type: ignore[attr-defined]
+        assert error_of(remote.get("/v1/index", headers={**host, **right})) == (
+            404,
+            "no_index",
+        )
+    assert error_of(remote.get("/ready", headers=host)) == (503, "loading")
+    assert remote.get("/metrics", headers=host).status_code == 401
+    assert "s3cret" not in repr(remote.app.state.server.settings)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="give an API key"):
         Settings(host="0.0.0.0")
     for unsendable in ("", " ", "s3cret\n", " s3cret", "s3\x00cret", "sécret"):
         with pytest.raises(ConfigError, match="must not be empty"):
             Settings(host="::", api_key=unsendable)
-    for host in ("127.0.0.1", "::1", "localhost", "127.3.4.5"):
-        assert Settings(host=host).on_loopback
+    for loopback in ("127.0.0.1", "::1", "localhost", "127.3.4.5"):
+        assert Settings(host=loopback).on_loopback
 
 
-def test_without_the_key_nothing_is_named_and_one_image_computed_for_all() -> None:
+def test_health_checks_without_the_key_name_no_model_and_share_one_computation() -> None:
     app = create_app(Settings(host="0.0.0.0", api_key="s3cret", models=("demo",)))
-    with TestClient(app, base_url="http://photos.example") as asked:
+    with TestClient(app, base_url="http://photos.example") as remote:
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: asked.get("/health"), range(24)))
+            answers = list(pool.map(lambda _: remote.get("/health"), range(24)))
         assert {answer.text for answer in answers} == {'{"healthy":true}'}
-        assert asked.get("/ready").json() == {"ready": True}
+        assert remote.get("/ready").json() == {"ready": True}
         key = {"x-api-key": "s3cret"}
-        assert asked.get("/health", headers=key).json() == {"healthy": True, "model": "demo"}
-        assert asked.get("/ready", headers=key).json() == {"ready": True, "models": ["demo"]}
-        counts = asked.get("/metrics", headers=key).text
+        assert remote.get("/health", headers=key).json() == {"healthy": True, "model": "demo"}
+        assert remote.get("/ready", headers=key).json() == {"ready": True, "models": ["demo"]}
+        counts = remote.get("/metrics", headers=key).text
     computed = re.search(r'batch_items_sum\{model="demo"\} (\d+)', counts)
     assert computed
     assert int(computed[1]) < 24
 
 
-def test_without_the_key_no_path_is_told(tmp_path: Path) -> None:
+def test_health_errors_without_the_key_name_no_path(tmp_path: Path) -> None:
     broken = str(tmp_path / "private")
-    asked = client(host="0.0.0.0", api_key="s3cret", models=(broken,))
-    assert code(asked.get("/health")) == (503, "model")
-    assert "private" not in asked.get("/health").text
-    assert "private" in asked.get("/health", headers={"x-api-key": "s3cret"}).text
+    remote = client(host="0.0.0.0", api_key="s3cret", models=(broken,))
+    assert error_of(remote.get("/health")) == (503, "model")
+    assert "private" not in remote.get("/health").text
+    assert "private" in remote.get("/health", headers={"x-api-key": "s3cret"}).text
 
 
-def test_a_body_may_be_only_so_large() -> None:
-    asked = client(max_bytes=1000)
-    assert code(asked.post("/v1/classify", content=b"x" * 1001)) == (413, "too_large")
-    assert code(asked.post("/v1/classify", content=iter([b"x" * 600] * 2))) == (413, "too_large")
-    assert asked.post("/v1/classify", content=iter([b"x" * 400] * 2)).status_code == 400
+def test_a_body_that_is_too_large_is_refused() -> None:
+    limited = client(max_bytes=1000)
+    assert error_of(limited.post("/v1/classify", content=b"x" * 1001)) == (413, "too_large")
+    assert error_of(limited.post("/v1/classify", content=iter([b"x" * 600] * 2))) == (
+        413,
+        "too_large",
+    )
+    assert limited.post("/v1/classify", content=iter([b"x" * 400] * 2)).status_code == 400
 
 
-def test_a_body_may_take_only_so_long_and_who_left_is_forgotten() -> None:
+def test_a_slow_body_is_refused_and_a_client_that_left_gets_no_answer() -> None:
     app = create_app(Settings(seconds=0.1))
 
     async def ask(events: list[dict[str, Any]]) -> list[Any]:
@@ -148,12 +161,7 @@ def test_a_body_may_take_only_so_long_and_who_left_is_forgotten() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {
-            "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/classify",
-            "raw_path": b"/v1/classify", "query_string": b"", "scheme": "http", "root_path": "",
-            "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
-            "client": None, "server": None,
-        }  # fmt: skip
+        scope = http_scope("POST", "/v1/classify")
         await app(scope, receive, send)  # type: ignore[arg-type]
         return sent
 
@@ -162,7 +170,7 @@ def test_a_body_may_take_only_so_long_and_who_left_is_forgotten() -> None:
     assert asyncio.run(ask([part, {"type": "http.disconnect"}])) == []
 
 
-def test_a_client_that_leaves_stops_its_work() -> None:
+def test_work_for_a_client_that_leaves_is_cancelled() -> None:
     app = create_app(Settings())
     stopped = threading.Event()
 
@@ -174,22 +182,24 @@ def test_a_client_that_leaves_stops_its_work() -> None:
             stopped.set()
 
     app.router.routes.insert(0, app.router.routes.pop())
-    with _running(app) as (host, port), socket.create_connection((host, port)) as connection:
+    with listening(app) as server, socket.create_connection(server) as connection:
         connection.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(0.1)
         connection.close()
         assert stopped.wait(5)
 
 
-def test_the_log_names_requests_and_nothing_they_hold(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_ids_of_requests_and_nothing_of_their_content(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "patchword.serve")
     logging.getLogger("patchword.serve").propagate = True
-    asked = client()
-    named = {"x-request-id": "mine-1"}
+    local = client()
+    request_id = {"x-request-id": "mine-1"}
     body = {"images": [sent(RING)], "labels": ["a secret"], "model": "none"}
-    answer = asked.post("/v1/classify?key=secret", json=body, headers=named)
+    answer = local.post("/v1/classify?key=secret", json=body, headers=request_id)
     assert answer.headers["x-request-id"] == "mine-1"
-    asked.get("/v1/%0Afake%20line", headers={"x-request-id": "new\tline"})
+    local.get("/v1/%0Afake%20line", headers={"x-request-id": "new\tline"})
     lines = [record.getMessage() for record in caplog.records if record.name == "patchword.serve"]
     assert lines[0].startswith("mine-1 POST /v1/classify 404 ")
     assert "secret" not in "".join(lines)
@@ -197,7 +207,7 @@ def test_the_log_names_requests_and_nothing_they_hold(caplog: pytest.LogCaptureF
     assert "new" not in lines[1]
 
 
-def test_a_fault_of_ours_says_nothing_of_itself() -> None:
+def test_the_answer_to_a_bug_does_not_explain_it() -> None:
     app = create_app(Settings())
 
     @app.get("/fault")
@@ -205,7 +215,7 @@ def test_a_fault_of_ours_says_nothing_of_itself() -> None:
         raise RuntimeError("a secret")
 
     answer = TestClient(app, base_url=AT).get("/fault")
-    assert code(answer) == (500, "internal")
+    assert error_of(answer) == (500, "internal")
     assert "a secret" not in answer.text
     assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
 
@@ -220,11 +230,11 @@ def test_a_fault_of_ours_says_nothing_of_itself() -> None:
         "64:ff9b::7f00:1", "2001:db8::1", "fec0::1", "no address",
     ],
 )  # fmt: skip
-def test_addresses_inside_are_never_fetched(address: str) -> None:
+def test_addresses_that_are_not_public(address: str) -> None:
     assert not fetching.public(address)
 
 
-def test_addresses_outside_may_be() -> None:
+def test_public_addresses() -> None:
     assert all(map(fetching.public, ("8.8.8.8", "1.1.1.1", "2606:4700::1", "::ffff:8.8.8.8")))
 
 
@@ -245,34 +255,35 @@ class _Site(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A site at outside.example, which is this machine and taken for a public one; the name
-    inside.example is a private address, and rebound.example both, one after the other."""
+    """The port of a site on this machine, whose address counts as public. Its name is
+    outside.example; inside.example has a private address, both.example has both, and
+    rebound.example first one, then the other."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_port
-    rebound = iter(["127.0.0.1", "10.0.0.1"])
+    rebound_addresses = iter(["127.0.0.1", "10.0.0.1"])
     names = {
         "outside.example": lambda: ["127.0.0.1"],
         "inside.example": lambda: ["10.0.0.1"],
-        "rebound.example": lambda: [next(rebound)],
+        "rebound.example": lambda: [next(rebound_addresses)],
         "both.example": lambda: ["127.0.0.1", "10.0.0.1"],
     }
-    usual = fetching.public
+    is_public = fetching.public
 
-    def resolved(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (a, port)) for a in names[host]()]
 
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", resolved)
-    monkeypatch.setattr(fetching, "public", lambda a: a == "127.0.0.1" or usual(a))
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(fetching, "public", lambda a: a == "127.0.0.1" or is_public(a))
     yield f":{port}"
     server.shutdown()
     server.server_close()
 
 
-def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
+def test_the_address_of_each_connection_is_checked(site: str) -> None:
     settings = Settings(allow_urls=True, max_bytes=100_000)
-    assert fetching.fetched(f"http://outside.example{site}/", settings) == RING.read_bytes()
-    first = fetching.fetched(f"http://rebound.example{site}/", settings)
+    assert fetching.fetch_image(f"http://outside.example{site}/", settings) == RING.read_bytes()
+    first = fetching.fetch_image(f"http://rebound.example{site}/", settings)
     assert first == RING.read_bytes()
     for address in (
         f"http://outside.example{site}/inside",
@@ -281,29 +292,29 @@ def test_each_connection_is_checked_where_it_is_made(site: str) -> None:
         f"http://both.example{site}/",
     ):
         with pytest.raises(ImageError, match="not on the open internet"):
-            fetching.fetched(address, settings)
+            fetching.fetch_image(address, settings)
     for address in ("http://[", f"http://outside.example:{10**20}/"):
         with pytest.raises(ImageError, match="cannot be fetched"):
-            fetching.fetched(address, settings)
+            fetching.fetch_image(address, settings)
     with pytest.raises(ImageError, match="more than 0 MB"):
-        fetching.fetched(f"http://outside.example{site}/", Settings(max_bytes=1000))
+        fetching.fetch_image(f"http://outside.example{site}/", Settings(max_bytes=1000))
 
 
-def test_a_port_in_use_and_a_wrong_name_are_one_clear_error() -> None:
+def test_errors_of_the_command() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        found = CliRunner().invoke(commands, ["serve", "--port", port]).exception
-        assert isinstance(found, PatchwordError)
-        assert str(found).startswith(f"port {port} of 127.0.0.1 cannot be used: Address already")
-    found = CliRunner().invoke(commands, ["serve", "--port", "0", "-m", "nothing"]).exception
-    assert "nothing: no such file" in str(found)
+        error = CliRunner().invoke(commands, ["serve", "--port", port]).exception
+        assert isinstance(error, PatchwordError)
+        assert str(error).startswith(f"port {port} of 127.0.0.1 cannot be used: Address already")
+    error = CliRunner().invoke(commands, ["serve", "--port", "0", "-m", "nothing"]).exception
+    assert "nothing: no such file" in str(error)
     for option, wrong in (("--device", "cuda:9"), ("--dtype", "float8")):
-        found = CliRunner().invoke(commands, ["serve", "--port", "0", option, wrong]).exception
-        assert wrong in str(found)
-    found = CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).exception
-    assert "give an API key" in str(found)
-    found = CliRunner().invoke(commands, ["serve", "--port", "0", "--api-key", ""]).exception
-    assert "must not be empty" in str(found)
+        error = CliRunner().invoke(commands, ["serve", "--port", "0", option, wrong]).exception
+        assert wrong in str(error)
+    error = CliRunner().invoke(commands, ["serve", "--host", "0.0.0.0"]).exception
+    assert "give an API key" in str(error)
+    error = CliRunner().invoke(commands, ["serve", "--port", "0", "--api-key", ""]).exception
+    assert "must not be empty" in str(error)
 
 
 @pytest.mark.parametrize("library", ["uvicorn", "httptools", "fastapi", "prometheus_client"])
@@ -312,21 +323,7 @@ def test_a_missing_library_is_one_clear_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     for command in (["serve", "--port", "0"], ["mcp"]):
-        found = CliRunner().invoke(commands, command).exception
+        error = CliRunner().invoke(commands, command).exception
         assert f'needs {library}, which is not installed: pip install "patchword[serve]"' in str(
-            found
+            error
         )
-
-
-def _running(app: Any) -> Any:
-    import contextlib
-
-    from served import running
-
-    @contextlib.contextmanager
-    def found() -> Iterator[tuple[str, int]]:
-        with running(app) as address:
-            host, _, port = address.removeprefix("http://").partition(":")
-            yield host, int(port)
-
-    return found()

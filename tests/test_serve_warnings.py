@@ -1,4 +1,4 @@
-"""A server warns of what the command line warns of, in each answer anew."""
+"""The server gives the warnings of the command line, in each answer anew."""
 
 import asyncio
 import base64
@@ -24,14 +24,14 @@ from patchword.serve.app import create_app, make_server
 from patchword.serve.mcp import Tools
 from patchword.serve.settings import Settings
 
-# Of these the vector alone tells nothing unusual; the layer in the middle does.
+# Their vectors are not unusual; a layer in the middle shows that they are unlike the training.
 GRASS = Path(skimage.data_dir) / "grass.png"
 ASTRONAUT = Path(skimage.data_dir) / "astronaut.png"
 
 
 @contextmanager
 def as_command() -> Iterator[scope.ScopeReport]:
-    """What `patchword serve` runs in: as every command it tells once, at its end."""
+    """The context of `patchword serve`: like every command it reports warnings once, at its end."""
     with scope.together(brief=True) as told, visible_area.together():
         yield told
 
@@ -42,8 +42,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with pytest.warns(ScopeWarning):
         patchword.open_index(path).add([*SHAPES, ASTRONAUT], patchword.load("demo"))
     settings = Settings(index=path, models=("demo", "demo-blip"))
-    with TestClient(create_app(settings), base_url=AT) as found:
-        yield found
+    with TestClient(create_app(settings), base_url=AT) as client:
+        yield client
 
 
 def warnings_of(client: TestClient, path: str, body: dict[str, Any]) -> list[str]:
@@ -55,7 +55,7 @@ def warnings_of(client: TestClient, path: str, body: dict[str, Any]) -> list[str
 
 
 def bodies(photo: str) -> dict[str, dict[str, Any]]:
-    """A request of each kind that is answered by an image's vector."""
+    """By path a request of each kind that embeds an image."""
     uri = f"data:image/png;base64,{photo}"
     return {
         "/v1/classify": {"images": [photo], "labels": ["a dress", "a hat"]},
@@ -73,23 +73,23 @@ def bodies(photo: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", bodies(""))
-@pytest.mark.parametrize("model", ["demo", "demo-blip"])
-def test_an_image_unlike_the_training_is_warned_of(
-    client: TestClient, path: str, model: str
-) -> None:
-    known = {} if path.startswith(("/zero", "/v1/search")) else {"model": model}
-    model = known.get("model", "demo")
-    said = f"the image looks unlike what {model} was trained on: image 1"
+def test_an_image_unlike_the_training_is_warned_of(client: TestClient, path: str) -> None:
+    choices: list[dict[str, str]] = [{"model": "demo"}, {"model": "demo-blip"}]
+    if path.startswith(("/zero", "/v1/search")):  # they have no field for the model
+        choices = [{}]
     with as_command() as told:
-        for _ in range(2):
-            found = warnings_of(client, path, bodies(sent(GRASS))[path] | known)
-            assert any(each.startswith(said) for each in found), found
-        found = warnings_of(client, path, bodies(sent(RING))[path] | known)
-        assert not any(each.startswith("the image") for each in found)
-    assert told.remarks() == []  # nor does the server tell of requests when it ends
+        for choice in choices:
+            name = choice.get("model", "demo")
+            start = f"the image looks unlike what {name} was trained on: image 1"
+            for _ in range(2):
+                found = warnings_of(client, path, bodies(sent(GRASS))[path] | choice)
+                assert any(each.startswith(start) for each in found), found
+            found = warnings_of(client, path, bodies(sent(RING))[path] | choice)
+            assert not any(each.startswith("the image") for each in found)
+    assert told.remarks() == []  # the server reports nothing when it ends
 
 
-def test_so_are_hits_and_words(client: TestClient) -> None:
+def test_hits_and_unknown_words_are_warned_of(client: TestClient) -> None:
     requests: list[tuple[str, dict[str, Any], str]] = [
         ("/v1/search", {"text": "a red ring"}, "1 of 4 images listed looks unlike"),
         ("/v1/search", {"text": "a giraffe"}, "demo does not know giraffe"),
@@ -97,9 +97,9 @@ def test_so_are_hits_and_words(client: TestClient) -> None:
         ("/v1/duplicates", {"threshold": 0.01}, "images listed looks unlike"),
     ]
     with as_command() as told:
-        for path, body, said in requests * 2:
+        for path, body, message in requests * 2:
             found = warnings_of(client, path, body)
-            assert any(said in each for each in found), (path, body, found)
+            assert any(message in each for each in found), (path, body, found)
     assert told.remarks() == []
 
 
@@ -110,8 +110,8 @@ def test_hits_before_the_offset_are_not_warned_of(client: TestClient) -> None:
     assert not any(ASTRONAUT.name in each for each in found), found
 
 
-def test_labels_and_texts_are_read_as_they_are_warned_of(client: TestClient) -> None:
-    """As the command line does; of texts that are cut without naming an option that is none."""
+def test_equal_labels_and_cut_texts_are_warned_of(client: TestClient) -> None:
+    """Without naming long_text, which is no option of a request."""
     long = list(range(1, 400))
     alike = "the model reads 'A Ring' and 'a ring' as the same"
     requests: list[tuple[str, dict[str, Any], str]] = [
@@ -125,9 +125,9 @@ def test_labels_and_texts_are_read_as_they_are_warned_of(client: TestClient) -> 
         ("/v1/embeddings", {"input": ["a", long]}, "the text exceeds 48 tokens"),
         ("/v1/embeddings", {"input": "a ring " * 40}, "the text exceeds 48 tokens; it loses"),
     ]
-    for path, body, said in requests * 2:
+    for path, body, message in requests * 2:
         found = warnings_of(client, path, body)
-        assert any(each.startswith(said) for each in found), (path, found)
+        assert any(each.startswith(message) for each in found), (path, found)
         assert not any("long_text" in each for each in found)
 
 
@@ -148,9 +148,9 @@ def test_assistants_are_warned_too() -> None:
     with as_command() as told:
         found = asyncio.run(Tools(server, paths=True).classify(str(GRASS), ["a hat", "a giraffe"]))
     server.close()
-    said = " ".join(found["warnings"])
-    assert "the image looks unlike what demo was trained on" in said
-    assert "demo does not know giraffe" in said
+    text = " ".join(found["warnings"])
+    assert "the image looks unlike what demo was trained on" in text
+    assert "demo does not know giraffe" in text
     assert told.remarks() == []
 
 
@@ -162,7 +162,7 @@ def oblong() -> str:
 
 
 def test_warnings_number_the_images_of_their_request(client: TestClient) -> None:
-    """And advise nothing that requests have no field for."""
+    """And they advise no options that requests do not have."""
     images = ["none", sent(RING), oblong(), sent(GRASS)]
     requests: dict[str, dict[str, Any]] = {
         "/v1/classify": {"images": images, "labels": ["a ring", "a hat"]},
@@ -176,15 +176,15 @@ def test_warnings_number_the_images_of_their_request(client: TestClient) -> None
         assert "image 2" not in found[-1]
         assert not any("=True" in each for each in found)
     body = {"good": ["none", sent(RING), sent(RING)], "images": ["none", sent(GRASS)]}
-    said = " ".join(warnings_of(client, "/v1/inspect", body))
-    assert "on: image 2. It" in said
-    assert "1 of 2 good photos is a copy of another, pixel for pixel" in said
-    assert "the photo differs in size from the good ones (256 x 256 px): image 2 (" in said
-    assert "contrast" not in said  # one good photo does not tell how it varies
+    text = " ".join(warnings_of(client, "/v1/inspect", body))
+    assert "on: image 2. It" in text
+    assert "1 of 2 good photos is a copy of another, pixel for pixel" in text
+    assert "the photo differs in size from the good ones (256 x 256 px): image 2 (" in text
+    assert "contrast" not in text  # one good photo does not tell how it varies
 
 
 def test_a_dark_photo_is_warned_of_by_its_number(client: TestClient) -> None:
-    """Whichever thread opens it; good photos have numbers of their own."""
+    """Good photos are numbered separately."""
     out = io.BytesIO()
     levels = np.random.default_rng(0).integers(0, 40, (16, 16)).astype(np.uint16)
     Image.fromarray(levels).save(out, "PNG")
@@ -196,40 +196,40 @@ def test_a_dark_photo_is_warned_of_by_its_number(client: TestClient) -> None:
         ("/v1/inspect", {"good": good, "images": [sent(RING), dark]}, "image 2"),
         ("/v1/inspect", {"good": [*good, dark], "images": [sent(RING)]}, "good photo 3"),
     ]
-    for path, body, called in requests:
+    for path, body, name in requests:
         found = warnings_of(client, path, body)
-        assert any(each.startswith(f"{called}: its samples reach") for each in found), (path, found)
+        assert any(each.startswith(f"{name}: its samples reach") for each in found), (path, found)
     answer = client.post("/v1/inspect", json={"good": good, "images": [dark]}).json()
     assert re.search(r"It is that of good photo [12]:", answer["note"])
 
 
-def test_no_request_hears_of_the_photos_of_another(tmp_path: Path) -> None:
-    """Of a model without a scope, whose requests are run together."""
+def test_no_request_gets_warnings_of_another(tmp_path: Path) -> None:
+    """With a model without a scope, whose requests are run together."""
     model = patchword.load("demo-blip")
     patchword.save(model, tmp_path / "blip")
     (tmp_path / "blip/scope.json").unlink()
     server = make_server(Settings(models=(str(tmp_path / "blip"),)))
     square, flat = sent(RING), oblong()
 
-    async def asked(image: str) -> dict[str, Any]:
-        return await Tools(server, paths=False).caption(image)
+    async def captions() -> list[dict[str, Any]]:
+        tools = Tools(server, paths=False)
+        return await asyncio.gather(*map(tools.caption, [square, flat, square, flat]))
 
-    async def all_asked() -> list[dict[str, Any]]:
-        return await asyncio.gather(*map(asked, [square, flat, square, flat]))
-
-    said = [found.get("warnings", []) for found in asyncio.run(all_asked())]
+    warnings = [answer.get("warnings", []) for answer in asyncio.run(captions())]
     server.close()
-    alone = ["the photo is seen in part, 75% of image 1 is cropped away: a square part of it is"]
-    assert [[each[: len(alone[0])] for each in some] for some in said] == [[], alone, [], alone]
+    start = "the photo is seen in part, 75% of image 1 is cropped away: a square part of it is"
+    assert [len(messages) for messages in warnings] == [0, 1, 0, 1]
+    assert warnings[1][0].startswith(start)
+    assert warnings[3][0].startswith(start)
 
 
-def test_of_texts_that_are_cut_no_option_of_python_is_said(client: TestClient) -> None:
+def test_warnings_of_cut_texts_name_no_option_of_python(client: TestClient) -> None:
     for path, more in (("/v1/heatmap", {"format": "numbers"}), ("/v1/locate", {})):
         body = {"image": sent(RING), "texts": ["a ring " * 40], **more}
         assert "the text exceeds 48 tokens; it loses 34 of 82" in warnings_of(client, path, body)
 
 
-def test_an_older_library_of_the_protocol_costs_its_address_alone(
+def test_without_a_usable_mcp_library_all_else_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)

@@ -1,18 +1,16 @@
-"""The real application on loopback, and Chromium to look at it: `make check-page`."""
+"""The real application on loopback, and Chromium: `make check-page`."""
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 from driving import ODD_NAMES, SAMPLES, Visit
 from photos import ASTRONAUT, CAT, COFFEE, ROCKET
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from served import running
 
 import patchword
 from patchword.serve.app import create_app
@@ -56,40 +54,22 @@ def index(folder: Path, demo: patchword.Model, tmp_path_factory: pytest.TempPath
     index.add(folder, demo)
     table = path.parent / "lots.csv"
     table.write_text(
-        "path,lot\n" + "".join(f"{one},lot of {Path(one).name}\n" for one in index.paths())
+        "path,lot\n" + "".join(f"{path},lot of {Path(path).name}\n" for path in index.paths())
     )
     assert index.describe(table) == []
     return path
 
 
-@contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """The address of an application that runs in a thread."""
-    config = uvicorn.Config(create_app(settings), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            thread.join(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
 @pytest.fixture(scope="session")
 def site(index: Path) -> Iterator[str]:
-    with serving(Settings(index=index, models=("demo", "demo-blip"))) as address:
+    with running(create_app(Settings(index=index, models=("demo", "demo-blip")))) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def bare() -> Iterator[str]:
-    """A server without an index, of a model that writes no captions, behind a key."""
-    with serving(Settings(models=("demo",), api_key="open sesame")) as address:
+    """A server without an index, with a key, and with a model that writes no captions."""
+    with running(create_app(Settings(models=("demo",), api_key="open sesame"))) as address:
         yield address
 
 
@@ -105,16 +85,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, site: str) -> Iterator[Visit]:
-    """Opens a tab of the page. At the end no page has asked another machine for anything, and none
-    has complained of a script or of its policy."""
-    complaints: list[str] = []
+    """Opens a tab of the page. Checks at the end that no page sent requests to another machine, and
+    that the console has no errors of scripts or of the policy."""
+    problems: list[str] = []
     contexts = []
 
-    def listen(message: ConsoleMessage) -> None:
+    def on_console(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
+            problems.append(message.text)
 
-    def opened(
+    def visit(
         tab: str = "search",
         *,
         address: str = site,
@@ -129,21 +109,21 @@ def visit(browser: Browser, site: str) -> Iterator[Visit]:
         )
         contexts.append(context)
 
-        def requested(request: Request) -> None:
+        def on_request(request: Request) -> None:
             if not request.url.startswith((f"{address}/", "data:", f"blob:{address}/")):
-                complaints.append(f"asked {request.url}")
+                problems.append(f"request to {request.url}")
 
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", listen)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", requested)
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", on_request)
         page.goto(f"{address}/{query}#{tab}")
         if ready:
             page.wait_for_selector("body[data-ready]")
         return page
 
-    yield opened
+    yield visit
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []

@@ -1,4 +1,4 @@
-"""What tests of the page do with it."""
+"""Helpers of the page's tests."""
 
 import base64
 import io
@@ -18,18 +18,18 @@ Pixels = NDArray[np.uint8]
 
 
 def give(page: Page, field: str, *files: Path) -> None:
-    """Choose files in a field for photos."""
+    """Choose files in a photo field."""
     page.locator(f"[data-photos={field}] input").set_input_files(list(files))
 
 
 def submit(page: Page, tab: str) -> None:
-    """Press a tab's button and wait until it has answered."""
+    """Press a tab's button and wait for the answer."""
     page.click(f"#panel-{tab} form [type=submit]")
     page.wait_for_selector(f"#panel-{tab}:not([aria-busy])")
 
 
 def percent(share: float) -> str:
-    """As the page writes it in English."""
+    """A percentage as the English page writes it."""
     return f"{round(share * 100, 1):g}%"
 
 
@@ -38,7 +38,7 @@ def errors(page: Page, tab: str) -> list[str]:
 
 
 def drawn(page: Page, selector: str) -> Pixels:
-    """What a canvas shows, (H, W, 4) uint8."""
+    """The pixels of a canvas, (H, W, 4) uint8."""
     address = page.locator(selector).evaluate("canvas => canvas.toDataURL()")
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
         return np.asarray(picture.convert("RGBA"))

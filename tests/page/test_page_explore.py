@@ -7,14 +7,14 @@ from driving import Visit, errors, submit
 import patchword
 
 
-def test_groups(visit: Visit, index: Path, demo: patchword.Model) -> None:
+def test_clusters(visit: Visit, index: Path, demo: patchword.Model) -> None:
     page = visit("explore")
     page.fill("#panel-explore [name=clusters]", "4")
     submit(page, "explore")
     assert errors(page, "explore") == []
     found = patchword.open_index(index).explore(4, examples=48, model=demo)
     headings = page.locator("#panel-explore .group h2").all_text_contents()
-    assert headings == [f"{one.name} ({one.count})" for one in found]
+    assert headings == [f"{cluster.name} ({cluster.count})" for cluster in found]
     first = page.locator("#panel-explore .group").first.locator(".hit span:first-of-type")
     assert first.all_text_contents() == [Path(hit.path).name for hit in found[0].examples[:12]]
     page.locator("#panel-explore .hit").first.click()
@@ -44,6 +44,6 @@ def test_duplicates(visit: Visit, index: Path) -> None:
         for group in page.locator("#panel-explore .group").all()
     ]
     assert shown == [
-        [Path(one.path).name for one in (group.keep, *group.others)][:12] for group in groups
+        [Path(photo.path).name for photo in (group.keep, *group.others)][:12] for group in groups
     ]
     assert any("red-ring-again.jpg" in names for names in shown)

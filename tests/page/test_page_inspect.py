@@ -1,4 +1,4 @@
-"""The page's Inspect tab: verdicts, maps and the guarantee of Python's inspector."""
+"""The page's Inspect tab: the verdicts, maps and guarantee of Python's inspector."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PARTS = [SAMPLES / "wafers" / f"{name}.jpg" for name in ("stain-1", "perfect-2",
 
 
 def guarantee(inspector: patchword.Inspector) -> str:
-    """What the page says, which knows no folders."""
+    """As on the page, which knows no folders."""
     return " ".join(inspector.guarantee()).replace(f"{GOOD[0].parent}/", "")
 
 
@@ -25,39 +25,43 @@ def test_inspect(visit: Visit, demo: patchword.Model) -> None:
     submit(page, "inspect")
     assert errors(page, "inspect") == []
     inspector = patchword.inspector(demo, GOOD, false_alarms=0.05)
-    found = sorted(inspector.inspect(PARTS), key=lambda one: -one.score)
+    found = sorted(inspector.inspect(PARTS), key=lambda result: -result.score)
     cards = page.locator("#panel-inspect .card")
-    assert cards.locator("h3").all_text_contents() == [one.path.rsplit("/")[-1] for one in found]
+    assert cards.locator("h3").all_text_contents() == [
+        result.path.rsplit("/")[-1] for result in found
+    ]
     verdicts = cards.locator(".verdict").all_text_contents()
-    assert verdicts == ["✗ rejected" if one.rejected else "✓ passed" for one in found]
+    assert verdicts == ["✗ rejected" if result.rejected else "✓ passed" for result in found]
     assert "✗ rejected" in verdicts
     assert "✓ passed" in verdicts
-    said = cards.nth(0).locator("p").last.inner_text()
+    text = cards.nth(0).locator("p").last.inner_text()
     score, places = found[0].score, len(found[0].boxes)
-    assert said == f"Score {score:.3f}, no p-value, places marked, roughly: {places}"
+    assert text == f"Score {score:.3f}, no p-value, places marked, roughly: {places}"
     assert page.inner_text("#panel-inspect .note") == guarantee(inspector)
     shown = drawn(page, "#panel-inspect .card:nth-child(1) .layers canvas")
     assert (shown[..., 3] == 255).all()
     with Image.open(PARTS[0]) as photo:
         plain = np.asarray(photo.convert("RGB").resize((768, 768))).astype(int)
-    assert np.abs(shown[..., :3] - plain).max() > 100  # a frame around what is unlike good ones
+    assert np.abs(shown[..., :3] - plain).max() > 100  # a frame around the defect
 
 
-def test_the_slider_asks_for_another_guarantee(visit: Visit, demo: patchword.Model) -> None:
+def test_the_slider_changes_the_guarantee_without_sending_photos(
+    visit: Visit, demo: patchword.Model
+) -> None:
     page = visit("inspect")
     give(page, "good", *GOOD)
     give(page, "parts", PARTS[0])
     submit(page, "inspect")
-    sent = []
-    page.on("request", lambda request: sent.append(request.post_data or ""))
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data or ""))
     with page.expect_response("**/v1/inspect"):
         page.fill("#panel-inspect [name=false_alarms]", "0.2")
     page.wait_for_selector("#panel-inspect:not([aria-busy])")
     inspector = patchword.inspector(demo, GOOD, false_alarms=0.2)
     assert page.inner_text("#panel-inspect .note") == guarantee(inspector)
     assert page.inner_text("#panel-inspect [name=false_alarms] + output") == "20%"
-    assert len(sent) == 1
-    assert len(sent[0]) < 200  # no photo is sent again
+    assert len(bodies) == 1
+    assert len(bodies[0]) < 200  # no photo is sent again
     assert page.locator("#panel-inspect .card .verdict").inner_text() == "✗ rejected"
 
 
@@ -72,7 +76,7 @@ def test_broken_photos_are_named(visit: Visit, tmp_path: Path) -> None:
     assert page.locator("#panel-inspect .card").count() == 1
 
 
-def test_what_the_server_forgot_it_learns_again(visit: Visit) -> None:
+def test_good_photos_are_sent_again_when_the_server_forgot_the_inspector(visit: Visit) -> None:
     page = visit("inspect")
     give(page, "good", *GOOD)
     give(page, "parts", PARTS[0])

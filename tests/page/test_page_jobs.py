@@ -1,4 +1,4 @@
-"""The tabs that use a model: what they show is what the model says when it is asked in Python."""
+"""The tabs that use a model show the results of the same calls in Python."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ BAD_LABEL = "<img src=x onerror=document.title='bad'>"
 
 
 def bars(page: Page, within: str) -> list[list[str]]:
-    """Labels and numbers of bars."""
+    """The labels and numbers of bars."""
     return [
         row.locator("span").all_text_contents() for row in page.locator(f"{within} .bars li").all()
     ]
@@ -88,7 +88,7 @@ def test_where_draws_the_models_own_map(visit: Visit, demo: patchword.Model) -> 
     assert found.present is not None
     assert buttons.nth(1).inner_text() == f"a stain {percent(found.present[1])} (not found)"
     buttons.nth(1).click()
-    assert drawn(page, STAGE).max() == 0  # no map of what is not there
+    assert drawn(page, STAGE).max() == 0  # no map
     assert "“a stain” was not found" in page.inner_text("#panel-where figcaption")
 
 
@@ -102,7 +102,7 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     page.check("#panel-where [name=boxes]")
     submit(page, "where")
     regions = demo.locate(photo, labels).regions
-    found = page.locator("#panel-where .found li").all_text_contents()
+    found = page.locator("#panel-where .legend li").all_text_contents()
     assert len(regions) == 2
     for region in regions:
         box = ", ".join(str(round(edge)) for edge in region.box)
@@ -115,15 +115,32 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     page.fill("#panel-where [name=opacity]", "1")
     submit(page, "where")
     segmented = demo.segment(photo, labels)
-    listed = page.locator("#panel-where .found li").all_text_contents()
+    listed = page.locator("#panel-where .legend li").all_text_contents()
     assert listed == [
         f"{s.label or 'background'}: {percent(s.share)} of the photo" for s in segmented.shares
     ]
     masks = drawn(page, STAGE)[::3, ::3, :3].astype(int)
     colours = {tuple(masks[y, x]) for y, x in np.argwhere(segmented.map == 1)[::50]}
     others = {tuple(masks[y, x]) for y, x in np.argwhere(segmented.map == 2)[::50]}
-    assert len(colours) <= 8  # one, and what is smoothed at its edge
+    assert len(colours) <= 8  # one, and its smoothed edge
     assert not colours & others
+
+
+def test_a_text_that_is_not_found_has_no_box(visit: Visit, demo: patchword.Model) -> None:
+    """A heatmap asks for more certainty than `locate`: of an edge chip in a stain it finds none."""
+    text = "an edge chip"
+    assert demo.heatmap(STAIN, text).found == (False,)
+    assert demo.locate(STAIN, text).missing == ()
+    page = visit("where")
+    give(page, "where", STAIN)
+    page.fill("#panel-where [name=texts]", text)
+    page.check("#panel-where [name=boxes]")
+    submit(page, "where")
+    assert page.locator("#panel-where .legend li").all_text_contents() == [f"{text}: not found"]
+    assert drawn(page, STAGE).max() == 0
+    page.uncheck("#panel-where [name=heatmap]")
+    submit(page, "where")
+    assert f"{text}: score" in page.inner_text("#panel-where .legend")
 
 
 def test_where_takes_a_method_and_a_layer(visit: Visit, writer: patchword.Model) -> None:

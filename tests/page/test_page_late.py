@@ -1,15 +1,16 @@
-"""What comes late, or of what was changed meanwhile, is not shown as if it were of now."""
+"""Answers that come late, or after a change, are not shown as current; and other details."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import serving
 from driving import SAMPLES, Visit, errors, give, submit
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+from served import running
 
 import patchword
+from patchword.serve.app import create_app
 from patchword.serve.settings import Settings
 
 RING, STAR = SAMPLES / "shapes" / "red-ring.jpg", SAMPLES / "shapes" / "purple-star.jpg"
@@ -22,8 +23,8 @@ KEY = "open sesame"
 def locked(
     demo: patchword.Model, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """A server behind a key, so that photos are fetched by the page, with an index that has columns
-    called as the page's own facts; and the folder of its photos."""
+    """A server with a key, so that the page's scripts fetch the photos; its index has columns with
+    the names of the page's own facts. Also the folder of its photos."""
     folder = tmp_path_factory.mktemp("locked")
     for number, path in enumerate((RING, STAR, PART)):
         with Image.open(path) as photo:
@@ -32,11 +33,12 @@ def locked(
     index.add(folder, demo)
     paths = index.paths()
     index.fill(paths, {"score": ["very good"] * 3, "known": ["to all"] * 3})
-    with serving(Settings(index=Path(index.path), models=("demo",), api_key=KEY)) as address:
+    settings = Settings(index=Path(index.path), models=("demo",), api_key=KEY)
+    with running(create_app(settings)) as address:
         yield address, folder
 
 
-def opened(visit: Visit, address: str) -> Page:
+def open_with_key(visit: Visit, address: str) -> Page:
     page = visit("search", address=address, ready=False)
     page.wait_for_selector("#key[open]")
     page.fill("#key input", KEY)
@@ -45,14 +47,14 @@ def opened(visit: Visit, address: str) -> Page:
     return page
 
 
-def held(page: Page, where: str) -> list[Route]:
-    """Requests that wait, in the order in which they come, until they are continued."""
+def hold_requests(page: Page, pattern: str) -> list[Route]:
+    """A list that receives the requests to a path; they wait until they are continued."""
     waiting: list[Route] = []
-    page.route(where, lambda route: waiting.append(route))
+    page.route(pattern, lambda route: waiting.append(route))
     return waiting
 
 
-def came(page: Page, waiting: list[Route], count: int) -> None:
+def wait_for_requests(page: Page, waiting: list[Route], count: int) -> None:
     for _ in range(200):
         if len(waiting) >= count:
             return
@@ -64,15 +66,15 @@ def test_a_photo_that_comes_late_is_not_shown_for_another(
     visit: Visit, locked: tuple[str, Path]
 ) -> None:
     address, folder = locked
-    page = opened(visit, address)
+    page = open_with_key(visit, address)
     page.fill("#panel-search [name=text]", "a red ring")
     submit(page, "search")
     shown = page.locator("#hit .layers img")
-    waiting = held(page, "**/v1/images/*")
+    waiting = hold_requests(page, "**/v1/images/*")
     page.locator("#panel-search .hit").first.click()
-    came(page, waiting, 1)
+    wait_for_requests(page, waiting, 1)
     page.click("#hit .next")
-    came(page, waiting, 2)
+    wait_for_requests(page, waiting, 2)
     waiting[1].continue_()
     name = page.inner_text("#hit-name")
     with Image.open(folder / name) as photo:
@@ -80,17 +82,17 @@ def test_a_photo_that_comes_late_is_not_shown_for_another(
     waiting[0].continue_()
     page.wait_for_timeout(300)
     assert shown.evaluate("image => image.naturalWidth") == photo.width
-    page.click("#hit .next")  # one that cannot be had leaves no other in its place
-    came(page, waiting, 3)
+    page.click("#hit .next")  # a photo with an error does not leave the previous one
+    wait_for_requests(page, waiting, 3)
     waiting[2].fulfill(status=404, body='{"error": {"message": "it is gone"}}')
     page.wait_for_selector("#hit .errors p")
     assert shown.evaluate("image => image.naturalWidth") == 0
 
 
-def test_fetched_photos_are_let_go_and_own_columns_are_facts(
+def test_object_urls_are_revoked_and_the_users_columns_are_facts(
     visit: Visit, locked: tuple[str, Path]
 ) -> None:
-    page = opened(visit, locked[0])
+    page = open_with_key(visit, locked[0])
     page.evaluate(
         """() => {
           window.kept = new Set();
@@ -105,31 +107,31 @@ def test_fetched_photos_are_let_go_and_own_columns_are_facts(
     page.locator("#panel-search .hit").first.click()
     page.wait_for_selector("#hit:not([aria-busy]) .gallery .hit")
     facts = page.inner_text("#hit .facts").splitlines()
-    told = dict(zip(facts[::2], facts[1::2], strict=True))
-    assert (told["Score"], told["score"], told["known"]) == (score, "very good", "to all")
+    values = dict(zip(facts[::2], facts[1::2], strict=True))
+    assert (values["Score"], values["score"], values["known"]) == (score, "very good", "to all")
     expect(page.locator("#hit .gallery img").last).not_to_have_js_property("naturalWidth", 0)
     page.wait_for_function("kept.size === 0")
 
 
-def test_only_the_photo_in_a_stage_is_drawn_by_the_server(visit: Visit, tmp_path: Path) -> None:
+def test_only_photos_that_browsers_cannot_open_are_converted(visit: Visit, tmp_path: Path) -> None:
     tiff = tmp_path / "deep.tif"
     with Image.open(STAR) as photo:
         photo.resize((200, 200)).save(tiff)
     page = visit("where")
-    asked = []
-    page.on("request", lambda request: asked.append(request.url.rsplit("/")[-1]))
+    requests = []
+    page.on("request", lambda request: requests.append(request.url.rsplit("/")[-1]))
     page.fill("#panel-where [name=texts]", "a star")
     for number, path in enumerate((RING, tiff)):
         give(page, "where", path)
         expect(page.locator("#panel-where .chosen img")).not_to_have_js_property("naturalWidth", 0)
-        asked.clear()
+        requests.clear()
         submit(page, "where")
         image = page.locator("#panel-where .layers img")
         expect(image).to_have_js_property("naturalWidth", (256, 200)[number])
-    assert asked.count("preview") == 1
+    assert requests.count("preview") == 1
 
 
-def test_pages_are_of_the_newest_query(visit: Visit) -> None:
+def test_more_hits_are_those_of_the_newest_query(visit: Visit) -> None:
     page = visit()
     page.evaluate(
         """() => {
@@ -151,13 +153,13 @@ def test_pages_are_of_the_newest_query(visit: Visit) -> None:
     assert request.value.post_data_json == {"text": "a star", "k": 24, "offset": 24}
 
 
-def test_what_was_learned_of_other_good_photos_is_not_used(visit: Visit) -> None:
+def test_an_inspector_of_other_good_photos_is_not_used(visit: Visit) -> None:
     page = visit("inspect")
     give(page, "good", *GOOD)
     give(page, "parts", PART)
-    waiting = held(page, "**/v1/inspect")
+    waiting = hold_requests(page, "**/v1/inspect")
     page.click("#panel-inspect form [type=submit]")
-    came(page, waiting, 1)
+    wait_for_requests(page, waiting, 1)
     page.locator("#panel-inspect [data-photos=good] .chosen button").first.click()
     page.fill("#panel-inspect [name=false_alarms]", "0.2")
     page.wait_for_timeout(400)
@@ -165,24 +167,24 @@ def test_what_was_learned_of_other_good_photos_is_not_used(visit: Visit) -> None
     page.wait_for_selector("#panel-inspect:not([aria-busy])")
     assert page.locator("#panel-inspect .card").count() == 1  # the slider has not stopped it
     page.click("#panel-inspect form [type=submit]")
-    came(page, waiting, 2)
+    wait_for_requests(page, waiting, 2)
     sent = waiting[1].request.post_data_json
     assert len(sent["good"]) == len(GOOD) - 1
-    page.fill("#panel-inspect [name=false_alarms]", "0.3")  # now nothing but the rate is changed
+    page.fill("#panel-inspect [name=false_alarms]", "0.3")  # only the rate has changed
     waiting[1].continue_()
-    came(page, waiting, 3)
+    wait_for_requests(page, waiting, 3)
     sent = waiting[2].request.post_data_json
     assert (sent["images"], sent["false_alarms"]) == ([], 0.3)
     assert "fitted" in sent
     waiting[2].fulfill(status=404, body='{"error": {"message": "-", "code": "not_fitted"}}')
-    came(page, waiting, 4)
-    assert "good" in waiting[3].request.post_data_json  # it learns again
+    wait_for_requests(page, waiting, 4)
+    assert "good" in waiting[3].request.post_data_json  # it is fitted again
     waiting[3].continue_()
     page.wait_for_selector("#panel-inspect:not([aria-busy])")
     assert errors(page, "inspect") == []
 
 
-def test_an_answer_that_breaks_off(visit: Visit) -> None:
+def test_an_incomplete_answer(visit: Visit) -> None:
     page = visit()
     page.route("**/v1/search", lambda route: route.fulfill(status=200, body='{"hits": ['))
     page.fill("#panel-search [name=text]", "a star")
@@ -190,7 +192,7 @@ def test_an_answer_that_breaks_off(visit: Visit) -> None:
     assert errors(page, "search") == ["The server answered with status 200 and said no more."]
 
 
-def test_where_the_focus_is(visit: Visit) -> None:
+def test_focus(visit: Visit) -> None:
     page = visit("classify")
     page.focus(".skip")
     page.keyboard.press("Enter")
@@ -212,8 +214,8 @@ def test_where_the_focus_is(visit: Visit) -> None:
     assert page.evaluate(focused)
 
 
-def test_arrow_keys_after_a_button_that_is_used_up(visit: Visit, locked: tuple[str, Path]) -> None:
-    page = opened(visit, locked[0])
+def test_arrow_keys_after_a_button_is_disabled(visit: Visit, locked: tuple[str, Path]) -> None:
+    page = open_with_key(visit, locked[0])
     page.fill("#panel-search [name=text]", "a red ring")
     submit(page, "search")
     names = page.locator("#panel-search .hit span:first-of-type").all_text_contents()
@@ -232,7 +234,7 @@ def test_arrow_keys_after_a_button_that_is_used_up(visit: Visit, locked: tuple[s
     assert page.inner_text("#hit-name") != name
 
 
-def test_no_photo_meets_the_filters(visit: Visit) -> None:
+def test_filters_that_no_photo_meets(visit: Visit) -> None:
     page = visit()
     page.click("#panel-search summary")
     page.fill("[name='filter:modified:from']", "2300-01-02")
@@ -241,7 +243,7 @@ def test_no_photo_meets_the_filters(visit: Visit) -> None:
     assert page.inner_text("#panel-search .status") == "No photo meets the filters."
 
 
-def test_days_and_numbers_are_those_of_the_reader(visit: Visit) -> None:
+def test_days_are_in_local_time_and_numbers_in_the_pages_language(visit: Visit) -> None:
     page = visit(timezone_id="Asia/Shanghai")
     page.click("#panel-search summary")
     for part in ("from", "to"):
@@ -254,11 +256,11 @@ def test_days_and_numbers_are_those_of_the_reader(visit: Visit) -> None:
         " AND modified < timestamp '2026-01-02T16:00:00.000Z'"
     )
     assert errors(page, "search") == []
-    said = "import('/static/words.js').then(({ t }) => t('shown', { shown: 24, total: 1234567 }))"
-    assert page.evaluate(said) == "24 of 1,234,567 photos, the best first"
+    script = "import('/static/words.js').then(({ t }) => t('shown', { shown: 24, total: 1234567 }))"
+    assert page.evaluate(script) == "24 of 1,234,567 photos, the best first"
 
 
-def test_a_photo_that_was_not_there_has_no_time(visit: Visit) -> None:
+def test_a_photo_whose_file_was_not_there_has_no_time(visit: Visit) -> None:
     page = visit()
     never = '{"path": "https://example.org/a.jpg", "modified": "1970-01-01T00:00:00+00:00"}'
     page.route("**/v1/images/*/info", lambda route: route.fulfill(status=200, body=never))
@@ -269,12 +271,12 @@ def test_a_photo_that_was_not_there_has_no_time(visit: Visit) -> None:
     assert "Modified" not in page.inner_text("#hit .facts")
 
 
-def test_while_the_server_opens_its_models(visit: Visit) -> None:
+def test_the_page_while_the_server_loads_its_models(visit: Visit) -> None:
     page = visit(ready=False)
     page.wait_for_selector("body[data-ready]")
-    waiting = held(page, "**/v1/models")
+    waiting = hold_requests(page, "**/v1/models")
     page.goto(page.url.replace("#search", "?again#classify"))
-    came(page, waiting, 1)
+    wait_for_requests(page, waiting, 1)
     assert page.inner_text("#opening") == "The server opens its models …"
     page.click("#panel-classify [type=submit]")
     waiting[0].continue_()
@@ -283,7 +285,7 @@ def test_while_the_server_opens_its_models(visit: Visit) -> None:
     assert page.url.endswith("?again#classify")
 
 
-def test_back_goes_to_the_tab_before(visit: Visit) -> None:
+def test_back_goes_to_the_previous_tab(visit: Visit) -> None:
     page = visit()
     page.fill("#panel-search [name=text]", "a star")
     submit(page, "search")
@@ -297,17 +299,17 @@ def test_back_goes_to_the_tab_before(visit: Visit) -> None:
     page.wait_for_selector("#panel-classify:not([hidden])")
 
 
-def test_what_is_dropped_and_is_no_file(visit: Visit) -> None:
+def test_dropping_what_is_not_a_file(visit: Visit) -> None:
     page = visit("classify")
-    said = page.locator("[data-photos=classify] .error")
+    message = page.locator("[data-photos=classify] .error")
     nothing = page.evaluate_handle("() => new DataTransfer()")
     page.dispatch_event("[data-photos=classify]", "drop", {"dataTransfer": nothing})
-    expect(said).to_contain_text("is no file")
+    expect(message).to_contain_text("is no file")
     give(page, "classify", RING)
-    expect(said).to_be_hidden()
+    expect(message).to_be_hidden()
 
 
-def test_a_long_word_stays_on_a_phone(visit: Visit) -> None:
+def test_a_long_word_fits_on_a_phone(visit: Visit) -> None:
     page = visit("where", width=390)
     give(page, "where", RING)
     page.fill("#panel-where [name=texts]", "x" * 500)

@@ -1,5 +1,4 @@
-"""What everybody needs of the page: names for screen readers, contrast, room on a phone, two
-languages, and sentences where something cannot be done."""
+"""Accessibility, phones, the two languages, and error messages of the page."""
 
 import re
 from collections.abc import Callable
@@ -9,13 +8,13 @@ import pytest
 from driving import SAMPLES, Visit, errors, give, submit
 from PIL import Image
 from playwright.sync_api import Page
-from test_page_chinese import FILES, chinese, spoken
+from test_page_chinese import FILES, chinese, sentences_of
 
 from patchword.serve.page import TABS, words
 
 RING, SCRATCH = SAMPLES / "shapes" / "red-ring.jpg", SAMPLES / "wafers" / "scratch-1.jpg"
 
-# Text whose contrast with what is behind it is below WCAG 2.2 AA: 4.5, large text 3.
+# Texts whose contrast with their background is below WCAG 2.2 AA: 4.5, for large text 3.
 FAINT = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => {
@@ -64,7 +63,7 @@ CONTROLS = {
 
 
 def unnamed(page: Page) -> list[str]:
-    """Controls and pictures that a screen reader has no name for, by Chromium's own tree."""
+    """Controls and pictures without a name for screen readers, in Chromium's accessibility tree."""
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     found = []
@@ -78,8 +77,8 @@ def unnamed(page: Page) -> list[str]:
     return found
 
 
-def filled(page: Page) -> dict[str, Callable[[], None]]:
-    """What gives each tab something to show."""
+def actions(page: Page) -> dict[str, Callable[[], None]]:
+    """For each tab an action with a result to show."""
 
     def search() -> None:
         page.fill("#panel-search [name=text]", "a wafer with a scratch")
@@ -123,12 +122,12 @@ def filled(page: Page) -> dict[str, Callable[[], None]]:
 
 
 def test_every_tab_in_both_schemes_and_on_a_phone(visit: Visit) -> None:
-    """Each tab with an answer in it."""
+    """Each tab with a result."""
     page = visit("search", width=390, color_scheme="light")
-    work = filled(page)
+    act = actions(page)
     for tab in TABS:
         page.click(f"#tab-{tab}")
-        work[tab]()
+        act[tab]()
         assert errors(page, tab) == [], tab
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
@@ -149,13 +148,13 @@ def test_every_tab_in_both_schemes_and_on_a_phone(visit: Visit) -> None:
     assert unnamed(page) == []
 
 
-def test_the_checks_find_what_is_wrong(visit: Visit) -> None:
+def test_the_checks_find_faults(visit: Visit) -> None:
     page = visit()
     page.evaluate("document.querySelector('.about').style.color = 'rgb(150 150 150)'")
-    assert [one[:22] for one in page.evaluate(FAINT)[1]] == ["Find photos of the ind"]
+    assert [text[:22] for text in page.evaluate(FAINT)[1]] == ["Find photos of the ind"]
     page.evaluate("document.querySelector('#model').labels[0].replaceWith('')")
     page.evaluate("document.querySelector('header').append(document.createElement('button'))")
-    assert [one.split()[0] for one in unnamed(page)] == ["button"]
+    assert [control.split()[0] for control in unnamed(page)] == ["button"]
 
 
 def test_tabs_by_keyboard(visit: Visit) -> None:
@@ -192,16 +191,16 @@ def test_chinese_by_the_browsers_language(visit: Visit) -> None:
     assert page.is_visible("#panel-where")
 
 
-def test_what_the_server_says_is_in_chinese(visit: Visit, tmp_path: Path) -> None:
-    """As the tests without a browser read `chinese.json`, and with the names of photos."""
+def test_the_servers_texts_are_in_chinese(visit: Visit, tmp_path: Path) -> None:
+    """As in the tests without a browser, and with the names of photos."""
     page = visit("inspect", locale="zh-CN")
-    sentences = [one for path in FILES for one in spoken(path) if chinese(one)]
+    sentences = [text for path in FILES for text in sentences_of(path) if chinese(text)]
     found = page.evaluate(
         "all => import('/static/translation.js').then(({ translated }) => all.map(translated))",
         sentences,
     )
     assert len(found) > 80
-    assert found == [chinese(one) for one in sentences]
+    assert found == [chinese(text) for text in sentences]
     unknown = page.evaluate(
         "import('/static/translation.js').then(({ translated }) => translated('No.'))"
     )
@@ -223,16 +222,16 @@ def test_what_the_server_says_is_in_chinese(visit: Visit, tmp_path: Path) -> Non
     assert errors(page, "inspect") == [
         "broken.jpg: 文件不完整：在最后一个像素之前就结束了；请重新复制或下载"
     ]
-    said = page.inner_text("#panel-inspect .warnings")
-    assert "逐像素相同：perfect-1.jpg" in said
-    assert "尺寸与良品照片（256 x 256 像素）不同：small.png (99 x 99)" in said
-    said += page.inner_text("#panel-inspect .note")
-    assert re.search(r"这是 perfect-\d\.jpg 的得分", said)
-    assert "英文）" not in said.replace("（用英文）", "")
+    shown = page.inner_text("#panel-inspect .warnings")
+    assert "逐像素相同：perfect-1.jpg" in shown
+    assert "尺寸与良品照片（256 x 256 像素）不同：small.png (99 x 99)" in shown
+    shown += page.inner_text("#panel-inspect .note")
+    assert re.search(r"这是 perfect-\d\.jpg 的得分", shown)
+    assert "英文）" not in shown.replace("（用英文）", "")
     page.click("#tab-explore")
     submit(page, "explore")
     headings = page.locator("#panel-explore .group h2").all_text_contents()
-    assert any("晶圆" in one for one in headings)
+    assert any("晶圆" in heading for heading in headings)
     assert not re.search(r"unnamed|unlike|wafer（|, like", " ".join(headings))
 
 
@@ -268,7 +267,7 @@ def test_without_an_index_behind_a_key(visit: Visit, bare: str) -> None:
     assert page.locator("#panel-classify .bars li").first.inner_text().startswith("red ring")
 
 
-def test_what_is_missing_and_what_the_server_says(visit: Visit, tmp_path: Path) -> None:
+def test_errors_of_the_page_and_of_the_server(visit: Visit, tmp_path: Path) -> None:
     page = visit()
     for tab, sentence in (
         ("search", "Write words or choose a photo."),
@@ -292,10 +291,10 @@ def test_what_is_missing_and_what_the_server_says(visit: Visit, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("status", [429, 502])
-def test_a_busy_server_and_one_that_is_not_ours(visit: Visit, status: int) -> None:
+def test_errors_of_a_busy_server_and_of_a_proxy(visit: Visit, status: int) -> None:
     page = visit()
-    said = '{"error": {"message": "too much waits; try again in 1 second", "code": "busy"}}'
-    body = said if status == 429 else "<html>Bad gateway</html>"
+    busy = '{"error": {"message": "too much waits; try again in 1 second", "code": "busy"}}'
+    body = busy if status == 429 else "<html>Bad gateway</html>"
     page.route("**/v1/search", lambda route: route.fulfill(status=status, body=body))
     page.fill("#panel-search [name=text]", "a wafer")
     submit(page, "search")

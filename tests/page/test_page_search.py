@@ -1,4 +1,4 @@
-"""The page's Search tab: the index's own hits, in its own order, by words, photos and both."""
+"""The page's Search tab shows the index's hits in its order: by words, photos and both."""
 
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def search(page: Page, text: str) -> None:
 
 
 def shown(page: Page, gallery: str = "#panel-search .gallery") -> list[tuple[str, str]]:
-    """Names and scores of the hits that a page shows."""
+    """The names and scores of the hits on the page."""
     cards = page.locator(f"{gallery} .hit").all()
     return [tuple(card.locator("span").all_text_contents()) for card in cards]
 
 
-def test_words_find_what_the_index_finds(visit: Visit, expected) -> None:
+def test_search_by_words(visit: Visit, expected) -> None:
     page = visit()
     status = page.inner_text("#panel-search .status")
     assert status == "photos.index: 49 photos, encoded by demo"
@@ -48,7 +48,7 @@ def test_words_find_what_the_index_finds(visit: Visit, expected) -> None:
     assert first.evaluate("image => image.naturalWidth") == 256
 
 
-def test_more_hits_come_as_one_scrolls(visit: Visit, expected) -> None:
+def test_scrolling_loads_more_hits(visit: Visit, expected) -> None:
     page = visit()
     search(page, SCRATCH)
     for _ in range(20):
@@ -61,7 +61,7 @@ def test_more_hits_come_as_one_scrolls(visit: Visit, expected) -> None:
     assert page.inner_text("#panel-search .status") == "49 of 49 photos, the best first"
 
 
-def test_a_photo_and_a_photo_with_words(
+def test_search_by_a_photo_and_by_both(
     visit: Visit, expected, index: Path, demo: patchword.Model
 ) -> None:
     page = visit()
@@ -84,8 +84,8 @@ def test_a_photo_and_a_photo_with_words(
     assert shown(page)[:24] == expected(less.astype(np.float64))
 
 
-@pytest.mark.parametrize("way", ["drop", "paste"])
-def test_a_photo_is_dropped_or_pasted(visit: Visit, way: str) -> None:
+@pytest.mark.parametrize("action", ["drop", "paste"])
+def test_a_photo_is_dropped_or_pasted(visit: Visit, action: str) -> None:
     page = visit()
     content = list((SAMPLES / "shapes" / "red-ring.jpg").read_bytes())
     data = page.evaluate_handle(
@@ -96,7 +96,7 @@ def test_a_photo_is_dropped_or_pasted(visit: Visit, way: str) -> None:
         }""",
         content,
     )
-    if way == "drop":
+    if action == "drop":
         page.dispatch_event("[data-photos=search]", "drop", {"dataTransfer": data})
     else:
         page.evaluate(
@@ -154,8 +154,8 @@ def test_a_hit_opens_large(visit: Visit, expected, folder: Path, demo: patchword
 
 
 def brightest(page: Page) -> tuple[float, float]:
-    """Where the map of the open hit is brightest, in pixels of a photo of 256; the ring around its
-    peak is opaque, and left out."""
+    """Where the map of the open hit is brightest, in pixels of a photo of 256. The opaque ring
+    around the peak does not count."""
     shown = drawn(page, "#hit .layers canvas").astype(int)
     light = np.where(shown[..., 3] < 200, shown[..., :3].sum(-1), 0)
     y, x = np.unravel_index(light.argmax(), light.shape)
@@ -192,7 +192,7 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     assert page.evaluate(f"{hits}.indexOf(document.activeElement)") > 1  # one row down
 
 
-def test_names_are_only_text(visit: Visit) -> None:
+def test_names_are_not_parsed_as_html(visit: Visit) -> None:
     page = visit()
     search(page, "a green heart")
     names = [name for name, _ in shown(page)]
@@ -204,7 +204,7 @@ def test_names_are_only_text(visit: Visit) -> None:
     assert page.locator("img[onerror]").count() == 0
 
 
-def test_a_hit_goes_on_to_another_tab(visit: Visit) -> None:
+def test_a_hit_is_sent_to_another_tab(visit: Visit) -> None:
     page = visit()
     search(page, "a red ring")
     page.locator("#panel-search .hit").first.click()

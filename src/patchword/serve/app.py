@@ -1,4 +1,4 @@
-"""The application: every endpoint, behind the gate."""
+"""The application: all endpoints behind the gate, and its error answers."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from patchword.serve import (
 )
 from patchword.serve.decoding import Decoder
 from patchword.serve.error_responses import RefusalError, refusal_of
-from patchword.serve.fetching import fetched
+from patchword.serve.fetching import fetch_image
 from patchword.serve.inspection import Fitted
-from patchword.serve.memory import tidy
+from patchword.serve.memory import trim_regularly
 from patchword.serve.metrics import Metrics
 from patchword.serve.middleware import Gate
 from patchword.serve.models import Models
@@ -53,44 +53,45 @@ GROUPS = (
     openai.routes, chat.routes, cohere_voyage.routes, hugging_face.routes, jobs.routes,
     localisation.routes, inspection.routes, collection.routes, exploring.routes, metrics.routes,
 )  # fmt: skip
+ERROR_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_long"}
 log = logging.getLogger("patchword.serve")
-health = router("health")
+health_routes = router("health")
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The server's application. Raises IndexStoreError for an index that cannot be read."""
     counts = Metrics()
     server = make_server(settings, counts.of_model)
-    counts.watch(lambda: server.admission.items, lambda: len(server.models.opened()))
+    counts.watch(lambda: server.admission.items, lambda: len(server.models.loaded()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        beside = [open_first(server), tidy(lambda: counts.answered)]
-        tasks = [asyncio.ensure_future(work) for work in beside]
-        async with tools() if tools else nullcontext():
+        background = [load_first_model(server), trim_regularly(lambda: counts.answered)]
+        tasks = [asyncio.ensure_future(work) for work in background]
+        async with run_tools() if run_tools else nullcontext():
             yield
         for task in tasks:
             task.cancel()
-        await asyncio.to_thread(server.close)  # meanwhile requests that were ended are answered
+        await asyncio.to_thread(server.close)  # meanwhile, ended requests get their answers
 
     app = FastAPI(
         title="patchword",
         version=version("patchword"),
         summary="Images and texts in one space: models and photos for many clients.",
         lifespan=lifespan,
-        docs_url=None,  # which would load scripts from elsewhere
+        docs_url=None,  # these pages would load scripts from other sites
         redoc_url=None,
     )
-    tools = add_tools(app, server)
+    run_tools = add_tools(app, server)
     app.state.server, app.state.metrics = server, counts
     app.state.fitted = Fitted()
-    for group in (health, *GROUPS):
+    for group in (health_routes, *GROUPS):
         app.include_router(group)
     add_page(app)
-    app.add_exception_handler(RefusalError, refused)
-    app.add_exception_handler(PatchwordError, raised)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, unknown)
+    app.add_exception_handler(RefusalError, answer_refusal)
+    app.add_exception_handler(PatchwordError, answer_patchword_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid_request)
+    app.add_exception_handler(HTTPException, answer_http_error)
     app.add_middleware(Gate, settings=server.settings, count=counts.request)
     return app
 
@@ -98,11 +99,11 @@ def create_app(settings: Settings) -> FastAPI:
 def add_tools(
     app: FastAPI, server: Server
 ) -> Callable[[], AbstractAsyncContextManager[None]] | None:
-    """Answer the Model Context Protocol at /mcp, where its library is installed; what it needs to
-    run. One that is too old or broken is warned of."""
+    """Serve the Model Context Protocol at /mcp. Returns the context in which it must run; None if
+    its library is not installed, or, with a warning, if the library is too old or broken."""
     if find_spec("mcp") is None:
         return None
-    from patchword.serve.mcp import bounded, tools_server
+    from patchword.serve.mcp import limit_messages, tools_server
 
     try:
         tools = tools_server(server)
@@ -111,21 +112,21 @@ def add_tools(
         return None
     from mcp.server.transport_security import TransportSecuritySettings
 
-    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the gate does
-    inner = tools.streamable_http_app(
-        stateless_http=True, json_response=True, transport_security=unchecked,
+    no_checks = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the gate checks
+    protocol_app = tools.streamable_http_app(
+        stateless_http=True, json_response=True, transport_security=no_checks,
         max_request_body_size=server.settings.max_bytes,
     )  # fmt: skip
-    for route in inner.routes:
+    for route in protocol_app.routes:
         assert isinstance(route, Route)
         route.methods = {"POST"}  # by GET a client would wait for messages that never come
-        route.app = bounded(route.app, server.settings.max_items)
-    app.router.routes += inner.routes
+        route.app = limit_messages(route.app, server.settings.max_items)
+    app.router.routes += protocol_app.routes
     return tools.session_manager.run
 
 
-async def open_first(server: Server) -> None:
-    """Open the first model before it is asked for."""
+async def load_first_model(server: Server) -> None:
+    """Load the first model before a request needs it."""
     try:
         await server.models.first()
     except RefusalError as error:
@@ -135,89 +136,95 @@ async def open_first(server: Server) -> None:
 def make_server(
     settings: Settings, observe: Callable[[str], Observe | None] = lambda name: None
 ) -> Server:
-    """Models and photos as the settings say. observe: what hears of the batches of a model."""
+    """Models and photos as the settings say. observe: see `Models`."""
     photos, names, options = None, list(settings.models), {}
     if settings.index is not None:
         index = api.open_index(settings.index)
         photos = Collection(index, Opener(max_pixels=settings.max_pixels, urls=False))
         options[index.model_name] = index.options
-        names += [] if index.model_name in names else [index.model_name]
-    names = names or ["demo"]
+        if index.model_name not in names:
+            names.append(index.model_name)
+    if not names:
+        names = ["demo"]
     if not settings.models and names[0] == "demo":
         names.append("demo-blip")
     settings = replace(settings, models=tuple(dict.fromkeys(names)))
     models = Models(settings, options, observe)
 
-    def photo(number: int) -> ImageLike:
-        return collection.of(server).content_of(number)
+    def indexed_photo(number: int) -> ImageLike:
+        return collection.collection_of(server).image(number)
 
-    fetch = partial(fetched, settings=settings) if settings.allow_urls else None
-    server = Server(settings, models, photos, Decoder(photo, fetch, settings.max_pixels))
+    fetch = partial(fetch_image, settings=settings) if settings.allow_urls else None
+    decoder = Decoder(indexed_photo, fetch, settings.max_pixels)
+    server = Server(settings, models, photos, decoder)
     return server
 
 
-@health.get("/ready", summary="Whether a model is open")
+@health_routes.get("/ready", summary="Whether a model is open")
 async def ready(request: Request) -> Answer:
-    server = server_of(request)
-    opened = list(server.models.opened())
-    if not opened:
+    names = list(server_of(request).models.loaded())
+    if not names:
         raise RefusalError(503, "loading", "no model is open yet", retry_after=1)
-    return Answer({"ready": True} | ({"models": opened} if known(request) else {}))
+    answer: dict[str, Any] = {"ready": True}
+    if may_know_names(request):
+        answer["models"] = names
+    return Answer(answer)
 
 
-@health.get("/health", summary="Whether the first model computes")
+@health_routes.get("/health", summary="Whether the first model computes")
 async def healthy(request: Request) -> Answer:
     server = server_of(request)
     try:
-        name = await server.pulse(computes)
+        name = await server.health_check(embed_black_image)
     except (PatchwordError, RefusalError) as error:
-        if known(request):
+        if may_know_names(request):
             raise
         log.error("%s", error)
         raise RefusalError(503, "model", "the first model does not compute; see the log") from error
-    return Answer({"healthy": True} | ({"model": name} if known(request) else {}))
+    answer: dict[str, Any] = {"healthy": True}
+    if may_know_names(request):
+        answer["model"] = name
+    return Answer(answer)
 
 
-async def computes(server: Server) -> str:
+async def embed_black_image(server: Server) -> str:
     """Let the first model compute. Returns its name."""
-    opened = await server.models.first()
-    preprocess = opened.model.preprocess
-    pixels, _ = preprocess.seen(Photo.whole(np.zeros((8, 8, 3), np.uint8)))
-    await opened.image_vector(pixels)
-    return opened.name
+    loaded = await server.models.first()
+    pixels, _ = loaded.model.preprocess.seen(Photo.whole(np.zeros((8, 8, 3), np.uint8)))
+    await loaded.embed_pixels(pixels)
+    return loaded.name
 
 
-def known(request: Request) -> bool:
-    """Whether names may be told to who asks: that of a model may be a path."""
+def may_know_names(request: Request) -> bool:
+    """Whether the client shows the key, or none is needed: a model's name may be a path."""
     return security.shows_key(server_of(request).settings, request.headers)
 
 
-async def refused(request: Request, error: Exception) -> Answer:
+async def answer_refusal(request: Request, error: Exception) -> Answer:
     assert isinstance(error, RefusalError)
     return Answer(error.body, error.status, error.headers)
 
 
-async def raised(request: Request, error: Exception) -> Answer:
+async def answer_patchword_error(request: Request, error: Exception) -> Answer:
     assert isinstance(error, PatchwordError)
-    return await refused(request, refusal_of(error))
+    return await answer_refusal(request, refusal_of(error))
 
 
-async def invalid(request: Request, error: Exception) -> Answer:
-    """A request of the wrong form: the first thing that is wrong with it, and where."""
+async def answer_invalid_request(request: Request, error: Exception) -> Answer:
+    """Names the first wrong field of a request."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["loc"] == ("body",):
-        return await refused(
-            request, RefusalError(400, "invalid_request", _no_object(request, first))
-        )
-    where = ".".join(str(part) for part in first["loc"][1:] if not _kind(part))
-    message = first["msg"]
-    said = f"{where}: {message}" if where else message
-    return await refused(request, RefusalError(400, "invalid_request", said, where or None))
+        refusal = RefusalError(400, "invalid_request", _not_an_object(request, first))
+        return await answer_refusal(request, refusal)
+    field = ".".join(str(part) for part in first["loc"][1:] if not _is_type_name(part))
+    message = f"{field}: {first['msg']}" if field else first["msg"]
+    refusal = RefusalError(400, "invalid_request", message, field or None)
+    return await answer_refusal(request, refusal)
 
 
-def _no_object(request: Request, error: Mapping[str, Any]) -> str:
-    """Why a body is not the object that it must be."""
+def _not_an_object(request: Request, error: Mapping[str, Any]) -> str:
+    """Why a body is not a JSON object."""
     if error["type"] == "missing":
         return "the body is empty; it must be a JSON object"
     if isinstance(error["input"], bytes):
@@ -226,16 +233,15 @@ def _no_object(request: Request, error: Mapping[str, Any]) -> str:
     return "the body must be a JSON object, { ... }"
 
 
-def _kind(part: Any) -> bool:
-    """Whether a part of a place names one of several types that a value may have, not a field."""
+def _is_type_name(part: Any) -> bool:
+    """Whether a part of pydantic's error location is a type of a union, not a field."""
     return isinstance(part, str) and (part in ("str", "int") or not part.isidentifier())
 
 
-async def unknown(request: Request, error: Exception) -> Answer:
-    """No such address, or not by this method."""
+async def answer_http_error(request: Request, error: Exception) -> Answer:
+    """An unknown address, a wrong method, or a body that `bodies` refuses."""
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_long"}
-    code = codes.get(error.status_code, "invalid_request")
+    code = ERROR_CODES.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}"
     refusal = RefusalError(error.status_code, code, message)
     return Answer(refusal.body, refusal.status, {**(error.headers or {}), **refusal.headers})

@@ -1,8 +1,8 @@
-"""Captions and answers as OpenAI's chat with images has them.
+"""OpenAI's API for chat with images: captions and answers.
 
-A text that asks something is a question about the image, any other asks for a caption, and so does
-one that asks what the image shows in all. The models here know one image and no conversation: the
-last user's message with an image counts.
+A text that asks something is a question about the image. Any other text asks for a caption, and so
+does a question about what the whole image shows. The models know one image and no conversation:
+only the user's last image and last text are read.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from patchword.serve import prompts
-from patchword.serve.bodies import Flag, Number, Several, Whole
+from patchword.serve.bodies import FailFastList
 from patchword.serve.error_responses import RefusalError
-from patchword.serve.jobs import TINY, answer, captions, only
-from patchword.serve.models import Opened
-from patchword.serve.request_warnings import say
+from patchword.serve.jobs import TINY, answer_question, single_result, write_captions
+from patchword.serve.models import LoadedModel
+from patchword.serve.request_warnings import add_warnings
 from patchword.serve.server import (
     Answer,
     Server,
     router,
-    say_ignored,
-    say_unused,
     server_of,
+    warn_of_unused,
+    warn_of_unused_fields,
     with_warnings,
 )
 from patchword.tasks.caption import Caption
 
-SILENT = {"user", "store", "metadata", "service_tier"}  # change no answer of any server
+WITHOUT_EFFECT = {"user", "store", "metadata", "service_tier"}  # on answers of any server
 
 routes = router("openai")
 
@@ -47,7 +47,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Several[dict[str, Any]] | None = None
+    content: str | FailFastList[dict[str, Any]] | None = None
 
 
 class Chat(BaseModel):
@@ -72,87 +72,76 @@ class Chat(BaseModel):
         },
     )
     model: str | None = None
-    messages: Several[Message]
-    stream: Flag | None = False
+    messages: FailFastList[Message]
+    stream: StrictBool | None = False
     stream_options: dict[str, Any] | None = None
-    n: Whole | None = Field(1, ge=1, le=1, description="One answer.")
-    max_tokens: Whole | None = Field(None, ge=1)
-    max_completion_tokens: Whole | None = Field(None, ge=1)
-    stop: str | Several[str] | None = None
+    n: StrictInt | None = Field(1, ge=1, le=1, description="One answer.")
+    max_tokens: StrictInt | None = Field(None, ge=1)
+    max_completion_tokens: StrictInt | None = Field(None, ge=1)
+    stop: str | FailFastList[str] | None = None
     response_format: dict[str, Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    temperature: Number | None = Field(None, ge=0, le=2, description="0: beam search.")
-    top_p: Number | None = Field(None, gt=0, le=1)
-    seed: Whole | None = None
+    temperature: StrictFloat | None = Field(None, ge=0, le=2, description="0: beam search.")
+    top_p: StrictFloat | None = Field(None, gt=0, le=1)
+    seed: StrictInt | None = None
 
 
 @routes.post("/v1/chat/completions", summary="A caption, or the answer to a question")
 async def chat(request: Request, body: Chat) -> Response:
     server = server_of(request)
-    possible(body)
-    image, text = asked(body.messages)
-    server.readable([text])
-    opened, question = await writer(server, body.model, text)
-    unused(body, question, text)
-    with server.admission.of(1):
-        found = await written(server, opened, image, text if question else None, body)
-    tokens = len(found.token_log_probabilities)
+    refuse_other_formats(body)
+    image, text = image_and_text(body.messages)
+    server.check_texts([text])
+    loaded, is_question = await choose_model(server, body.model, text)
+    warn_of_unused_parts(body, is_question, text)
+    with server.admission.admit(1):
+        question = text if is_question else None
+        caption = await write_text(server, loaded, image, question, body)
+    tokens = len(caption.token_log_probabilities)
     name = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
-    most = getattr(body, name)
-    if most is not None and tokens > most:
-        say([f"{name} is {most}, and the text has {tokens}: texts here are not cut"])
-    found = stopped(found, body.stop)
-    prompt = await server.decoder.run(lambda: len(opened.model.reader().rows([text])[0]))
+    limit = getattr(body, name)
+    if limit is not None and tokens > limit:
+        add_warnings([f"{name} is {limit}, and the text has {tokens}: texts here are not cut"])
+    caption = cut_at_stop(caption, body.stop)
+    prompt_tokens = await server.decoder.run(lambda: len(loaded.model.reader().rows([text])[0]))
     usage = {
-        "prompt_tokens": prompt,
+        "prompt_tokens": prompt_tokens,
         "completion_tokens": tokens,
-        "total_tokens": prompt + tokens,
+        "total_tokens": prompt_tokens + tokens,
     }
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": opened.name,
+        "model": loaded.name,
     }
     if body.stream:
-        wanted = bool((body.stream_options or {}).get("include_usage"))
-        events = streamed(with_warnings(head), found, usage if wanted else None)
+        include_usage = bool((body.stream_options or {}).get("include_usage"))
+        events = stream_events(with_warnings(head), caption, usage if include_usage else None)
         return StreamingResponse(events, media_type="text/event-stream")
-    message = {"role": "assistant", "content": found.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason_of(found)}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": caption.text, "refusal": None},
+        "logprobs": None,
+        "finish_reason": finish_reason(caption),
+    }
     return Answer(with_warnings(head | {"choices": [choice], "usage": usage}))
 
 
-async def writer(server: Server, name: str | None, text: str) -> tuple[Opened, bool]:
-    """The model that writes, and whether it is asked a question; a text that asks what an image
-    shows in all is one for a model that writes no captions. Raises RefusalError."""
-    question = prompts.is_question(text)
-    if question and prompts.is_of_the_whole(text):
-        with suppress(RefusalError):
-            return await server.models.get(name, "caption"), False
-    return await server.models.get(name, "ask" if question else "caption"), question
-
-
-def possible(body: Chat) -> None:
-    """Raise RefusalError for what would be no answer of the form that was asked for."""
+def refuse_other_formats(body: Chat) -> None:
+    """Raise RefusalError for answers in JSON, and for tools that must be called."""
     kind = (body.response_format or {}).get("type", "text")
     if kind != "text":
-        said = f"response_format {str(kind)[:40]!r}: the models here write plain text"
-        raise RefusalError(400, "unsupported", said, "response_format")
+        message = f"response_format {str(kind)[:40]!r}: the models here write plain text"
+        raise RefusalError(400, "unsupported", message, "response_format")
     if body.tool_choice not in (None, "none", "auto"):
-        said = "tool_choice: the models here call no tools"
-        raise RefusalError(400, "unsupported", said, "tool_choice")
+        message = "tool_choice: the models here call no tools"
+        raise RefusalError(400, "unsupported", message, "tool_choice")
 
 
-def stopped(found: Caption, stop: str | Sequence[str] | None) -> Caption:
-    """What was written before the first of the texts that end it."""
-    ends = [stop] if isinstance(stop, str) else stop or ()
-    places = [found.text.find(end) for end in ends if end and end in found.text]
-    return replace(found, text=found.text[: min(places)], ended=True) if places else found
-
-
-def asked(messages: Sequence[Message]) -> tuple[str, str]:
-    """The image, and the last user's text. Raises RefusalError where there is not one image."""
+def image_and_text(messages: Sequence[Message]) -> tuple[str, str]:
+    """The last image of the user, and the text of the user's last message. Raises RefusalError for
+    no image, and for several in one message."""
     image, text = None, ""
     for message in messages:
         if message.role != "user":
@@ -160,89 +149,109 @@ def asked(messages: Sequence[Message]) -> tuple[str, str]:
         content = message.content
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
         for part in parts:
-            known(part)
-        images = [address(part) for part in parts if part["type"] == "image_url"]
+            check_part(part)
+        images = [image_address(part) for part in parts if part["type"] == "image_url"]
         if len(images) > 1:
-            said = f"a message has one image; here are {len(images)}: send one at a time"
-            raise RefusalError(400, "images", said, "messages")
-        image = images[0] if images else image
-        words = [part["text"] for part in parts if part["type"] == "text"]
-        text = " ".join(words).strip()
+            reason = f"a message has one image; here are {len(images)}: send one at a time"
+            raise RefusalError(400, "images", reason, "messages")
+        if images:
+            image = images[0]
+        text = " ".join(part["text"] for part in parts if part["type"] == "text").strip()
     if image is None:
-        said = "no image: a user's message needs a part of type image_url, a data URI"
-        raise RefusalError(400, "no_image", said, "messages")
+        reason = "no image: a user's message needs a part of type image_url, a data URI"
+        raise RefusalError(400, "no_image", reason, "messages")
     return image, text
 
 
-def known(part: dict[str, Any]) -> None:
+def check_part(part: dict[str, Any]) -> None:
     """Raise RefusalError for a part of a message that is neither a text nor an image."""
     kind = part.get("type")
     if kind not in ("text", "image_url"):
-        said = f"a part of a message has the type text or image_url, not {str(kind)[:40]!r}"
-        raise RefusalError(400, "part", said, "messages")
+        message = f"a part of a message has the type text or image_url, not {str(kind)[:40]!r}"
+        raise RefusalError(400, "part", message, "messages")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise RefusalError(400, "part", "a part of type text needs text, a string", "messages")
 
 
-def address(part: dict[str, Any]) -> str:
-    """Where the image of a part is. Raises RefusalError where that is not said."""
-    found = part.get("image_url")
-    url = found.get("url") if isinstance(found, dict) else found
+def image_address(part: dict[str, Any]) -> str:
+    """The address, or data URI, of an image part. Raises RefusalError if it has none."""
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise RefusalError(400, "image", "image_url needs a url: a data URI", "messages")
-    if isinstance(found, dict):
-        usual = {"url"} | ({"detail"} if found.get("detail") in (None, "auto") else set())
-        say_ignored(set(found) - usual)
+    if isinstance(image, dict):
+        expected = {"url"}
+        if image.get("detail") in (None, "auto"):
+            expected.add("detail")
+        warn_of_unused(set(image) - expected)
     return url
 
 
-def unused(body: Chat, question: bool, text: str) -> None:
-    """Say what of a request means nothing here."""
-    say_unused(body, SILENT)
-    say_ignored({"tool_choice"} if body.tool_choice is not None else set())
+async def choose_model(server: Server, name: str | None, text: str) -> tuple[LoadedModel, bool]:
+    """The model that writes, and whether it gets a question. A text that asks what the whole image
+    shows gets a caption, unless the model writes none. Raises RefusalError."""
+    is_question = prompts.is_question(text)
+    if is_question and prompts.asks_for_caption(text):
+        with suppress(RefusalError):
+            return await server.models.get(name, "caption"), False
+    return await server.models.get(name, "ask" if is_question else "caption"), is_question
+
+
+def warn_of_unused_parts(body: Chat, is_question: bool, text: str) -> None:
+    """Warn of the parts of a request that have no effect here."""
+    warn_of_unused_fields(body, WITHOUT_EFFECT)
+    if body.tool_choice is not None:
+        warn_of_unused({"tool_choice"})
     if body.stream:
-        say_ignored(set(body.stream_options or ()) - {"include_usage"})
+        warn_of_unused(set(body.stream_options or ()) - {"include_usage"})
     elif body.stream_options:
-        say_ignored({"stream_options"})
-    said = []
+        warn_of_unused({"stream_options"})
     if len(body.messages) > 1:
-        said.append("only the last user's message is read, and no instructions or earlier turns")
-    if not question and text and not prompts.describes(text):
-        said.append("the text was taken for a request for a caption; a question ends in ?")
-    say(said)
+        add_warnings(["only the last user's message is read, and no instructions or earlier turns"])
+    if text and not is_question and not prompts.describes(text):
+        add_warnings(["the text was taken for a request for a caption; a question ends in ?"])
 
 
-async def written(
-    server: Server, opened: Opened, image: str, question: str | None, body: Chat
+async def write_text(
+    server: Server, loaded: LoadedModel, image: str, question: str | None, body: Chat
 ) -> Caption:
-    """The answer to a question, or a caption where there is none."""
-    sampled: dict[str, Any] = {}
+    """The answer to a question; without one, a caption."""
+    sampling: dict[str, Any] = {}
     top_p = None if body.top_p == 1 else body.top_p  # 1 leaves nothing out
     if body.temperature == 0:
-        say_ignored({"top_p, at temperature 0"} if top_p else set())
+        if top_p:
+            warn_of_unused({"top_p, at temperature 0"})
     elif body.temperature or top_p:
-        sampled = {"temperature": body.temperature, "top_p": top_p, "seed": body.seed or 0}
+        sampling = {"temperature": body.temperature, "top_p": top_p, "seed": body.seed or 0}
     if question is not None:
-        return await answer(server, opened, image, question, None, **sampled)
-    found: Caption = only(await captions(server, opened, [image], 1, **sampled))
-    return found
+        return await answer_question(server, loaded, image, question, None, **sampling)
+    caption: Caption = single_result(await write_captions(server, loaded, [image], 1, **sampling))
+    return caption
 
 
-def reason_of(found: Caption) -> str:
-    """Why a text is over."""
-    return "stop" if found.ended else "length"
+def cut_at_stop(caption: Caption, stop: str | Sequence[str] | None) -> Caption:
+    """A caption cut before the first stop text in it."""
+    stops = [stop] if isinstance(stop, str) else stop or ()
+    places = [caption.text.find(text) for text in stops if text and text in caption.text]
+    if not places:
+        return caption
+    return replace(caption, text=caption.text[: min(places)], ended=True)
 
 
-async def streamed(
-    head: dict[str, Any], found: Caption, usage: dict[str, int] | None
+def finish_reason(caption: Caption) -> str:
+    return "stop" if caption.ended else "length"
+
+
+async def stream_events(
+    head: dict[str, Any], caption: Caption, usage: dict[str, int] | None
 ) -> AsyncIterator[str]:
-    """Server-sent events: the text word by word, as clients that stream want it."""
+    """The text word by word, as server-sent events; usage: in an event at the end, if any."""
     head = head | {"object": "chat.completion.chunk"}
     if usage is not None:
-        head["usage"] = None  # of all but the last
+        head["usage"] = None  # of all events but the last
     deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
-    deltas += [({"content": word}, None) for word in re.findall(r"\s*\S+", found.text)]
-    deltas.append(({}, reason_of(found)))
+    deltas += [({"content": word}, None) for word in re.findall(r"\s*\S+", caption.text)]
+    deltas.append(({}, finish_reason(caption)))
     for delta, reason in deltas:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         yield event(head | {"choices": [choice]})

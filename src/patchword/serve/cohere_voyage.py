@@ -1,4 +1,4 @@
-"""Vectors of images and texts as Cohere's and Voyage's APIs have them."""
+"""Cohere's and Voyage's APIs for embeddings."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from patchword.bundle import Vector
-from patchword.serve.bodies import Flag, Several, Whole
+from patchword.errors import PatchwordError
+from patchword.serve.bodies import FailFastList
 from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.jobs import TINY
-from patchword.serve.openai import Item, numbers, vectors
+from patchword.serve.openai import Item, embed_items, encode_vector
 from patchword.serve.server import (
     Server,
     large_answer,
     router,
-    say_ignored,
-    say_unused,
     server_of,
+    warn_of_unused,
+    warn_of_unused_fields,
     with_warnings,
 )
 from patchword.visible_area import Sights
 
 routes = router("cohere, voyage")
-SILENT = {"input_type"}  # one vector serves queries and documents
-PIXELS = 560  # that Voyage counts as a token
+WITHOUT_EFFECT = {"input_type"}  # queries and documents get the same vector
+PIXELS_PER_TOKEN = 560  # as Voyage counts
 
 
 class Input(BaseModel):
     """One text or one image, in parts of a type."""
 
     model_config = ConfigDict(extra="allow")
-    content: Several[dict[str, Any]]
+    content: FailFastList[dict[str, Any]]
 
 
 class Cohere(BaseModel):
@@ -45,11 +46,11 @@ class Cohere(BaseModel):
         json_schema_extra={"examples": [{"images": [TINY], "embedding_types": ["float"]}]},
     )
     model: str | None = None
-    texts: Several[str] | None = None
-    images: Several[str] | None = None
-    inputs: Several[Input] | None = None
-    embedding_types: Several[Literal["float", "base64"]] | None = Field(None, min_length=1)
-    output_dimension: Whole | None = None
+    texts: FailFastList[str] | None = None
+    images: FailFastList[str] | None = None
+    inputs: FailFastList[Input] | None = None
+    embedding_types: FailFastList[Literal["float", "base64"]] | None = Field(None, min_length=1)
+    output_dimension: StrictInt | None = None
     truncate: Literal["NONE", "START", "END"] | None = Field(
         None, description="Texts are cut at their end in any case."
     )
@@ -65,31 +66,34 @@ class Voyage(BaseModel):
         },
     )
     model: str | None = None
-    inputs: Several[Input]
+    inputs: FailFastList[Input]
     output_encoding: Literal["base64"] | None = None
-    output_dimension: Whole | None = None
-    truncation: Flag | None = Field(None, description="Texts are cut at their end in any case.")
+    output_dimension: StrictInt | None = None
+    truncation: StrictBool | None = Field(
+        None, description="Texts are cut at their end in any case."
+    )
 
 
 @routes.post("/v2/embed", summary="Unit vectors, as Cohere has them")
 async def cohere(request: Request, body: Cohere) -> Any:
-    say_unused(body, SILENT)
-    say_ignored({f"truncate, {body.truncate}"} if body.truncate in ("NONE", "START") else set())
-    given: list[Item] = [("text", text) for text in body.texts or ()]
-    given += [("image", image) for image in body.images or ()]
-    given += [part_of(one) for one in body.inputs or ()]
+    warn_of_unused_fields(body, WITHOUT_EFFECT)
+    if body.truncate in ("NONE", "START"):
+        warn_of_unused({f"truncate, {body.truncate}"})
+    items: list[Item] = [("text", text) for text in body.texts or ()]
+    items += [("image", image) for image in body.images or ()]
+    items += [item_of(each) for each in body.inputs or ()]
     server = server_of(request)
-    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension)
-    kinds = {
-        kind: [numbers(row, kind == "base64") for row in rows]
+    name, vectors, tokens = await embed_all(server, body.model, items, body.output_dimension)
+    embeddings = {
+        kind: [encode_vector(vector, kind == "base64") for vector in vectors]
         for kind in body.embedding_types or ["float"]
     }
-    units = {"input_tokens": tokens, "images": sum(kind == "image" for kind, _ in given)}
+    units = {"input_tokens": tokens, "images": sum(kind == "image" for kind, _ in items)}
     answer = {
         "response_type": "embeddings_by_type",
         "id": secrets.token_hex(8),
         "model": name,
-        "embeddings": kinds,
+        "embeddings": embeddings,
         "texts": body.texts or [],
         "meta": {"api_version": {"version": "2"}, "billed_units": units},
     }
@@ -98,61 +102,69 @@ async def cohere(request: Request, body: Cohere) -> Any:
 
 @routes.post("/v1/multimodalembeddings", summary="Unit vectors, as Voyage has them")
 async def voyage(request: Request, body: Voyage) -> Any:
-    say_unused(body, SILENT)
-    say_ignored({"truncation, which is false"} if body.truncation is False else set())
-    given = [part_of(one) for one in body.inputs]
+    warn_of_unused_fields(body, WITHOUT_EFFECT)
+    if body.truncation is False:
+        warn_of_unused({"truncation, which is false"})
+    items = [item_of(each) for each in body.inputs]
     server = server_of(request)
     sights = Sights()
-    name, rows, tokens = await embedded(server, body.model, given, body.output_dimension, sights)
-    packed = body.output_encoding == "base64"
+    name, vectors, tokens = await embed_all(
+        server, body.model, items, body.output_dimension, sights
+    )
+    as_base64 = body.output_encoding == "base64"
     data = [
-        {"object": "embedding", "index": number, "embedding": numbers(row, packed)}
-        for number, row in enumerate(rows)
+        {"object": "embedding", "index": index, "embedding": encode_vector(vector, as_base64)}
+        for index, vector in enumerate(vectors)
     ]
     usage = {
         "text_tokens": tokens,
         "image_pixels": sights.pixels,
-        "total_tokens": tokens + sights.pixels // PIXELS,
+        "total_tokens": tokens + sights.pixels // PIXELS_PER_TOKEN,
     }
     answer = {"object": "list", "data": data, "model": name, "usage": usage}
     return await large_answer(with_warnings(answer))
 
 
-def part_of(given: Input) -> Item:
-    """The one text or image of an input. Raises RefusalError for more."""
-    if len(given.content) != 1:
-        said = f"an input has one text or one image; here are {len(given.content)} parts"
-        raise RefusalError(400, "input", said, "inputs")
-    say_unused(given)
-    part = given.content[0]
+def item_of(embedding_input: Input) -> Item:
+    """The one text or image of an input. Raises RefusalError for any other number of parts, and for
+    other types."""
+    if len(embedding_input.content) != 1:
+        message = (
+            f"an input has one text or one image; here are {len(embedding_input.content)} parts"
+        )
+        raise RefusalError(400, "input", message, "inputs")
+    warn_of_unused_fields(embedding_input)
+    part = embedding_input.content[0]
     kind = str(part.get("type"))
     value = part.get(kind)
-    say_ignored(set(part) - {"type", kind})
+    warn_of_unused(set(part) - {"type", kind})
     if isinstance(value, dict):
-        say_ignored(set(value) - {"url"})
+        warn_of_unused(set(value) - {"url"})
         value = value.get("url")
     if kind not in ("text", "image_url", "image_base64") or not isinstance(value, str):
-        said = "the type of a part is text, image_url or image_base64, and its value beside it"
-        raise RefusalError(400, "input", said, "inputs")
+        message = "the type of a part is text, image_url or image_base64, and its value beside it"
+        raise RefusalError(400, "input", message, "inputs")
     return ("text" if kind == "text" else "image"), value
 
 
-async def embedded(
+async def embed_all(
     server: Server,
     model: str | None,
-    given: Sequence[Item],
+    items: Sequence[Item],
     dimension: int | None,
     sights: Sights | None = None,
 ) -> tuple[str, list[Vector], int]:
-    """The model's name, a vector for each, and the tokens of all texts; sights: see `vectors`.
-    Raises RefusalError for the first that cannot be embedded: these forms have no errors of
-    items."""
-    count = server.checked(inputs=given)
-    opened = await server.models.get(model, "embed")
-    opened.check_dimension(dimension)
-    with server.admission.of(count):
-        rows, tokens = await vectors(server, opened, given, sights)
-    for row in rows:
-        if isinstance(row, Exception):
-            raise refusal_of(row, "inputs")
-    return opened.name, [row for row in rows if not isinstance(row, Exception)], tokens
+    """The model's name, a vector for each item, and the number of tokens of all texts; sights: see
+    `embed_items`. Raises RefusalError for the first item that cannot be embedded: these APIs have
+    no errors of single items."""
+    count = server.count_items(inputs=items)
+    loaded = await server.models.get(model, "embed")
+    loaded.check_dimension(dimension)
+    with server.admission.admit(count):
+        results, tokens = await embed_items(server, loaded, items, sights)
+    vectors = []
+    for result in results:
+        if isinstance(result, (PatchwordError, RefusalError)):
+            raise refusal_of(result, "inputs")
+        vectors.append(result)
+    return loaded.name, vectors, tokens

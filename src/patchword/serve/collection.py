@@ -1,4 +1,4 @@
-"""The photos of an index: searched, and shown by their numbers."""
+"""The photos of an index: search, and photos by their numbers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
 from patchword.index.query import WITHOUT
-from patchword.serve.bodies import Number, Whole
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError
-from patchword.serve.jobs import only
-from patchword.serve.models import Opened
+from patchword.serve.jobs import single_result
+from patchword.serve.models import LoadedModel
 from patchword.serve.photos import Collection
-from patchword.serve.request_warnings import said, say
+from patchword.serve.request_warnings import add_warnings, current_warnings
 from patchword.serve.server import Answer, Server, router, server_of
 
-MOST_HITS = 10_000
+MAX_OFFSET = 10_000
 
 routes = router("photos")
 
@@ -29,9 +28,9 @@ class Weights(BaseModel):
     """How much text and image of a query count, and what hits should not be like."""
 
     model_config = ConfigDict(extra="forbid")
-    text: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
-    image: Number = Field(default=1.0, ge=0, allow_inf_nan=False)
-    without: Number = Field(default=WITHOUT, ge=0, allow_inf_nan=False)
+    text: StrictFloat = Field(default=1.0, ge=0, allow_inf_nan=False)
+    image: StrictFloat = Field(default=1.0, ge=0, allow_inf_nan=False)
+    without: StrictFloat = Field(default=WITHOUT, ge=0, allow_inf_nan=False)
 
 
 class Search(BaseModel):
@@ -44,15 +43,15 @@ class Search(BaseModel):
     image: Image | None = None
     without: str | None = Field(None, description="Words that hits should not be like.")
     weights: Weights = Field(default_factory=Weights)
-    k: Whole = Field(20, ge=1, le=1000)
-    offset: Whole = Field(0, ge=0, le=MOST_HITS)
+    k: StrictInt = Field(20, ge=1, le=1000)
+    offset: StrictInt = Field(0, ge=0, le=MAX_OFFSET)
     where: str | None = Field(None, description="A condition in SQL on columns of the index.")
 
 
 @routes.get("/v1/index", summary="The index that is open")
 async def index(request: Request) -> Answer:
     server = server_of(request)
-    photos = of(server)
+    photos = collection_of(server)
     count, columns = await server.decoder.run(lambda: (len(photos.index), photos.columns()))
     return Answer(
         {
@@ -68,57 +67,59 @@ async def index(request: Request) -> Answer:
 @routes.post("/v1/search", summary="Photos of the index, by words, an image, or both")
 async def search(request: Request, body: Search) -> Answer:
     server = server_of(request)
-    with server.admission.of(1):
-        answer = await found(server, body)
-    return Answer(answer | {"warnings": list(said())})
+    with server.admission.admit(1):
+        answer = await search_index(server, body)
+    return Answer(answer | {"warnings": list(current_warnings())})
 
 
-async def found(server: Server, body: Search) -> dict[str, Any]:
-    """The hits of a search, and how many photos there are, of those that meet its condition."""
-    photos = of(server)
-    opened = await server.models.get(photos.index.model_name, "embed")
-    vector = await query(server, opened, body)
+async def search_index(server: Server, body: Search) -> dict[str, Any]:
+    """The hits of a search, and the number of photos that meet its condition."""
+    photos = collection_of(server)
+    loaded = await server.models.get(photos.index.model_name, "embed")
+    vector = await query_vector(server, loaded, body)
     hits = await server.decoder.run(
-        lambda: photos.search(opened.model, vector, body.k, body.offset, body.where)
+        lambda: photos.search(loaded.model, vector, body.k, body.offset, body.where)
     )
     return {"hits": hits, "total": await server.decoder.run(lambda: photos.count(body.where))}
 
 
-async def query(server: Server, opened: Opened, body: Search) -> NDArray[np.float64]:
-    """The unit vector (D,) of what is looked for: the weighted sum of those of text and image, less
-    that of what hits should not be like."""
+async def query_vector(server: Server, loaded: LoadedModel, body: Search) -> NDArray[np.float64]:
+    """The unit vector (D,) of a query: the weighted sum of the vectors of text and image, minus the
+    weighted vector of `without`. Raises RefusalError for an empty query."""
     if body.text is None and body.image is None:
         raise RefusalError(400, "empty", "give text, image, or both to look for", "text")
-    for name in ("text", "without"):
-        if (words := getattr(body, name)) is not None and not words.strip():
+    for name, words in (("text", body.text), ("without", body.without)):
+        if words is not None and not words.strip():
             raise RefusalError(400, "empty", f"{name} has no words: {words[:20]!r}", name)
-    weight = weighed(body)
-    total = np.zeros(opened.model.dim)
+    weights = normalised_weights(body)
+    total = np.zeros(loaded.model.dim)
     if body.text is not None:
-        total += weight["text"] * (await server.text_rows(opened, [body.text]))[0]
+        total += weights["text"] * (await server.text_vectors(loaded, [body.text]))[0]
     if body.image is not None:
-        row = only(await server.image_rows(opened, [body.image]))
-        total += weight["image"] * row
+        image = single_result(await server.image_vectors(loaded, [body.image]))
+        total += weights["image"] * image
     if body.without is not None:
-        row = (await server.text_rows(opened, [body.without]))[0]
-        total -= weight["without"] * row
+        without = (await server.text_vectors(loaded, [body.without]))[0]
+        total -= weights["without"] * without
     length = float(np.linalg.norm(total))
-    same = body.image is None and body.text == body.without and weight["without"]
+    same = body.image is None and body.text == body.without and weights["without"]
     if length < 1e-6 or same:
         raise RefusalError(400, "empty", "what is looked for and what is not cancel out", "weights")
     return total / length
 
 
-def weighed(body: Search) -> dict[str, float]:
-    """The weight of each part of a query, the largest 1: only how they compare means something.
-    Raises RefusalError where all are 0. A weight of what is not there is named."""
-    given = [name for name in Weights.model_fields if getattr(body, name) is not None]
-    if idle := sorted(body.weights.model_fields_set - set(given)):
-        say([f"not used here: weights of {', '.join(idle)}, which the query does not have"])
-    most = max(getattr(body.weights, name) for name in given)
-    if most == 0:
+def normalised_weights(body: Search) -> dict[str, float]:
+    """The weight of each part of a query, divided by the largest. Warns of weights of parts that
+    the query does not have. Raises RefusalError if all weights are 0."""
+    parts = [name for name in Weights.model_fields if getattr(body, name) is not None]
+    unused = sorted(body.weights.model_fields_set - set(parts))
+    if unused:
+        names = ", ".join(unused)
+        add_warnings([f"not used here: weights of {names}, which the query does not have"])
+    largest = max(getattr(body.weights, name) for name in parts)
+    if largest == 0:
         raise RefusalError(400, "empty", "all weights of what is looked for are 0", "weights")
-    return {name: getattr(body.weights, name) / most for name in given}
+    return {name: getattr(body.weights, name) / largest for name in parts}
 
 
 PhotoNumber = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -127,19 +128,19 @@ PhotoNumber = Annotated[int, Field(ge=0, lt=1 << 53)]
 @routes.get("/v1/images/{number}", summary="A photo of the index", response_class=Response)
 async def photo(request: Request, number: PhotoNumber) -> Response:
     server = server_of(request)
-    photos = of(server)
+    photos = collection_of(server)
     try:
-        content, kind = await server.decoder.run(lambda: photos.photo(number))
+        content, media_type = await server.decoder.run(lambda: photos.photo(number))
     except OSError as error:
         raise RefusalError(404, "gone", f"photo {number}: {error.strerror}") from error
-    return shown(request, content, kind)
+    return picture_response(request, content, media_type)
 
 
 @routes.get("/v1/images/{number}/info", summary="What the index knows of a photo")
 async def info(request: Request, number: PhotoNumber) -> Answer:
     server = server_of(request)
-    photos = of(server)
-    return Answer(await server.decoder.run(lambda: photos.about(number)))
+    photos = collection_of(server)
+    return Answer(await server.decoder.run(lambda: photos.row(number)))
 
 
 @routes.get(
@@ -147,22 +148,22 @@ async def info(request: Request, number: PhotoNumber) -> Answer:
 )
 async def thumbnail(request: Request, number: PhotoNumber) -> Response:
     server = server_of(request)
-    photos = of(server)
+    photos = collection_of(server)
     content = await server.decoder.run(lambda: photos.thumbnail(number))
-    return shown(request, content, "image/jpeg")
+    return picture_response(request, content, "image/jpeg")
 
 
-def shown(request: Request, content: bytes, kind: str) -> Response:
-    """A picture, which a browser keeps and asks each time whether it has changed."""
+def picture_response(request: Request, content: bytes, media_type: str) -> Response:
+    """A picture with an ETag. Browsers cache it and ask each time whether it has changed."""
     tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
     headers = {"Cache-Control": "private, no-cache", "ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=kind, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
 
 
-def of(server: Server) -> Collection:
-    """The photos of a server. Raises RefusalError where it has none."""
+def collection_of(server: Server) -> Collection:
+    """The photos of a server. Raises RefusalError if it has none."""
     if server.collection is None:
         message = "this server has no index; start it with one: patchword serve photos.index"
         raise RefusalError(404, "no_index", message)

@@ -1,6 +1,6 @@
-"""Images of requests: what a client may send, opened in threads.
+"""Images of requests, opened in threads.
 
-A text of a request never becomes a path of the server's disk: it is data, or an address on the web
+A text of a request is never used as a path on the server's disk: it is image data, or a web address
 where those are allowed. A photo of the server is named by its number in the index alone.
 """
 
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from patchword.api import Model
 from patchword.bundle import Levels
@@ -27,22 +27,21 @@ from patchword.images.photo import RGB
 from patchword.images.prefetch import cores
 from patchword.images.reading import Content
 from patchword.images.urls import is_url
-from patchword.serve.bodies import Whole
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import in_time
 from patchword.visible_area import Sight
 
 T = TypeVar("T")
 THREADS = min(max(cores(), 2), 16)
-FETCHERS = 16  # threads of their own: a site that is slow keeps no other image waiting
-HELD = 2  # of the largest photos: with so many pixels in memory no more photos are opened whole
+FETCH_THREADS = 16  # of their own, so that a slow site delays no other image
+MAX_PHOTOS = 2  # of the largest: with more pixels in memory no further photos are opened whole
 
 
 class PhotoId(BaseModel):
     """A photo of the opened index."""
 
     model_config = ConfigDict(extra="forbid")
-    id: Whole = Field(ge=0, lt=1 << 53, description="Its number, as a search gives it.")
+    id: StrictInt = Field(ge=0, lt=1 << 53, description="Its number, as a search gives it.")
 
 
 Image = Annotated[
@@ -55,143 +54,154 @@ Image = Annotated[
 
 
 class Decoder:
-    """Threads that open images."""
+    """Threads that open images. `name` is what an image is called in errors and warnings."""
 
     def __init__(
         self,
-        photo: Callable[[int], ImageLike],
+        indexed_photo: Callable[[int], ImageLike],
         fetch: Callable[[str], bytes] | None,
         max_pixels: int,
     ) -> None:
-        """photo: one of the index; fetch: an address, None where that is not allowed; max_pixels:
-        of an image."""
-        self._photo = photo
+        """indexed_photo: its number in the index -> a photo; fetch: address -> content, None where
+        addresses are not allowed; max_pixels: of an image."""
+        self._indexed_photo = indexed_photo
         self._fetch = fetch
         self._pool = ThreadPoolExecutor(THREADS, "decode")
-        self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
-        self._slow = ThreadPoolExecutor(1, "slow")
-        self._fetching = asyncio.Semaphore(FETCHERS)
+        self._fetch_pool = ThreadPoolExecutor(FETCH_THREADS, "fetch")
+        self._slow_pool = ThreadPoolExecutor(1, "slow")
+        self._fetching = asyncio.Semaphore(FETCH_THREADS)
         self._opening = asyncio.Semaphore(THREADS)
-        self._most = HELD * 3 * max_pixels
-        self._held = 0  # bytes of photos
+        self._max_bytes = MAX_PHOTOS * 3 * max_pixels
+        self._photo_bytes = 0
         self._freed = asyncio.Event()
 
     async def run(self, function: Callable[[], T]) -> T:
-        """What a function returns that is run in one of the threads, in this context."""
-        return await _in(self._pool, function)
+        """Run a function in one of the threads, in this context."""
+        return await _run_in(self._pool, function)
 
-    async def alone(self, function: Callable[[], T]) -> T:
-        """The same of one that takes long, one at a time, in a thread that opens no images."""
-        return await _in(self._slow, function)
+    async def run_slow(self, function: Callable[[], T]) -> T:
+        """Run a function that takes long, one at a time, in a thread that opens no images."""
+        return await _run_in(self._slow_pool, function)
 
-    async def photo(self, given: Any, model: Model, name: str = "image 1") -> RGB:
+    async def photo(self, image: Any, model: Model, name: str = "image 1") -> RGB:
         """All pixels of an image, RGB uint8 (H, W, 3). Raises ImageError, RefusalError."""
-        async with self._here(given, name) as here:
-            return await self._whole(here, model, name)
+        async with self._fetched(image, name) as content:
+            return await self._open(content, model, name)
 
     @asynccontextmanager
-    async def held(self, given: Any, model: Model, name: str) -> AsyncIterator[RGB]:
-        """The same while it is needed, of a list: it waits until few others are held."""
-        async with self._here(given, name) as here, self._opening:
-            photo = await self._with_room(here, model, name)
-            self._held += photo.nbytes
+    async def photo_in_memory(self, image: Any, model: Model, name: str) -> AsyncIterator[RGB]:
+        """The same of a list of images. It waits while other photos fill the memory, which this one
+        occupies for the block."""
+        async with self._fetched(image, name) as content, self._opening:
+            await self._wait_for_memory()
+            photo = await self._open(content, model, name)
+            self._photo_bytes += photo.nbytes
         try:
             yield photo
         finally:
-            self._held -= photo.nbytes
+            self._photo_bytes -= photo.nbytes
             self._freed.set()
 
-    async def openable(self, given: Any, model: Model, name: str) -> ImageLike:
-        """An image that can be opened, as `images.open` takes it, its pixels not kept: of a list
-        that a task needs at once. Raises ImageError, RefusalError."""
-        async with self._here(given, name) as here, self._opening:
-            await self._with_room(here, model, name)
-            return self.content(here, name)
+    async def checked_image(self, image: Any, model: Model, name: str) -> ImageLike:
+        """An image that can be opened, as `images.open` takes it. Its pixels are not kept: a task
+        needs many at once. Raises ImageError, RefusalError."""
+        async with self._fetched(image, name) as content, self._opening:
+            await self._wait_for_memory()
+            await self._open(content, model, name)
+            return self._image_like(content, name)
 
-    async def _with_room(self, here: Any, model: Model, name: str) -> RGB:
-        while self._held > self._most:
-            self._freed.clear()
-            await in_time(asyncio.ensure_future(self._freed.wait()))
-        return await self._whole(here, model, name)
-
-    async def pixels(self, given: Any, model: Model, name: str) -> tuple[Levels, Sight]:
-        """What the network sees of an image, uint8 (3, S, S), and how it is seen. Raises
+    async def pixels(self, image: Any, model: Model, name: str) -> tuple[Levels, Sight]:
+        """The network's input of an image, uint8 (3, S, S), and how the image is seen. Raises
         ImageError, RefusalError."""
-        async with self._here(given, name) as here:
-            return await self.run(lambda: _named(name, lambda: self._look(here, model, name)))
+        async with self._fetched(image, name) as content:
+            work = partial(self._preprocess, content, model, name)
+            return await self.run(lambda: _with_name(name, work))
 
     async def sight(self, photo: RGB, model: Model, name: str) -> Sight:
         """How a network sees a photo (H, W, 3)."""
         geometry = model.preprocess.geometry(*photo.shape[:2])
         return await self.run(lambda: Sight.of(name, geometry, photo))
 
-    async def _whole(self, here: Any, model: Model, name: str) -> RGB:
-        work = partial(model.opener, exact=True)
-        return await self.run(lambda: _named(name, lambda: work(self.content(here, name))))
+    def close(self) -> None:
+        for pool in (self._pool, self._fetch_pool, self._slow_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _look(self, here: Any, model: Model, name: str) -> tuple[Levels, Sight]:
-        found = self.content(here, name)
-        photo = model.opener.sized(found, at_least=model.preprocess.at_least)
+    async def _wait_for_memory(self) -> None:
+        while self._photo_bytes > self._max_bytes:
+            self._freed.clear()
+            await in_time(asyncio.ensure_future(self._freed.wait()))
+
+    async def _open(self, content: Any, model: Model, name: str) -> RGB:
+        def work() -> RGB:
+            return model.opener(self._image_like(content, name), exact=True)
+
+        return await self.run(lambda: _with_name(name, work))
+
+    def _preprocess(self, content: Any, model: Model, name: str) -> tuple[Levels, Sight]:
+        image = self._image_like(content, name)
+        photo = model.opener.sized(image, at_least=model.preprocess.at_least)
         pixels, geometry = model.preprocess.seen(photo)
         return pixels, Sight.of(name, geometry, photo.pixels)
 
     @asynccontextmanager
-    async def _here(self, given: Any, name: str) -> AsyncIterator[Any]:
-        """An image of a request; of an address its content, of which few are in memory at once.
-        Raises ImageError, RefusalError."""
-        if not (isinstance(given, str) and is_url(given)):
-            yield given
+    async def _fetched(self, image: Any, name: str) -> AsyncIterator[Any]:
+        """An image of a request; for an address its content, of which only few are in memory at
+        once. Raises ImageError, RefusalError."""
+        if not (isinstance(image, str) and is_url(image)):
+            yield image
             return
-        if (fetch := self._fetch) is None:
+        fetch = self._fetch
+        if fetch is None:
             raise RefusalError(
                 400, "urls", "this server fetches no addresses: send the image itself, as a "
                 "data URI or base64 (whoever runs it may allow addresses: --allow-urls)"
             )  # fmt: skip
         async with self._fetching:
-            yield await _in(self._fetchers, lambda: _named(name, lambda: fetch(given)))
+            yield await _run_in(self._fetch_pool, lambda: _with_name(name, lambda: fetch(image)))
 
-    def content(self, given: Any, name: str) -> ImageLike:
-        """An image that is here, as `images.open` takes it, by which what is in no file is called
-        by this name. A Path is none of a request, but of an assistant on this machine."""
-        if isinstance(given, Path):
-            return given
-        if isinstance(given, PhotoId):
-            found = self._photo(given.id)
+    def _image_like(self, content: Any, name: str) -> ImageLike:
+        """An image as `images.open` takes it. Requests never give a Path, only assistants on this
+        machine do."""
+        if isinstance(content, Path):
+            return content
+        if isinstance(content, PhotoId):
+            image = self._indexed_photo(content.id)
+        elif isinstance(content, bytes):
+            image = content
         else:
-            found = given if isinstance(given, bytes) else decoded(given)
-        return Content(name, found) if isinstance(found, bytes) else found
-
-    def close(self) -> None:
-        for pool in (self._pool, self._fetchers, self._slow):
-            pool.shutdown(wait=False, cancel_futures=True)
+            image = decode_base64(content)
+        return Content(name, image) if isinstance(image, bytes) else image
 
 
-async def _in(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+async def _run_in(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
     return await in_time(loop.run_in_executor(pool, context.run, function))
 
 
-def decoded(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """The bytes of a data URI or of base64. Raises RefusalError for anything else."""
-    head, comma, data = text.partition(",") if text[:5].lower() == "data:" else ("", ",", text)
-    if head and not (comma and head.lower().endswith(";base64")):
-        raise RefusalError(400, "image", "a data URI of an image ends in ;base64, before its comma")
+    data = text
+    if text[:5].lower() == "data:":
+        head, comma, data = text.partition(",")
+        if not (comma and head.lower().endswith(";base64")):
+            message = "a data URI of an image ends in ;base64, before its comma"
+            raise RefusalError(400, "image", message)
     try:
-        found = base64.b64decode("".join(data.split()), validate=True)
+        content = base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError):
         shown = "" if len(text) > 80 else f": {text!r}"
         raise RefusalError(
             400, "image", f"not an image: neither a data URI nor base64{shown} (a server opens no "
             "paths; send the file's content)"
         ) from None  # fmt: skip
-    if not found:
+    if not content:
         raise RefusalError(400, "image", "an image is empty: 0 bytes")
-    return found
+    return content
 
 
-def _named(name: str, work: Callable[[], T]) -> T:
-    """What `work` returns; an ImageError of it says which image of the request it is about."""
+def _with_name(name: str, work: Callable[[], T]) -> T:
+    """The result of `work`. Its ImageError gets the name of the image in the request."""
     try:
         return work()
     except ImageError as error:

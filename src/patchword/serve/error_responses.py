@@ -1,5 +1,5 @@
-"""Errors as clients get them: a status, and {"error": {message, type, param, code}} as OpenAI has
-it."""
+"""Errors as HTTP answers: a status, and {"error": {message, type, param, code}} as in OpenAI's
+API."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from patchword.errors import (
     UnsupportedError,
 )
 
-STATUSES = {"no index there": 404, "have the same id": 409}  # by what an IndexStoreError says
-CODES = {  # of errors that patchword raises, what a program can tell them by
+INDEX_STATUSES = {"no index there": 404, "have the same id": 409}  # by text of an IndexStoreError
+CODES = {
     ImageError: "image",
     UnsupportedError: "unsupported",
     ConfigError: "unsupported",
     IndexStoreError: "index",
 }
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class RefusalError(Exception):
-    """A request that is not answered.
+    """A request, or one of its items, that is not answered.
 
-    code         what a program can tell it by
-    param        the part of the request that it is about
-    retry_after  seconds after which it may be sent again
+    code         identifies the reason for programs
+    param        the field of the request that is to blame
+    retry_after  seconds after which the request may be sent again
     """
 
     def __init__(
@@ -46,19 +47,22 @@ class RefusalError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those that the answer needs."""
-        found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        """Additional headers of the answer."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
 
     @property
     def body(self) -> dict[str, Any]:
-        """As JSON."""
-        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-        usual = "server_error" if self.status >= 500 else "invalid_request_error"
+        """The JSON of the answer."""
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
         return {
             "error": {
                 "message": str(self),
-                "type": kinds.get(self.status, usual),
+                "type": TYPES.get(self.status, default),
                 "param": self.param,
                 "code": self.code,
             }
@@ -66,18 +70,25 @@ class RefusalError(Exception):
 
 
 def refusal_of(error: PatchwordError | RefusalError, param: str | None = None) -> RefusalError:
-    """What patchword raised, as an answer; a refusal as it is."""
+    """An error of patchword as an answer; a refusal unchanged."""
     if isinstance(error, RefusalError):
         return error
-    if type(error) is PatchwordError:  # of the model's own numbers, see `finite`
-        return RefusalError(503, "model", str(error), "model")
-    codes = (code for kind, code in CODES.items() if isinstance(error, kind))
-    code = next(codes, "patchword")
-    said = str(error) if isinstance(error, IndexStoreError) else ""
-    status = next((status for words, status in STATUSES.items() if words in said), 400)
-    return RefusalError(status, code, str(error), param)
+    message = str(error)
+    if type(error) is PatchwordError:  # the model's output is not finite, see `finite`
+        return RefusalError(503, "model", message, "model")
+    code, status = "patchword", 400
+    for kind in CODES:
+        if isinstance(error, kind):
+            code = CODES[kind]
+            break
+    if isinstance(error, IndexStoreError):
+        for text, index_status in INDEX_STATUSES.items():
+            if text in message:
+                status = index_status
+                break
+    return RefusalError(status, code, message, param)
 
 
-def item(index: int, error: PatchwordError | RefusalError) -> dict[str, Any]:
+def item_error(index: int, error: PatchwordError | RefusalError) -> dict[str, Any]:
     """The error of one item of a list."""
     return {"index": index, **refusal_of(error).body}

@@ -1,7 +1,6 @@
-"""Images by their address on the web, for a server that allows that, and never from inside the
-network that it is in.
+"""Images from web addresses, for a server that allows them, but never from its own network.
 
-Every connection, also that of a redirect, is made to an address that was just resolved and found
+Every connection, also that of a redirect, goes to an IP address that was just resolved and found
 public: a name cannot mean one address when it is checked and another when it is used.
 """
 
@@ -23,88 +22,90 @@ from patchword.images import urls
 from patchword.images.unreadable import RefusedError
 from patchword.serve.settings import Settings
 
-SECONDS = 15.0  # for all of an image, at most
-_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # global to Python before 3.11.10 and 3.12.4
+SECONDS = 15.0  # for an image, at most
+_IETF_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")  # is_global before 3.11.10 and 3.12.4
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def fetched(url: str, settings: Settings) -> bytes:
+def fetch_image(url: str, settings: Settings) -> bytes:
     """The content at an address. Raises ImageError with the reason."""
     seconds = min(SECONDS, settings.seconds)
-    line = Line(time.monotonic() + seconds)
-    opener = urls.opener(_Http(line), _Https(line))
-    timer = threading.Timer(seconds, line.cut)
+    connections = Connections(time.monotonic() + seconds)
+    opener = urls.opener(_HttpHandler(connections), _HttpsHandler(connections))
+    timer = threading.Timer(seconds, connections.shut_down)
     timer.daemon = True
     timer.start()
-    reason = f"not here after {seconds:g} seconds"
+    too_late = f"not here after {seconds:g} seconds"
     try:
-        found = urls.fetch(url, opener, settings.max_bytes, seconds)
+        content = urls.fetch(url, opener, settings.max_bytes, seconds)
     except RefusedError as error:
-        raise ImageError(url[:200], reason if line.left() <= 0 else str(error)) from error
+        reason = too_late if connections.remaining() <= 0 else str(error)
+        raise ImageError(url[:200], reason) from error
     finally:
         timer.cancel()
-    if line.left() <= 0:  # what was cut looks like the end
-        raise ImageError(url[:200], reason)
-    return found
+    if connections.remaining() <= 0:  # a connection that was shut down looks like a complete one
+        raise ImageError(url[:200], too_late)
+    return content
 
 
-class Line:
-    """The connections of one image. A site that sends a byte now and then, in its headers too,
-    would keep a thread for days: when the time is over they are cut."""
+class Connections:
+    """The connections of one image, which are shut down at a deadline: a site that sends a byte now
+    and then, also within its headers, would keep a thread for days."""
 
-    def __init__(self, until: float) -> None:
-        """until: as time.monotonic() has it."""
-        self.until = until
+    def __init__(self, deadline: float) -> None:
+        """deadline: by time.monotonic()."""
+        self.deadline = deadline
         self._sockets: list[socket.socket] = []
 
-    def left(self) -> float:
-        """Seconds."""
-        return self.until - time.monotonic()
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
 
-    def holds(self, connection: socket.socket) -> None:
-        """Cut this one too. Raises TimeoutError where the time is over."""
+    def add(self, connection: socket.socket) -> None:
+        """Shut down this connection too. Raises TimeoutError after the deadline."""
         self._sockets.append(connection)
-        if self.left() <= 0:
+        if self.remaining() <= 0:
             raise TimeoutError
 
-    def cut(self) -> None:
-        """Whoever waits for a byte goes on."""
+    def shut_down(self) -> None:
+        """End all connections: threads that wait for a byte go on."""
         for connection in self._sockets:
-            with suppress(OSError):  # closed before
+            with suppress(OSError):  # it is closed already
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet: not to this machine, a private network,
-    a link, a group of machines, or a reserved range, also where IPv6 wraps an IPv4 address."""
+    """Whether an IP address belongs to the open internet: it is not on this machine, in a private
+    network, link-local, multicast or reserved. IPv4 addresses inside IPv6 are checked too."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if inner is None and found in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return public(str(inner))
-        if found.is_site_local:
+        if ip.is_site_local:
             return False
-    if isinstance(found, ipaddress.IPv4Address) and found in _PROTOCOLS:
+    if ip in _IETF_PROTOCOLS:
         return False
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def connect(host: str, port: int, timeout: Any, line: Line) -> socket.socket:
-    """A connection to a public address of a host. Raises RefusedError where it has none."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    refused = RefusedError(f"{host} is not on the open internet: its address is never fetched")
-    if not found or not all(public(str(address[0])) for *_, address in found):
-        raise refused
+def connect(host: str, port: int, timeout: Any, connections: Connections) -> socket.socket:
+    """A connection to a host all of whose addresses are public. Raises RefusedError for any other
+    host, and the OSError of the last address if none answers."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not addresses or not all(public(str(address[0])) for *_, address in addresses):
+        raise RefusedError(f"{host} is not on the open internet: its address is never fetched")
     failure: OSError = OSError("no address answers")
-    for family, kind, protocol, _, address in found:
+    for family, kind, protocol, _, address in addresses:
         connection = socket.socket(family, kind, protocol)
         try:
-            line.holds(connection)
-            connection.settimeout(max(min(timeout, line.left()), 0.001))
+            connections.add(connection)
+            connection.settimeout(max(min(timeout, connections.remaining()), 0.001))
             connection.connect(address)
             return connection
         except OSError as error:
@@ -113,43 +114,43 @@ def connect(host: str, port: int, timeout: Any, line: Line) -> socket.socket:
     raise failure
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, line: Line, host: str, **options: Any) -> None:
+class _HttpConnection(http.client.HTTPConnection):
+    def __init__(self, connections: Connections, host: str, **options: Any) -> None:
         super().__init__(host, **options)
-        self.line = line
+        self.connections = connections
 
     def connect(self) -> None:
-        self.sock = connect(self.host, self.port, self.timeout, self.line)
+        self.sock = connect(self.host, self.port, self.timeout, self.connections)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
-    def __init__(self, line: Line, host: str, **options: Any) -> None:
+class _HttpsConnection(http.client.HTTPSConnection):
+    def __init__(self, connections: Connections, host: str, **options: Any) -> None:
         super().__init__(host, **options)
-        self.line = line
+        self.connections = connections
 
     def connect(self) -> None:
-        plain = connect(self.host, self.port, self.timeout, self.line)
+        plain = connect(self.host, self.port, self.timeout, self.connections)
         secure = ssl.create_default_context().wrap_socket(
             plain, server_hostname=self.host, do_handshake_on_connect=False
         )
         self.sock = secure
-        self.line.holds(secure)
+        self.connections.add(secure)
         secure.do_handshake()
 
 
-class _Http(urllib.request.HTTPHandler):
-    def __init__(self, line: Line) -> None:
+class _HttpHandler(urllib.request.HTTPHandler):
+    def __init__(self, connections: Connections) -> None:
         super().__init__()
-        self.line = line
+        self.connections = connections
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Connection, self.line), req)
+        return self.do_open(partial(_HttpConnection, self.connections), req)
 
 
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, line: Line) -> None:
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, connections: Connections) -> None:
         super().__init__()
-        self.line = line
+        self.connections = connections
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_SecureConnection, self.line), req)
+        return self.do_open(partial(_HttpsConnection, self.connections), req)

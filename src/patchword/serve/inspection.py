@@ -1,7 +1,8 @@
-"""Defects, from photos of good products."""
+"""The endpoint that finds defects, given photos of good products."""
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,32 +10,33 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import Request
-from pydantic import Field
+from pydantic import Field, StrictFloat
 
 from patchword.api.inspecting import inspector
 from patchword.inspect.calibration import changed
 from patchword.inspect.inspector import Inspector, on_one_scale
 from patchword.inspect.result import Inspection
-from patchword.serve.bodies import Number, Several
+from patchword.serve.bodies import FailFastList
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError, refusal_of
 from patchword.serve.jobs import TINY, Body, example
 from patchword.serve.localisation import data_uri, png
-from patchword.serve.models import Opened
-from patchword.serve.queue import steps
+from patchword.serve.models import LoadedModel
+from patchword.serve.queue import deadline_progress
 from patchword.serve.server import (
     Answer,
     Server,
-    each,
-    items,
+    error_records,
+    gather_results,
+    item_records,
     large_answer,
     router,
     server_of,
     with_warnings,
 )
 
-KEPT = 8  # inspectors; those that were not used for longest are forgotten
-SIDE = 512  # of a picture of what was found, pixels
+MAX_INSPECTORS = 8  # the least recently used are forgotten
+PICTURE_SIDE = 512  # of the map over a photo, pixels
 
 routes = router("inspect")
 
@@ -44,40 +46,42 @@ class Inspect(Body):
     to judge."""
 
     model_config = example(good=[TINY, TINY, TINY, TINY], images=[TINY])
-    good: Several[Image] | None = None
+    good: FailFastList[Image] | None = None
     fitted: str | None = Field(None, description="As an earlier answer gave it, instead of good.")
-    images: Several[Image] = Field(description="With fitted also none: only what its rate tells.")
+    images: FailFastList[Image] = Field(
+        description="With fitted also none: only what its rate tells."
+    )
     method: Literal["memory", "subspace", "winclip", "mutual", "reference"] = "memory"
-    false_alarms: Number = Field(
+    false_alarms: StrictFloat = Field(
         0.05, gt=0, lt=1, description="Share of good photos, at most; with fitted as it was."
     )
 
 
 class Fitted:
-    """The inspectors that a server keeps, by their names."""
+    """The inspectors that a server keeps, by name."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Opened, Inspector]] = OrderedDict()
+        self._inspectors: OrderedDict[str, tuple[LoadedModel, Inspector]] = OrderedDict()
 
-    def keep(self, opened: Opened, inspector: Inspector) -> str:
-        """The name that it gets."""
+    def add(self, loaded: LoadedModel, inspector: Inspector) -> str:
+        """Keep an inspector. Returns its new name."""
         name = secrets.token_hex(8)
-        self._known[name] = (opened, inspector)
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
+        self._inspectors[name] = (loaded, inspector)
+        while len(self._inspectors) > MAX_INSPECTORS:
+            self._inspectors.popitem(last=False)
         return name
 
-    def find(self, name: str) -> tuple[Opened, Inspector]:
-        """The one of that name. Raises RefusalError where there is none, and where its model was
-        closed, for which it is forgotten."""
-        closed = [one for one, (opened, _) in self._known.items() if opened.queue.closed]
-        for one in closed:
-            del self._known[one]
-        if name not in self._known:
+    def find(self, name: str) -> tuple[LoadedModel, Inspector]:
+        """The inspector of that name. Raises RefusalError for an unknown name, and where its model
+        was closed since."""
+        for other, (loaded, _) in list(self._inspectors.items()):
+            if loaded.queue.closed:
+                del self._inspectors[other]
+        if name not in self._inspectors:
             message = f"nothing fitted is called {name!r} (any more): send the good photos again"
             raise RefusalError(404, "not_fitted", message, "fitted")
-        self._known.move_to_end(name)
-        return self._known[name]
+        self._inspectors.move_to_end(name)
+        return self._inspectors[name]
 
 
 @routes.post("/v1/inspect", summary="Which photos differ from good ones, and where")
@@ -87,75 +91,90 @@ async def inspect(request: Request, body: Inspect) -> Answer:
     if (body.good is None) == (body.fitted is None):
         message = "give good photos, [] for winclip and mutual, or fitted"
         raise RefusalError(400, "empty", message, "good")
-    lists = {"good": body.good} if body.good else {}
-    lists |= {"images": body.images} if body.images or body.fitted is None else {}
-    with server.admission.of(server.checked(**lists)):
+    lists = {}
+    if body.good:
+        lists["good"] = body.good
+    if body.images or body.fitted is None:
+        lists["images"] = body.images
+    with server.admission.admit(server.count_items(**lists)):
+        bad_photos: list[dict[str, Any]] = []
         if body.good is not None:
-            opened = await server.models.get(body.model, "inspect")
-            bad, inspector = await fit(server, opened, body.good, body)
-            name = fitted.keep(opened, inspector)
+            loaded = await server.models.get(body.model, "inspect")
+            bad_photos, inspector = await fit(server, loaded, body.good, body)
+            name = fitted.add(loaded, inspector)
         else:
-            name, bad = str(body.fitted), []
-            opened, inspector = fitted.find(name)
-            same(body, opened, inspector)
-        rate = body.false_alarms if "false_alarms" in body.model_fields_set else None
-        rule = changed(inspector.rule, {} if rate is None else {"false_alarms": rate})
-        judge = replace(inspector, rule=rule)
-        found = await photos_of(server, opened, body.images)
-        said = await judged(opened, judge, found)
-        data = await server.decoder.run(lambda: items(said, told))
-    limits = [each.limit for each in judge.judges().values()]
+            name = str(body.fitted)
+            loaded, inspector = fitted.find(name)
+            check_fitted(body, loaded, inspector)
+        options = {}
+        if "false_alarms" in body.model_fields_set:
+            options["false_alarms"] = body.false_alarms
+        inspector = replace(inspector, rule=changed(inspector.rule, options))
+        photos = await checked_images(server, loaded, body.images)
+        results = await inspect_photos(loaded, inspector, photos)
+        data = await server.decoder.run(lambda: item_records(results, inspection_record))
+    judges = list(inspector.judges().values())
+    threshold = judges[0].limit if judges else math.inf
     answer = {
         "fitted": name,
-        "threshold": limits[0] if limits and limits[0] != float("inf") else None,
-        "note": " ".join(judge.guarantee()),
+        "threshold": threshold if threshold != math.inf else None,
+        "note": " ".join(inspector.guarantee()),
         "data": data,
     }
-    return await large_answer(with_warnings(answer | ({"good": bad} if bad else {})))
+    if bad_photos:
+        answer["good"] = bad_photos
+    return await large_answer(with_warnings(answer))
 
 
-def same(body: Inspect, opened: Opened, inspector: Inspector) -> None:
-    """Raise RefusalError for another model or method than what was fitted has."""
-    has = {"model": opened.name, "method": inspector.method.name}
-    for name in body.model_fields_set & set(has):
-        if (given := getattr(body, name)) not in (None, has[name]):
-            message = f"{body.fitted} has the {name} {has[name]}, not {given}: send the good photos"
+def check_fitted(body: Inspect, loaded: LoadedModel, inspector: Inspector) -> None:
+    """Raise RefusalError for another model or method than that of the inspector."""
+    fitted = {"model": loaded.name, "method": inspector.method.name}
+    for name in body.model_fields_set & set(fitted):
+        value = getattr(body, name)
+        if value not in (None, fitted[name]):
+            message = (
+                f"{body.fitted} has the {name} {fitted[name]}, not {value}: send the good photos"
+            )
             raise RefusalError(400, "fitted", message, name)
 
 
-async def photos_of(
-    server: Server, opened: Opened, images: Sequence[Any], called: str = "image"
+async def checked_images(
+    server: Server, loaded: LoadedModel, images: Sequence[Any], kind: str = "image"
 ) -> list[Any]:
-    """Each image as `images.open` takes it, or why it cannot be opened. All of them are needed at
-    once, and their pixels would not fit into memory. called: what each is, before its number."""
-    photo = server.decoder.openable
-    return await each(photo(one, opened.model, f"{called} {n}") for n, one in enumerate(images, 1))
+    """Each image as `images.open` takes it, or its error. kind: what warnings call an image, before
+    its number."""
+    return await gather_results(
+        server.decoder.checked_image(image, loaded.model, f"{kind} {number}")
+        for number, image in enumerate(images, 1)
+    )
 
 
 async def fit(
-    server: Server, opened: Opened, good: Sequence[Any], body: Inspect
+    server: Server, loaded: LoadedModel, good: Sequence[Any], body: Inspect
 ) -> tuple[list[dict[str, Any]], Inspector]:
-    """What has learned from good photos, if any, and the errors of those that cannot be opened."""
-    photos = await photos_of(server, opened, good, "good photo")
-    kept = [photo for photo in photos if not isinstance(photo, Exception)]
-    if photos and not kept:
-        raise refusal_of(photos[0], "good")
-    bad = [one for one in items(photos, lambda _: {}) if "error" in one]
-    method, rate, step = body.method, body.false_alarms, steps()
-    made = await opened.queue.call(
-        lambda: inspector(opened.model, kept, method, rate, progress=step)
+    """Fit an inspector to the good photos, if any. Also returns the errors of those that cannot be
+    opened."""
+    results = await checked_images(server, loaded, good, "good photo")
+    photos = [result for result in results if not isinstance(result, Exception)]
+    if results and not photos:
+        raise refusal_of(results[0], "good")
+    method, rate, progress = body.method, body.false_alarms, deadline_progress()
+    fitted = await loaded.queue.call(
+        lambda: inspector(loaded.model, photos, method, rate, progress=progress)
     )
-    return bad, made
+    return error_records(results), fitted
 
 
-async def judged(opened: Opened, inspector: Inspector, photos: Sequence[Any]) -> list[Any]:
-    """What is said of each photo that could be opened, and the errors of the others."""
-    kept = [photo for photo in photos if not isinstance(photo, Exception)]
-    found = iter(await opened.queue.call(lambda: on_one_scale(inspector.inspect(kept))))
-    return [photo if isinstance(photo, Exception) else next(found) for photo in photos]
+async def inspect_photos(
+    loaded: LoadedModel, inspector: Inspector, images: Sequence[Any]
+) -> list[Any]:
+    """The inspection of each photo; the errors among the images unchanged."""
+    photos = [image for image in images if not isinstance(image, Exception)]
+    inspections = iter(await loaded.queue.call(lambda: on_one_scale(inspector.inspect(photos))))
+    return [image if isinstance(image, Exception) else next(inspections) for image in images]
 
 
-def told(found: Inspection) -> dict[str, Any]:
-    record = found.record()
+def inspection_record(result: Inspection) -> dict[str, Any]:
+    record = result.record()
     del record["path"]
-    return record | {"map": data_uri(png(found.overlay(SIDE)))}
+    return record | {"map": data_uri(png(result.overlay(PICTURE_SIDE)))}

@@ -1,4 +1,4 @@
-"""What models say of images: labels, similarity, matches, captions, answers."""
+"""Endpoints for whole images: labels, similarity, matches, captions, answers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from functools import partial
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from patchword import scope, visible_area
 from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
-from patchword.scope import ScopeReport
-from patchword.serve.bodies import Flag, Number, Several, Whole
+from patchword.serve.bodies import FailFastList
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError, refusal_of
-from patchword.serve.models import Embedded, Opened
+from patchword.serve.models import ImageEmbedding, LoadedModel
 from patchword.serve.server import (
     Answer,
-    Failed,
+    ItemError,
     Server,
-    each,
-    items,
+    error_records,
+    gather_results,
+    item_records,
     large_answer,
     router,
     server_of,
     with_warnings,
 )
 from patchword.tasks.ask import MAX_LENGTH as ANSWER_LENGTH
-from patchword.tasks.ask import Answer as Said
+from patchword.tasks.ask import Answer as Reply
 from patchword.tasks.ask import ask_each
 from patchword.tasks.caption import MAX_LENGTH, Caption, caption_each, default_length
 from patchword.tasks.classify import NONE, Score, Scorer, classify_each, scorer
@@ -53,7 +53,8 @@ routes = router("jobs")
 
 
 def example(**values: Any) -> ConfigDict:
-    """Of a request: nothing unknown, and an example for the documentation."""
+    """The model_config of a request that refuses unknown fields; values: its example in the
+    documentation."""
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [values]})
 
 
@@ -65,35 +66,35 @@ class Classify(Body):
     """Labels to choose from for each image."""
 
     model_config = example(images=[TINY], labels=["a scratched wafer", "a red circle"])
-    images: Several[Image]
-    labels: Several[str] | None = Field(None, description="None: the classes of a classifier.")
-    templates: Several[str] | str | None = None
-    multi_label: Flag = False
-    reject: Number | None = None
+    images: FailFastList[Image]
+    labels: FailFastList[str] | None = Field(None, description="None: the classes of a classifier.")
+    templates: FailFastList[str] | str | None = None
+    multi_label: StrictBool = False
+    reject: StrictFloat | None = None
 
 
 class Similarity(Body):
     """Images and texts to compare."""
 
     model_config = example(images=[TINY], texts=["a red circle"])
-    images: Several[Image]
-    texts: Several[str]
+    images: FailFastList[Image]
+    texts: FailFastList[str]
 
 
 class MatchBody(Body):
     """Images and texts that may belong together."""
 
     model_config = example(images=[TINY], texts=["a red circle"])
-    images: Several[Image]
-    texts: Several[str]
+    images: FailFastList[Image]
+    texts: FailFastList[str]
 
 
 class CaptionBody(Body):
     """Images to describe."""
 
     model_config = example(images=[TINY])
-    images: Several[Image]
-    n: Whole = Field(1, ge=1, le=10, description="Captions of each image.")
+    images: FailFastList[Image]
+    n: StrictInt = Field(1, ge=1, le=10, description="Captions of each image.")
 
 
 class Ask(Body):
@@ -102,7 +103,7 @@ class Ask(Body):
     model_config = example(image=TINY, question="is there a red circle?")
     image: Image
     question: str
-    answers: Several[str] | None = Field(None, description="To choose from.")
+    answers: FailFastList[str] | None = Field(None, description="To choose from.")
 
 
 @dataclass(frozen=True)
@@ -113,44 +114,46 @@ class Labels:
     score: Scorer
     vectors: Vector
 
-    def told(self, image: Embedded) -> dict[str, Any]:
-        """What is said of an image."""
+    def record(self, image: ImageEmbedding) -> dict[str, Any]:
+        """The scores of an image as JSON."""
         cosines = dict(zip(self.names, (self.vectors @ image.vector).tolist(), strict=True))
-        unlike = {"outside": True} if image.outside else {}
-        return scores_of(self.score(*image), cosines) | unlike
+        record = scores_record(self.score(*image), cosines)
+        return record | {"outside": True} if image.outside else record
 
 
 @routes.post("/v1/classify", summary="Which of several labels fits each image")
 async def classify(request: Request, body: Classify) -> Answer:
     server = server_of(request)
-    labels = {} if body.labels is None else {"labels": body.labels}
-    count = server.checked(images=body.images, **labels)
-    opened = await server.models.get(body.model, "classify")
-    with server.admission.of(count):
+    lists: dict[str, Sequence[Any]] = {"images": body.images}
+    if body.labels is not None:
+        lists["labels"] = body.labels
+    count = server.count_items(**lists)
+    loaded = await server.models.get(body.model, "classify")
+    with server.admission.admit(count):
         if body.labels is None:
-            without_labels(body)
-            own = await own_classes(server, opened, body.images)
-            if isinstance(own[0], UnsupportedError):  # of the model, not of an image
-                raise refusal_of(own[0], "labels")
-            return Answer(with_warnings({"data": items(own, scores_of)}))
-        known = await labels_of(
-            server, opened, body.labels, body.templates, body.multi_label, body.reject
+            refuse_label_options(body)
+            scores = await classes_of_images(server, loaded, body.images)
+            if isinstance(scores[0], UnsupportedError):  # the model has no classes
+                raise refusal_of(scores[0], "labels")
+            return Answer(with_warnings({"data": item_records(scores, scores_record)}))
+        labels = await embed_labels(
+            server, loaded, body.labels, body.templates, body.multi_label, body.reject
         )
-        found = await server.embedded(opened, body.images)
-        return Answer(with_warnings({"data": items(found, known.told)}))
+        embeddings = await server.embed_images(loaded, body.images)
+        return Answer(with_warnings({"data": item_records(embeddings, labels.record)}))
 
 
-def without_labels(body: Classify) -> None:
-    """Raise RefusalError for options that are of labels, of a request that gives none."""
+def refuse_label_options(body: Classify) -> None:
+    """Raise RefusalError for options of labels in a request without labels."""
     for name in ("templates", "multi_label", "reject"):
         if getattr(body, name) not in (None, False):
             message = f"{name} is of labels, and none are given: a classifier's own are as they are"
             raise RefusalError(400, "unsupported", message, name)
 
 
-async def labels_of(
+async def embed_labels(
     server: Server,
-    opened: Opened,
+    loaded: LoadedModel,
     labels: Sequence[str],
     templates: str | Sequence[str] | None = None,
     multi_label: bool = False,
@@ -158,165 +161,178 @@ async def labels_of(
 ) -> Labels:
     """The labels of a request, embedded; see `tasks.classify`."""
     names = tuple(labels)
-    sentences = templates if templates is None or isinstance(templates, str) else tuple(templates)
-    server.readable(names, resolve_templates(sentences))
-    model = opened.model
+    if templates is not None and not isinstance(templates, str):
+        templates = tuple(templates)
+    sentences = resolve_templates(templates)
+    server.check_texts(names, sentences)
+    model = loaded.model
 
     def make() -> Labels:
-        score = scorer(model, names, sentences, multi_label, reject)
-        return Labels(names, score, label_features(model, names, resolve_templates(sentences)))
+        score = scorer(model, names, templates, multi_label, reject)
+        return Labels(names, score, label_features(model, names, sentences))
 
-    return await opened.once((names, sentences, multi_label, reject), make)
+    return await loaded.cached((names, templates, multi_label, reject), make)
 
 
-def scores_of(
+def scores_record(
     scores: Sequence[Score], cosines: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """Labels, the best first, and whether all of them are rejected."""
-    labels = [
-        {"label": each.label, "probability": each.probability}
-        | ({"cosine": cosines[each.label]} if cosines and each.label in cosines else {})
-        for each in scores
-    ]
-    rejected = bool(scores) and scores[0].label == NONE and NONE not in (cosines or ())
+    cosines = cosines or {}
+    labels = []
+    for score in scores:
+        record: dict[str, Any] = {"label": score.label, "probability": score.probability}
+        if score.label in cosines:
+            record["cosine"] = cosines[score.label]
+        labels.append(record)
+    rejected = bool(scores) and scores[0].label == NONE and NONE not in cosines
     return {"labels": labels, "rejected": rejected}
 
 
-async def own_classes(
-    server: Server, opened: Opened, images: Sequence[Any]
-) -> list[list[Score] | Failed]:
-    """A classifier's own classes of each image."""
-    run = partial(classify_each, opened.model)
-    return await of_photos(server, opened, images, "classes", run)
+async def classes_of_images(
+    server: Server, loaded: LoadedModel, images: Sequence[Any]
+) -> list[list[Score] | ItemError]:
+    """The scores of a classifier's own classes for each image."""
+    run = partial(classify_each, loaded.model)
+    return await run_on_photos(server, loaded, images, "classes", run)
 
 
-async def of_photos(
+async def run_on_photos(
     server: Server,
-    opened: Opened,
+    loaded: LoadedModel,
     images: Sequence[Any],
     key: Hashable,
     run: Callable[[list[RGB]], Iterable[tuple[object, Any]]],
 ) -> list[Any]:
-    """What a task says of each image, run together with the same of other requests; of a model
-    that warns of what it does not know, by itself. Each request is told of its own images, by
-    their places in its list."""
-    model, told, sights = opened.model, ScopeReport(), Sights()
-    alone = model.scope is not None
+    """The results, or errors, of a task for each image of a request.
 
-    def batch(name: str, photos: list[RGB]) -> list[Any]:
-        told.called = name
-        with scope.noted(told), visible_area.untold():
-            return [found for _, found in run(photos)]
+    Requests with the same key are run together, unless the model has a scope: its warnings name
+    images by their places in the request.
+    """
+    model, report, sights = loaded.model, ScopeReport(), Sights()
 
-    async def one(number: int, given: Any) -> Any:
+    def run_batch(name: str, photos: list[RGB]) -> list[Any]:
+        report.called = name
+        with scope.noted(report), visible_area.untold():
+            return [result for _, result in run(photos)]
+
+    async def run_on_photo(number: int, image: Any) -> Any:
         name = f"image {number}"
-        async with server.decoder.held(given, model, name) as photo:
+        async with server.decoder.photo_in_memory(image, model, name) as photo:
             sights.note(await server.decoder.sight(photo, model, name))
-            key_of = object() if alone else key
-            return await opened.queue.run(key_of, partial(batch, name), photo)
+            batch_key = key if model.scope is None else object()
+            return await loaded.queue.run(batch_key, partial(run_batch, name), photo)
 
-    found = await each(one(number, given) for number, given in enumerate(images, 1))
+    results = await gather_results(
+        run_on_photo(number, image) for number, image in enumerate(images, 1)
+    )
     sights.tell()
-    told.tell()
-    return found
+    report.tell()
+    return results
 
 
 @routes.post("/v1/similarity", summary="The cosine of each image with each text")
 async def similarity(request: Request, body: Similarity) -> Answer:
     server = server_of(request)
-    count = server.checked(images=body.images, texts=body.texts)
-    opened = await server.models.get(body.model, "similarity")
-    with server.admission.of(count):
-        columns = await server.text_rows(opened, body.texts)
-        rows = await server.image_rows(opened, body.images)
-    cosines = [None if isinstance(row, Exception) else (columns @ row).tolist() for row in rows]
-    failed = [one for one in items(rows, lambda _: {}) if "error" in one]
-    return await large_answer(with_warnings({"cosines": cosines, "data": failed}))
+    count = server.count_items(images=body.images, texts=body.texts)
+    loaded = await server.models.get(body.model, "similarity")
+    with server.admission.admit(count):
+        texts = await server.text_vectors(loaded, body.texts)
+        images = await server.image_vectors(loaded, body.images)
+    cosines = [None if isinstance(row, Exception) else (texts @ row).tolist() for row in images]
+    answer = {"cosines": cosines, "data": error_records(images)}
+    return await large_answer(with_warnings(answer))
 
 
 @routes.post("/v1/match", summary="How probable it is that each image and text belong together")
 async def match(request: Request, body: MatchBody) -> Answer:
     server = server_of(request)
-    count = server.checked(images=body.images, texts=body.texts)
-    opened = await server.models.get(body.model, "match")
+    count = server.count_items(images=body.images, texts=body.texts)
+    loaded = await server.models.get(body.model, "match")
     texts = list(body.texts)
-    server.readable(texts)
-    run = partial(match_each, opened.model, texts=texts)
-    with server.admission.of(count):
-        found = await of_photos(server, opened, body.images, ("match", *texts), run)
-    return Answer(with_warnings({"data": items(found, matched)}))
+    server.check_texts(texts)
+    run = partial(match_each, loaded.model, texts=texts)
+    with server.admission.admit(count):
+        matches = await run_on_photos(server, loaded, body.images, ("match", *texts), run)
+    return Answer(with_warnings({"data": item_records(matches, match_record)}))
 
 
-def matched(found: Match) -> dict[str, Any]:
-    cosines = [None if math.isnan(value) else value for value in found.cosines.tolist()]
-    return {"probabilities": found.probabilities.tolist(), "cosines": cosines}
+def match_record(result: Match) -> dict[str, Any]:
+    cosines = [None if math.isnan(value) else value for value in result.cosines.tolist()]
+    return {"probabilities": result.probabilities.tolist(), "cosines": cosines}
 
 
 @routes.post("/v1/caption", summary="A description of each image")
 async def caption(request: Request, body: CaptionBody) -> Answer:
     server = server_of(request)
-    count = server.checked(images=body.images)
-    opened = await server.models.get(body.model, "caption")
-    with server.admission.of(count):
-        found = await captions(server, opened, body.images, body.n)
-    return Answer(with_warnings({"data": items(found, captioned)}))
+    count = server.count_items(images=body.images)
+    loaded = await server.models.get(body.model, "caption")
+    with server.admission.admit(count):
+        results = await write_captions(server, loaded, body.images, body.n)
+    return Answer(with_warnings({"data": item_records(results, caption_record)}))
 
 
-async def captions(
-    server: Server, opened: Opened, images: Sequence[Any], count: int = 1, **sampled: Any
-) -> list[Caption | Failed]:
-    """A caption of each image; sampled: temperature, top_p and seed of `GenerationOptions`."""
-    length = default_length(opened.model, MAX_LENGTH)
-    beams = None if sampled or count <= BEAMS else count
-    options = GenerationOptions(beams=beams, max_length=length, count=count, **sampled)
-    run = partial(caption_each, opened.model, options=options)
-    return await of_photos(server, opened, images, ("caption", options), run)
+async def write_captions(
+    server: Server, loaded: LoadedModel, images: Sequence[Any], count: int = 1, **sampling: Any
+) -> list[Caption | ItemError]:
+    """Captions of each image. sampling: temperature, top_p and seed of `GenerationOptions`."""
+    length = default_length(loaded.model, MAX_LENGTH)
+    beams = None if sampling or count <= BEAMS else count
+    options = GenerationOptions(beams=beams, max_length=length, count=count, **sampling)
+    run = partial(caption_each, loaded.model, options=options)
+    return await run_on_photos(server, loaded, images, ("caption", options), run)
 
 
-def captioned(found: Caption) -> dict[str, Any]:
-    first = {"caption": found.text, "score": found.log_probability}
-    others = [{"caption": each.text, "score": each.log_probability} for each in found.others]
-    return first | ({"captions": [first, *others]} if others else {})
+def caption_record(best: Caption) -> dict[str, Any]:
+    captions = [{"caption": best.text, "score": best.log_probability}]
+    captions += [{"caption": each.text, "score": each.log_probability} for each in best.others]
+    return captions[0] | {"captions": captions} if best.others else captions[0]
 
 
 @routes.post("/v1/ask", summary="The answer to a question about an image")
 async def ask(request: Request, body: Ask) -> Answer:
     server = server_of(request)
-    opened = await server.models.get(body.model, "ask")
-    count = 1 if body.answers is None else server.checked(answers=body.answers)
-    with server.admission.of(count):
-        found = await answer(server, opened, body.image, body.question, body.answers)
-    said = {"answer": found.text, "probability": found.probability}
-    said |= {"declined": found.declined} if found.declined else {}
-    if found.ranking:
-        ranking = [{"answer": c.text, "probability": c.probability} for c in found.ranking]
-        said |= {"answers": ranking, "probability": found.ranking[0].probability}
-    said |= {"understood": found.understood} if found.understood else {}
-    return Answer(with_warnings(said))
+    loaded = await server.models.get(body.model, "ask")
+    count = 1 if body.answers is None else server.count_items(answers=body.answers)
+    with server.admission.admit(count):
+        reply = await answer_question(server, loaded, body.image, body.question, body.answers)
+    record: dict[str, Any] = {"answer": reply.text, "probability": reply.probability}
+    if reply.declined:
+        record["declined"] = reply.declined
+    if reply.ranking:
+        record["answers"] = [
+            {"answer": choice.text, "probability": choice.probability} for choice in reply.ranking
+        ]
+        record["probability"] = reply.ranking[0].probability
+    if reply.understood:
+        record["understood"] = reply.understood
+    return Answer(with_warnings(record))
 
 
-async def answer(
+async def answer_question(
     server: Server,
-    opened: Opened,
+    loaded: LoadedModel,
     image: Any,
     question: str,
     answers: Sequence[str] | None = None,
-    **sampled: Any,
-) -> Said:
-    """The answer to a question about one image; sampled: as in `captions`. Raises RefusalError."""
-    given = None if answers is None else tuple(answers)
-    server.readable([question, *(given or ())])
-    length = default_length(opened.model, ANSWER_LENGTH)
-    options = GenerationOptions(max_length=length, **sampled) if sampled else None
-    run = partial(ask_each, opened.model, questions=[question], answers=given, options=options)
-    key = ("ask", question, given, options)
-    said: Said = only(await of_photos(server, opened, [image], key, run))[0]
-    return said
+    **sampling: Any,
+) -> Reply:
+    """The answer to a question about one image. sampling: as for `write_captions`. Raises
+    RefusalError."""
+    choices = None if answers is None else tuple(answers)
+    server.check_texts([question, *(choices or ())])
+    length = default_length(loaded.model, ANSWER_LENGTH)
+    options = GenerationOptions(max_length=length, **sampling) if sampling else None
+    run = partial(ask_each, loaded.model, questions=[question], answers=choices, options=options)
+    key = ("ask", question, choices, options)
+    replies = single_result(await run_on_photos(server, loaded, [image], key, run))
+    reply: Reply = replies[0]
+    return reply
 
 
-def only(found: Sequence[Any]) -> Any:
-    """What was found of the one image of a request. Raises RefusalError where that is an error."""
-    first = found[0]
-    if isinstance(first, (PatchwordError, RefusalError)):
-        raise refusal_of(first, "image" if isinstance(first, ImageError) else None)
-    return first
+def single_result(results: Sequence[Any]) -> Any:
+    """The result for the one image of a request. Raises its error as RefusalError."""
+    result = results[0]
+    if isinstance(result, (PatchwordError, RefusalError)):
+        raise refusal_of(result, "image" if isinstance(result, ImageError) else None)
+    return result

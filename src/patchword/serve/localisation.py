@@ -1,4 +1,4 @@
-"""Where in an image texts apply: heatmaps, labels of pixels, regions."""
+"""Endpoints for places in an image: heatmaps, labels of pixels, regions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from pydantic import StrictInt
 
 from patchword.errors import ImageError
 from patchword.images.photo import RGB
-from patchword.serve.bodies import Several, Whole
+from patchword.serve.bodies import FailFastList
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import refusal_of
 from patchword.serve.jobs import TINY, Body, example
-from patchword.serve.models import Opened
-from patchword.serve.queue import steps
+from patchword.serve.models import LoadedModel
+from patchword.serve.queue import deadline_progress
 from patchword.serve.server import (
     Answer,
     Server,
     large_answer,
     router,
     server_of,
-    warned,
     with_warnings,
+    with_warnings_header,
 )
 from patchword.show import label_map
 from patchword.show.colours import ends_of, unit
@@ -43,9 +44,9 @@ class HeatmapBody(Body):
 
     model_config = example(image=TINY, texts=["a red circle"], format="numbers")
     image: Image
-    texts: Several[str]
+    texts: FailFastList[str]
     method: str = "auto"
-    layer: Whole | None = None
+    layer: StrictInt | None = None
     format: Literal["png", "numbers"] = "png"
 
 
@@ -54,8 +55,8 @@ class SegmentBody(Body):
 
     model_config = example(image=TINY, labels=["a red circle", "a wafer"])
     image: Image
-    labels: Several[str]
-    background: Several[str] | None = None
+    labels: FailFastList[str]
+    background: FailFastList[str] | None = None
 
 
 class LocateBody(Body):
@@ -63,7 +64,7 @@ class LocateBody(Body):
 
     model_config = example(image=TINY, texts=["a red circle"])
     image: Image
-    texts: Several[str]
+    texts: FailFastList[str]
 
 
 @routes.post(
@@ -73,74 +74,76 @@ class LocateBody(Body):
 )
 async def heatmap(request: Request, body: HeatmapBody) -> Response:
     server = server_of(request)
-    count = server.checked(texts=body.texts)
-    opened = await server.models.get(body.model, "heatmap")
-    texts, method, layer, step = body.texts, body.method, body.layer, steps()
-    server.readable(texts)
-    with server.admission.of(count):
-        photo = await photo_of(server, opened, body.image)
+    count = server.count_items(texts=body.texts)
+    loaded = await server.models.get(body.model, "heatmap")
+    texts, method, layer, progress = body.texts, body.method, body.layer, deadline_progress()
+    server.check_texts(texts)
+    with server.admission.admit(count):
+        photo = await open_photo(server, loaded, body.image)
 
         def work() -> Heatmap:
-            made = opened.model.heatmap(photo, texts, method=method, layer=layer, progress=step)
-            return replace(made, probable=made.present)  # here, for the network may run for it
+            result = loaded.model.heatmap(
+                photo, texts, method=method, layer=layer, progress=progress
+            )
+            return replace(result, probable=result.present)  # the network may have to run for it
 
-        found = await opened.queue.call(work)
+        result = await loaded.queue.call(work)
         if body.format == "png":
-            content = await server.decoder.run(lambda: png(found.picture()))
-            return warned(Response(content, media_type="image/png"))
-        maps = await server.decoder.run(lambda: maps_of(found))
-        height, width = found.image.shape[:2]
-        answer = {"maps": maps, "size": [width, height], "method": found.method}
+            content = await server.decoder.run(lambda: png(result.picture()))
+            return with_warnings_header(Response(content, media_type="image/png"))
+        maps = await server.decoder.run(lambda: map_records(result))
+        height, width = result.image.shape[:2]
+        answer = {"maps": maps, "size": [width, height], "method": result.method}
         return await large_answer(with_warnings(answer))
 
 
-async def photo_of(server: Server, opened: Opened, given: Any) -> RGB:
+async def open_photo(server: Server, loaded: LoadedModel, image: Any) -> RGB:
     """All pixels of the one image of a request. Raises RefusalError."""
     try:
-        return await server.decoder.photo(given, opened.model)
+        return await server.decoder.photo(image, loaded.model)
     except ImageError as error:
         raise refusal_of(error, "image") from error
 
 
-def maps_of(found: Heatmap) -> list[dict[str, Any]]:
-    """A record of each text's map: its grid, 0 to 1 between the lowest and the highest value of
-    all maps, so that they can be compared; where the photo was not seen it is None."""
-    box, seen = covered(found)
-    drawn = np.where(seen, found.grid, np.nan)
-    low, high = ends_of(drawn)
-    levels = unit(drawn, low, high)
-    out = []
-    for number, (text, peak) in enumerate(zip(found.texts, found.peaks(), strict=True)):
+def map_records(result: Heatmap) -> list[dict[str, Any]]:
+    """A record of each text's map. Its grid is scaled to 0..1 between the lowest and the highest
+    value of all maps, so that they can be compared; None where the photo was not seen."""
+    box, seen = grid_area(result)
+    values = np.where(seen, result.grid, np.nan)
+    low, high = ends_of(values)
+    levels = unit(values, low, high)
+    records = []
+    for number, (text, peak) in enumerate(zip(result.texts, result.peaks(), strict=True)):
         grid = [
-            [round(value, 4) if shown else None for value, shown in zip(*row, strict=True)]
+            [round(level, 4) if cell_seen else None for level, cell_seen in zip(*row, strict=True)]
             for row in zip(levels[number].tolist(), seen.tolist(), strict=True)
         ]
-        out.append(
+        records.append(
             {
                 "text": text,
                 "grid": grid,
-                "probability": None if found.present is None else found.present[number],
-                "found": found.found[number],
+                "probability": None if result.present is None else result.present[number],
+                "found": result.found[number],
                 "box": box,
                 "peak": list(peak[1:]),
                 "scale": [low, high],
             }
         )
-    return out
+    return records
 
 
-def covered(found: Heatmap) -> tuple[list[float], NDArray[np.bool_]]:
-    """The part of the photo that the grid of a map covers, (x1, y1, x2, y2) in its pixels, which
-    may reach beyond it; and which cells have their middle in it (h, w)."""
-    geometry, cells = found.geometry, found.grid.shape[-2:]
+def grid_area(result: Heatmap) -> tuple[list[float], NDArray[np.bool_]]:
+    """The area of the photo that the grid of a map covers, (x1, y1, x2, y2) in pixels, which may
+    reach beyond the photo; and which cells have their centre in the photo (h, w)."""
+    geometry, cells = result.geometry, result.grid.shape[-2:]
     ends: list[tuple[float, float]] = []
     inside: list[NDArray[np.bool_]] = []
     for axis in (0, 1):
-        side = found.cell or geometry.size[axis] / cells[axis]
+        side = result.cell or geometry.size[axis] / cells[axis]
         factor = geometry.source[axis] / geometry.resized[axis]
         edges = (np.arange(cells[axis] + 1) * side + geometry.crop[axis]) * factor
-        middles = (edges[1:] + edges[:-1]) / 2
-        inside.append((middles >= 0) & (middles < geometry.source[axis]))
+        centres = (edges[1:] + edges[:-1]) / 2
+        inside.append((centres >= 0) & (centres < geometry.source[axis]))
         ends.append((float(edges[0]), float(edges[-1])))
     (top, bottom), (left, right) = ends
     return [left, top, right, bottom], inside[0][:, None] & inside[1]
@@ -149,83 +152,93 @@ def covered(found: Heatmap) -> tuple[list[float], NDArray[np.bool_]]:
 @routes.post("/v1/segment", summary="The label of each pixel of an image")
 async def segment(request: Request, body: SegmentBody) -> Answer:
     server = server_of(request)
-    words = [word for label in body.labels for word in label.split("|")]  # each is looked for
-    lists = {"labels": words} | ({"background": body.background} if body.background else {})
-    count = server.checked(**lists)
-    opened = await server.models.get(body.model, "segment")
-    labels, background, step = body.labels, body.background, steps()
-    server.readable([*labels, *(background or ())])
-    with server.admission.of(count):
-        photo = await photo_of(server, opened, body.image)
-        found = await opened.queue.call(
-            lambda: opened.model.segment(photo, labels, background=background, progress=step)
+    alternatives = [text for label in body.labels for text in label.split("|")]
+    lists = {"labels": alternatives}
+    if body.background:
+        lists["background"] = body.background
+    count = server.count_items(**lists)
+    loaded = await server.models.get(body.model, "segment")
+    labels, background, progress = body.labels, body.background, deadline_progress()
+    server.check_texts([*labels, *(background or ())])
+    with server.admission.admit(count):
+        photo = await open_photo(server, loaded, body.image)
+        result = await loaded.queue.call(
+            lambda: loaded.model.segment(photo, labels, background=background, progress=progress)
         )
-        found = replace(found, progress=step)
-        answer = await server.decoder.run(lambda: segmented(found))
+        result = replace(result, progress=progress)
+        answer = await server.decoder.run(lambda: segmentation_record(result))
         return await large_answer(with_warnings(answer))
 
 
-def segmented(found: Segmentation) -> dict[str, Any]:
+def segmentation_record(result: Segmentation) -> dict[str, Any]:
     """Sizes, the legend, masks as run lengths, and the picture of labels."""
-    height, width = found.image.shape[:2]
+    height, width = result.image.shape[:2]
     legend = [
         {"label": share.label, "colour": label_map.colour_of(number), "share": share.share}
-        for number, share in enumerate(found.shares)
+        for number, share in enumerate(result.shares)
     ]
-    masks = found.rle()
+    masks = result.rle()
     return {
         "size": [width, height],
         "legend": legend,
         "rle": [{"label": label, **mask} for label, mask in masks.items()],
-        "png": data_uri(png(label_map.numbered(found.map))),
-        "method": found.method,
+        "png": data_uri(png(label_map.numbered(result.map))),
+        "method": result.method,
     }
 
 
 @routes.post("/v1/locate", summary="The regions of an image that texts name")
 async def locate(request: Request, body: LocateBody) -> Answer:
     server = server_of(request)
-    count = server.checked(texts=body.texts)
-    server.readable(body.texts)
-    opened = await server.models.get(body.model, "locate")
-    with server.admission.of(count):
-        found = await places(server, opened, body.image, body.texts)
-        answer = await server.decoder.run(lambda: located(found))
+    count = server.count_items(texts=body.texts)
+    server.check_texts(body.texts)
+    loaded = await server.models.get(body.model, "locate")
+    with server.admission.admit(count):
+        result = await locate_texts(server, loaded, body.image, body.texts)
+        answer = await server.decoder.run(lambda: regions_record(result))
         return await large_answer(with_warnings(answer))
 
 
-async def places(server: Server, opened: Opened, image: Any, texts: list[str]) -> Located:
-    """Where texts are in an image. Raises RefusalError."""
-    photo, step = await photo_of(server, opened, image), steps()
-    return await opened.queue.call(lambda: opened.model.locate(photo, texts, progress=step))
+async def locate_texts(
+    server: Server, loaded: LoadedModel, image: Any, texts: list[str]
+) -> Located:
+    """The regions of texts in an image. Raises RefusalError."""
+    photo, progress = await open_photo(server, loaded, image), deadline_progress()
+    return await loaded.queue.call(lambda: loaded.model.locate(photo, texts, progress=progress))
 
 
-def located(found: Located, masks: bool = True) -> dict[str, Any]:
-    """A record of each text, with its regions; masks: with their run lengths."""
-    height, width = found.image.shape[:2]
-    data, step = [], steps()
-    for number, text in enumerate(found.texts):
+def regions_record(result: Located, masks: bool = True) -> dict[str, Any]:
+    """A record of each text with its regions; masks: with their run lengths."""
+    height, width = result.image.shape[:2]
+    data, progress = [], deadline_progress()
+    for number, text in enumerate(result.texts):
         regions = []
-        for r in (each for each in found.regions if each.text == text):
-            told: dict[str, Any] = {"score": r.score, "box": list(r.box), "area": r.area}
+        for region in result.regions:
+            if region.text != text:
+                continue
+            record: dict[str, Any] = {
+                "score": region.score,
+                "box": list(region.box),
+                "area": region.area,
+            }
             if masks:
-                step(number, len(found.texts))
-                told["rle"] = found.rle(r)
-            regions.append(told)
-        present = None if found.present is None else found.present[number]
+                progress(number, len(result.texts))
+                record["rle"] = result.rle(region)
+            regions.append(record)
+        present = None if result.present is None else result.present[number]
         data.append(
             {"text": text, "found": bool(regions), "probability": present, "regions": regions}
         )
-    return {"data": data, "size": [width, height], "method": found.method}
+    return {"data": data, "size": [width, height], "method": result.method}
 
 
 def png(picture: Pillow.Image) -> bytes:
-    """A picture as the content of a file."""
+    """A picture as a PNG file."""
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
 def data_uri(content: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """A PNG file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -1,8 +1,7 @@
-"""Memory that is free goes back to the system.
+"""Free memory is returned to the system.
 
-glibc keeps what was freed, in an arena for each of its threads; with photos and batches of all
-sizes a server would grow for hours. `malloc_trim` gives back the pages that are free, in some
-milliseconds; see malloc_trim(3).
+glibc keeps freed memory in an arena for each thread; with photos and batches of all sizes a server
+would grow for hours. `malloc_trim` returns the free pages within milliseconds; see malloc_trim(3).
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-SECONDS = 5.0  # from one time to the next
+SECONDS = 5.0  # between two trims
 
 
-async def tidy(done: Callable[[], int]) -> None:
-    """Trim now and then, while the number of requests that were answered rises."""
-    before = done()
+async def trim_regularly(answered: Callable[[], int]) -> None:
+    """Trim every few seconds in which requests were answered. answered: their number so far."""
+    before = answered()
     while True:
         await asyncio.sleep(SECONDS)
-        if (now := done()) != before:
+        now = answered()
+        if now != before:
             before = now
             await asyncio.to_thread(trim)
 
 
-def trim() -> bool:
-    """Give free pages back. False where the C library is not glibc, which alone needs it."""
+def trim() -> None:
+    """Return free pages to the system. Does nothing if the C library is not glibc."""
     if not sys.platform.startswith("linux"):
-        return False
+        return
     libc = ctypes.CDLL(None)
-    return hasattr(libc, "malloc_trim") and bool(libc.malloc_trim(0))
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Counts and times of the server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from patchword.serve.server import router, server_of
 
-ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 routes = router("health")
 
@@ -38,7 +38,7 @@ class Metrics:
         )  # fmt: skip
         self._batch = Histogram(
             "patchword_batch_items", "Items that a model was given at once.", ["model"],
-            buckets=ITEMS, registry=self.registry,
+            buckets=BATCH_BUCKETS, registry=self.registry,
         )  # fmt: skip
         self._compute = Histogram(
             "patchword_batch_seconds", "A model took for a batch.", ["model"],
@@ -50,25 +50,25 @@ class Metrics:
         self._open = Gauge("patchword_models_open", "Models in memory.", registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self.answered += 1
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
     def of_model(self, name: str) -> Callable[[int, float], None]:
-        """What counts the batches of a model."""
-        items, seconds = self._batch.labels(name), self._compute.labels(name)
+        """A function that counts the batches of a model."""
+        batch_items, batch_seconds = self._batch.labels(name), self._compute.labels(name)
 
-        def observe(count: int, spent: float) -> None:
-            items.observe(count)
-            seconds.observe(spent)
+        def observe(items: int, seconds: float) -> None:
+            batch_items.observe(items)
+            batch_seconds.observe(seconds)
 
         return observe
 
-    def watch(self, working: Callable[[], float], opened: Callable[[], float]) -> None:
-        """Where the numbers that rise and fall are read."""
+    def watch(self, working: Callable[[], float], loaded: Callable[[], float]) -> None:
+        """Read the gauges from these functions: items in work, and models in memory."""
         self._working.set_function(working)
-        self._open.set_function(opened)
+        self._open.set_function(loaded)
 
 
 @routes.get("/metrics", summary="Counts for Prometheus", response_class=Response)

@@ -1,4 +1,4 @@
-"""The models of a server: each opened when it is first needed, and closed again where memory is
+"""The models of a server. Each is loaded when it is first needed, and closed again where memory is
 short."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from patchword.scope import Check, ScopeReport
 from patchword.serve.capabilities import heatmaps
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import Observe, Queue, in_time
-from patchword.serve.request_warnings import heard, say
+from patchword.serve.request_warnings import add_warnings, collect_warnings
 from patchword.serve.settings import Settings
 from patchword.tasks.ask import answerer
 from patchword.tasks.caption import writer
@@ -29,37 +29,38 @@ from patchword.tasks.match import matcher
 T = TypeVar("T")
 Probe = Callable[[Model], object]
 
-KEPT = 256  # lists of labels of each model whose vectors are kept
-ENDING = 10.0  # seconds to wait for what a model is at, when the server ends
-BROKEN = "model"  # the code of the error of a model that cannot be opened
+MAX_CACHED = 256  # results of each model, such as the vectors of a list of labels
+CLOSE_SECONDS = 10.0  # to wait for a model that still computes when the server ends
+BROKEN = "model"  # the error code of a model that cannot be loaded
 
 
-def _embeds(model: Model) -> object:
-    """Raises unless it makes vectors of something."""
+def _check_embeds(model: Model) -> object:
+    """Raises unless the model embeds images or texts."""
     return model.config.vision or model.embed_texts([])
 
 
-def _joins(model: Model) -> object:
+def _check_joint_space(model: Model) -> object:
     """Raises unless images and texts share a space."""
     return model.config.image_tower, model.embed_texts([])
 
 
-def _shows(model: Model) -> object:
-    """Raises unless it has maps of texts."""
-    return model.reader() if model.config.matching else _joins(model)
+def _check_heatmaps(model: Model) -> object:
+    """Raises unless the model has maps of texts."""
+    return model.reader() if model.config.matching else _check_joint_space(model)
 
 
-def _classifies(model: Model) -> object:
-    return model.config.classes or _joins(model)
+def _check_classifies(model: Model) -> object:
+    return model.config.classes or _check_joint_space(model)
 
 
-JOBS: Mapping[str, Probe] = {  # what raises the reason why a model cannot do a job
-    "embed": _embeds,
-    "classify": _classifies,
-    "similarity": _joins,
-    "heatmap": _shows,
-    "segment": _joins,
-    "locate": _joins,
+# Each raises an error whose message is the reason why a model cannot do the job.
+JOBS: Mapping[str, Probe] = {
+    "embed": _check_embeds,
+    "classify": _check_classifies,
+    "similarity": _check_joint_space,
+    "heatmap": _check_heatmaps,
+    "segment": _check_joint_space,
+    "locate": _check_joint_space,
     "caption": writer,
     "ask": answerer,
     "match": matcher,
@@ -67,20 +68,24 @@ JOBS: Mapping[str, Probe] = {  # what raises the reason why a model cannot do a 
 }
 
 
-class Embedded(NamedTuple):
-    """The unit vector (D,) of an image, and whether it is unlike those of the model's training."""
+class ImageEmbedding(NamedTuple):
+    """The unit vector (D,) of an image, and whether the image is unlike those of the model's
+    training."""
 
     vector: Vector
     outside: bool
 
 
 @dataclass(eq=False)
-class Opened:
+class LoadedModel:
     """A model that is ready.
 
-    size  bytes of its weights
-    used  when it was last asked for
-    heatmaps  the methods that it can, with how many layers each has to choose from
+    batch     most token rows that are embedded at once
+    size      bytes of its weights
+    why_not   job -> the reason why the model cannot do it
+    heatmaps  heatmap method -> how many layers it can choose from
+    used      when it was last asked for, by time.monotonic()
+    cache     results, and their warnings, for later requests
     """
 
     name: str
@@ -91,24 +96,24 @@ class Opened:
     why_not: Mapping[str, str]
     heatmaps: Mapping[str, int]
     used: float = 0.0
-    kept: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+    cache: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
-    async def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives in the model's thread, kept for the requests that follow, with what it
-        warned of."""
-        if key not in self.kept:
+    async def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The result of `make`, run in the model's thread, or that of an earlier request with the
+        same key. Its warnings are given to each request."""
+        if key not in self.cache:
             messages: list[str] = []
 
             def work() -> T:
-                with heard(messages):
+                with collect_warnings(messages):
                     return make()
 
-            self.kept[key] = (await self.queue.call(work), messages)
-            while len(self.kept) > KEPT:
-                self.kept.popitem(last=False)
-        found, messages = self.kept[key]
-        say(messages)
-        result: T = found
+            self.cache[key] = (await self.queue.call(work), messages)
+            while len(self.cache) > MAX_CACHED:
+                self.cache.popitem(last=False)
+        result: T
+        result, messages = self.cache[key]
+        add_warnings(messages)
         return result
 
     def check_dimension(self, dimension: int | None) -> None:
@@ -118,32 +123,40 @@ class Opened:
             message = f"{self.name} gives vectors of {full} numbers, and was not trained for fewer"
             raise RefusalError(400, "dimensions", message, "dimensions")
 
-    async def image_vector(self, pixels: Levels) -> Embedded:
-        """The unit vector of what the network sees of an image."""
-        found: Embedded = await self.queue.run("image", self._embed_pixels, pixels)
-        return found
+    async def embed_pixels(self, pixels: Levels) -> ImageEmbedding:
+        """The unit vector of a preprocessed image."""
+        embedding: ImageEmbedding = await self.queue.run("image", self._embed_images, pixels)
+        return embedding
 
-    async def text_vectors(self, rows: Sequence[Sequence[int]]) -> Vector:
-        """Unit vectors (N, D) of ids of texts. Those of many requests are run the shortest
+    async def embed_token_rows(self, rows: Sequence[Sequence[int]]) -> Vector:
+        """Unit vectors (N, D) of token ids. Those of many requests are run together, the shortest
         first."""
         if not rows:
             return np.empty((0, self.model.dim), np.float32)
-        found: Vector = await self.queue.run("text", self._embed_rows, rows, len(rows))
-        return found
+        vectors: Vector = await self.queue.run("text", self._embed_texts, rows, len(rows))
+        return vectors
 
-    def _embed_pixels(self, batch: list[Levels]) -> list[Embedded | RefusalError]:
-        # each request tells its own
-        check = Check(self.model.scope, self.model.name, report=ScopeReport())
-        rows = embed_levels(self.model, check, batch)
-        found = [Embedded(row, check.outside) for row, _ in check.each((row, None) for row in rows)]
-        if all(np.isfinite(each.vector).all() for each in found):
-            return [*found]
-        broken = RefusalError(503, "model", self.model.no_vector("an image"), "model")
-        return [each if np.isfinite(each.vector).all() else broken for each in found]
+    def _embed_images(self, batch: list[Levels]) -> list[ImageEmbedding | RefusalError]:
+        check = Check(
+            self.model.scope, self.model.name, report=ScopeReport()
+        )  # each request tells its own
+        vectors = embed_levels(self.model, check, batch)
+        embeddings = [
+            ImageEmbedding(vector, check.outside)
+            for vector, _ in check.each((vector, None) for vector in vectors)
+        ]
+        results: list[ImageEmbedding | RefusalError] = []
+        for embedding in embeddings:
+            if np.isfinite(embedding.vector).all():
+                results.append(embedding)
+            else:
+                message = self.model.no_vector("an image")
+                results.append(RefusalError(503, "model", message, "model"))
+        return results
 
-    def _embed_rows(self, batch: list[Sequence[Sequence[int]]]) -> list[Vector]:
-        every = [row for rows in batch for row in rows]
-        vectors = self.model.embed_rows(every, self.batch)
+    def _embed_texts(self, batch: list[Sequence[Sequence[int]]]) -> list[Vector]:
+        all_rows = [row for rows in batch for row in rows]
+        vectors = self.model.embed_rows(all_rows, self.batch)
         return np.split(vectors, np.cumsum([len(rows) for rows in batch])[:-1])
 
 
@@ -156,94 +169,94 @@ class Models:
         options: Mapping[str, Mapping[str, Any]],
         observe: Callable[[str], Observe | None] = lambda name: None,
     ) -> None:
-        """options: of `patchword.load` for some of the names, which an index remembers; observe:
-        what hears of the batches of a model."""
+        """options: name -> options of `patchword.load` that an index remembers; observe: name ->
+        what is called after each batch of the model."""
         self.names = settings.models
         self._observe = observe
         self._settings = settings
         self._options = options
-        self._opened: dict[str, Opened] = {}
+        self._loaded: dict[str, LoadedModel] = {}
         self._why_not: dict[str, Mapping[str, str]] = {}
         self._heatmaps: dict[str, Mapping[str, int]] = {}
-        self._opening: dict[str, asyncio.Future[Opened]] = {}
+        self._loading: dict[str, asyncio.Future[LoadedModel]] = {}
 
-    async def get(self, name: str | None, job: str) -> Opened:
+    async def get(self, name: str | None, job: str) -> LoadedModel:
         """The model of that name; None: the first that can do the job. Raises RefusalError for an
-        unknown name, and where the job cannot be done."""
+        unknown name, and for a job that cannot be done."""
         if name is not None:
-            found = await self._open(self._known(name))
-            if job in found.why_not:
-                raise RefusalError(400, "unsupported", found.why_not[job], "model")
-            return found
+            model = await self._get_or_load(self._checked_name(name))
+            if job in model.why_not:
+                raise RefusalError(400, "unsupported", model.why_not[job], "model")
+            return model
         reasons = []
-        for each in self.names:
-            if each in self._why_not and job in self._why_not[each]:
-                reasons.append(self._why_not[each][job])
+        for candidate in self.names:
+            if candidate in self._why_not and job in self._why_not[candidate]:
+                reasons.append(self._why_not[candidate][job])
                 continue
-            found = await self._open(each)
-            if job not in found.why_not:
-                return found
-            reasons.append(found.why_not[job])
+            model = await self._get_or_load(candidate)
+            if job not in model.why_not:
+                return model
+            reasons.append(model.why_not[job])
         raise RefusalError(400, "unsupported", "; ".join(reasons), "model")
 
-    async def first(self) -> Opened:
+    async def first(self) -> LoadedModel:
         """The first model."""
-        return await self._open(self.names[0])
+        return await self._get_or_load(self.names[0])
 
-    async def described(self) -> list[tuple[str, Mapping[str, str], Mapping[str, int]]]:
-        """Each name, why it cannot do what it cannot, and its methods of heatmaps. Those never
-        opened are opened to know; one that cannot be can do nothing, and hides no other."""
-        found: list[tuple[str, Mapping[str, str], Mapping[str, int]]] = []
+    async def describe(self) -> list[tuple[str, Mapping[str, str], Mapping[str, int]]]:
+        """Each model's name, `why_not` and `heatmaps` (see `LoadedModel`). Models that were never
+        loaded are loaded for this. A model that cannot be loaded can do no job."""
+        descriptions: list[tuple[str, Mapping[str, str], Mapping[str, int]]] = []
         for name in self.names:
             try:
                 if name not in self._why_not:
-                    await self._open(name)
-                found.append((name, self._why_not[name], self._heatmaps[name]))
+                    await self._get_or_load(name)
+                descriptions.append((name, self._why_not[name], self._heatmaps[name]))
             except RefusalError as error:
                 if error.code != BROKEN:
                     raise
-                found.append((name, dict.fromkeys(JOBS, str(error)), {}))
-        return found
+                descriptions.append((name, dict.fromkeys(JOBS, str(error)), {}))
+        return descriptions
 
-    def opened(self) -> dict[str, Opened]:
-        """Those that are ready, by name."""
-        return dict(self._opened)
+    def loaded(self) -> dict[str, LoadedModel]:
+        """The models in memory, by name."""
+        return dict(self._loaded)
 
     def close(self) -> None:
-        """End their threads, when these have run what they are at."""
-        for found in self._opened.values():
-            found.queue.close(ENDING)
-        self._opened.clear()
+        """Close all models after the work that they have begun."""
+        for model in self._loaded.values():
+            model.queue.close(CLOSE_SECONDS)
+        self._loaded.clear()
 
-    def _known(self, name: str) -> str:
+    def _checked_name(self, name: str) -> str:
         if name not in self.names:
             message = f"no model {name!r}; there are {', '.join(map(repr, self.names))}"
             raise RefusalError(404, "model_not_found", message, "model")
         return name
 
-    async def _open(self, name: str) -> Opened:
-        """A client that leaves, or whose time is over, does not stop what the next one needs."""
-        found = self._opened.get(name)
-        if found is None:
-            if name not in self._opening:
-                self._opening[name] = asyncio.ensure_future(self._kept(name))
-            found = await in_time(asyncio.shield(self._opening[name]))
-        found.used = time.monotonic()
-        return found
+    async def _get_or_load(self, name: str) -> LoadedModel:
+        """A client that leaves, or whose time is over, does not stop the loading: the next client
+        needs the model too."""
+        model = self._loaded.get(name)
+        if model is None:
+            if name not in self._loading:
+                self._loading[name] = asyncio.ensure_future(self._load(name))
+            model = await in_time(asyncio.shield(self._loading[name]))
+        model.used = time.monotonic()
+        return model
 
-    async def _kept(self, name: str) -> Opened:
-        """The model, opened anew."""
+    async def _load(self, name: str) -> LoadedModel:
         try:
-            found = await asyncio.to_thread(self._load, name)
+            model = await asyncio.to_thread(self._read, name)
         finally:
-            del self._opening[name]
-        self._opened[name] = found
-        self._why_not[name] = found.why_not
-        self._heatmaps[name] = found.heatmaps
-        self._make_room(found)
-        return found
+            del self._loading[name]
+        self._loaded[name] = model
+        self._why_not[name] = model.why_not
+        self._heatmaps[name] = model.heatmaps
+        self._free_memory(model)
+        return model
 
-    def _load(self, name: str) -> Opened:
+    def _read(self, name: str) -> LoadedModel:
         settings = self._settings
         options = {"dtype": settings.dtype, **self._options.get(name, {})}
         try:
@@ -253,25 +266,25 @@ class Models:
         model = model.opening(max_pixels=settings.max_pixels, urls=False)
         size = sum(p.numel() * p.element_size() for p in model.own_network.parameters())
         queue = Queue(name, settings.batch, self._observe(name))
-        cannot = why_not(model)
-        maps = {} if "heatmap" in cannot else heatmaps(model)
-        return Opened(name, model, queue, settings.batch, size, cannot, maps)
+        reasons = why_not(model)
+        methods = {} if "heatmap" in reasons else heatmaps(model)
+        return LoadedModel(name, model, queue, settings.batch, size, reasons, methods)
 
-    def _make_room(self, newest: Opened) -> None:
-        """Close those that were not used for longest, until the weights fit. What a closed one is
-        still asked to do it does first."""
+    def _free_memory(self, newest: LoadedModel) -> None:
+        """Close the least recently used models until the weights fit. A closed model still does the
+        work that waits for it."""
         limit = self._settings.memory
-        while limit is not None and sum(o.size for o in self._opened.values()) > limit:
-            others = [o for o in self._opened.values() if o is not newest]
+        while limit is not None and sum(m.size for m in self._loaded.values()) > limit:
+            others = [model for model in self._loaded.values() if model is not newest]
             if not others:
                 return
-            oldest = min(others, key=lambda o: o.used)
-            del self._opened[oldest.name]
+            oldest = min(others, key=lambda model: model.used)
+            del self._loaded[oldest.name]
             oldest.queue.close()
 
 
 def why_not(model: Model) -> dict[str, str]:
-    """By the jobs that a model cannot do, the reason in a sentence."""
+    """The jobs that a model cannot do, each with the reason in a sentence."""
     reasons = {}
     for job, probe in JOBS.items():
         try:

@@ -1,8 +1,8 @@
 """The page: one HTML document in the browser's language, and the files that it loads.
 
-All its texts, in both languages, are in `words.json`; the Chinese forms of what the server answers
-in English are in `chinese.json`. The document holds no script and no style of its own and loads
-nothing from other addresses; its policy makes browsers hold it to that.
+Its texts, in both languages, are in `words.json`; the Chinese of the server's English answers is in
+`chinese.json`. The document has no inline scripts or styles and loads nothing from other sites; the
+Content-Security-Policy of `security` makes browsers enforce that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from patchword.serve.decoding import Image
 from patchword.serve.jobs import TINY, example
-from patchword.serve.localisation import photo_of
+from patchword.serve.localisation import open_photo
 from patchword.serve.photos import jpeg
 from patchword.serve.server import router, server_of
 from patchword.show.plots import fit
@@ -30,76 +30,67 @@ from patchword.show.plots import fit
 Language = Literal["en", "zh"]
 
 TABS = ("search", "classify", "where", "ask", "compare", "inspect", "explore")
-PREVIEW = 1024  # pixels, the longer side at most
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-
+PREVIEW = 1024  # longer side at most, pixels
 
 routes = router("page")
 
 
 @lru_cache(maxsize=1)
 def words() -> dict[str, dict[Language, str]]:
-    """Every word of the page: key -> language -> text."""
+    """Every text of the page: key -> language -> text."""
     text = files("patchword.serve").joinpath("words.json").read_text("utf-8")
-    read: dict[str, dict[Language, str]] = json.loads(text)
-    return read
+    table: dict[str, dict[Language, str]] = json.loads(text)
+    return table
 
 
 @lru_cache(maxsize=1)
 def translations() -> dict[str, list[tuple[str, str, str]]]:
-    """What the server says: whole "sentences", "parts" of them, and "names" of clusters. Of each
-    the longest of its words that stand together, without which no text needs to be looked at
-    further; the English as a regular expression of JavaScript; the Chinese. Of two that match the
-    first is meant.
+    """The Chinese of the server's texts, in three tables: whole "sentences", "parts" of sentences,
+    and "names" of clusters.
 
-    A {gap} is any text, one of a single letter a number; the Chinese has it as it is, or, as a
-    [gap], in Chinese too, where it is a part."""
+    Each row has the longest fixed piece of the English, which a text must contain; the English as a
+    regular expression of JavaScript; and the Chinese. The first row that matches counts. A {gap}
+    stands for any text, one of a single letter for a number. In the Chinese, {gap} is the same text
+    unchanged; [gap] is its translation, if it is a part.
+    """
     text = files("patchword.serve").joinpath("chinese.json").read_text("utf-8")
-    read: dict[str, dict[str, str]] = json.loads(text)
+    tables: dict[str, dict[str, str]] = json.loads(text)
     return {
         kind: [(*_pattern(english), chinese) for english, chinese in table.items()]
-        for kind, table in read.items()
+        for kind, table in tables.items()
     }
 
 
 def _pattern(english: str) -> tuple[str, str]:
     """The longest piece without a gap, and the regular expression."""
-    words = re.split(r"\{(\w+)\}", english)
-    longest = max(words[::2], key=len)
-    for place in range(0, len(words), 2):
-        words[place] = re.escape(words[place])
-    for place in range(1, len(words), 2):
-        name = words[place]
-        words[place] = rf"(?<{name}>{'.+' if len(name) > 1 else '-?[0-9][0-9.,e+-]*'})"
-    return longest, f"^{''.join(words)}$"
+    pieces = re.split(r"\{(\w+)\}", english)  # fixed texts and names of gaps, in turn
+    longest = max(pieces[::2], key=len)
+    pattern = ""
+    for place, piece in enumerate(pieces):
+        if place % 2 == 0:
+            pattern += re.escape(piece)
+        elif len(piece) == 1:
+            pattern += rf"(?<{piece}>-?[0-9][0-9.,e+-]*)"
+        else:
+            pattern += f"(?<{piece}>.+)"
+    return longest, f"^{pattern}$"
 
 
 def language(accepted: str) -> Language:
-    """The language for an Accept-Language header (RFC 9110, section 12.5.4): the one of ours that
-    it likes most, English where it names none."""
-    liked: list[tuple[float, Language]] = []
+    """The language for an Accept-Language header (RFC 9110, section 12.5.4): the preferred one of
+    English and Chinese, English if the header names neither."""
+    chosen: Language = "en"
+    best = 0.0
     for item in accepted.split(","):
         name, _, weight = item.strip().partition(";q=")
         primary = name.strip().lower().split("-")[0]
         try:
             quality = float(weight or 1)
         except ValueError:
-            quality = 0.0
-        if primary == "zh" or primary == "en":
-            liked.append((quality, "zh" if primary == "zh" else "en"))
-    best = max(liked, key=lambda each: each[0], default=(0.0, "en"))
-    return best[1] if best[0] > 0 else "en"
+            continue
+        if primary in ("zh", "en") and quality > best:
+            chosen, best = "zh" if primary == "zh" else "en", quality
+    return chosen
 
 
 @lru_cache(maxsize=2)
@@ -112,10 +103,12 @@ def document(chosen: Language) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = {key: texts[chosen] for key, texts in words().items()}
-    page = templates.get_template("page.html")
-    return page.render(
-        language=chosen, t=own, translations=translations() if chosen == "zh" else {}, tabs=TABS
+    texts = {key: by_language[chosen] for key, by_language in words().items()}
+    return templates.get_template("page.html").render(
+        language=chosen,
+        t=texts,
+        translations=translations() if chosen == "zh" else {},
+        tabs=TABS,
     )
 
 
@@ -129,9 +122,9 @@ class PreviewBody(BaseModel):
 @routes.post("/v1/preview", summary="An image as browsers show it", response_class=Response)
 async def preview(request: Request, body: PreviewBody) -> Response:
     server = server_of(request)
-    opened = await server.models.first()
-    with server.admission.of(1):
-        photo = await photo_of(server, opened, body.image)
+    loaded = await server.models.first()
+    with server.admission.admit(1):
+        photo = await open_photo(server, loaded, body.image)
         side = min(PREVIEW, max(photo.shape[:2]))
         content = await server.decoder.run(lambda: jpeg(fit(photo, side)))
     return Response(content, media_type="image/jpeg")
@@ -141,7 +134,6 @@ async def preview(request: Request, body: PreviewBody) -> Response:
 async def page(lang: str = "", accept_language: str = Header("")) -> HTMLResponse:
     chosen = language(lang or accept_language)
     headers = {
-        "Content-Security-Policy": POLICY,
         "Content-Language": "zh-CN" if chosen == "zh" else "en",
         "Vary": "Accept-Language",
     }

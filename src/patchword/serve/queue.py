@@ -1,7 +1,7 @@
-"""Work for one model: what came while the last batch ran is the next batch.
+"""Work for one model, in batches: what arrived while one batch ran is the next batch.
 
-Nothing waits for a batch to fill: one client gets its answer as soon as the network is free, and of
-many clients the more are run together the busier it is.
+No request waits for a batch to fill. A single client gets its answer as soon as the network is
+free; with many clients the batches grow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from patchword.serve.error_responses import RefusalError
-from patchword.serve.request_warnings import heard, say
+from patchword.serve.request_warnings import add_warnings, collect_warnings
 
 T = TypeVar("T")
 Run = Callable[[list[Any]], Sequence[Any]]  # payloads -> a result, or an exception, for each
@@ -27,30 +27,34 @@ deadline: ContextVar[float | None] = ContextVar("deadline", default=None)  # tim
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work. Jobs of the same key are run together, by the first one's `run`; weight:
-    how many items it has."""
+    """One piece of work. Jobs with the same key are run together, by the first job's `run`.
+
+    weight    number of items
+    deadline  by time.monotonic(); None: there is none
+    warnings  those of its batch
+    """
 
     key: Hashable
     run: Run
     payload: Any
     weight: int
-    until: float | None
+    deadline: float | None
     future: asyncio.Future[Any]
-    said: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still waits for it."""
-        late = self.until is not None and time.monotonic() > self.until
+        """Whether somebody still waits for the result."""
+        late = self.deadline is not None and time.monotonic() > self.deadline
         return not (self.future.done() or late)
 
 
 class Queue:
     """A thread that runs jobs, the oldest first, together with those of the same key."""
 
-    def __init__(self, name: str, most: int, observe: Observe | None = None) -> None:
-        """most: items of a batch."""
-        self._most = most
+    def __init__(self, name: str, max_items: int, observe: Observe | None = None) -> None:
+        """max_items: of a batch."""
+        self._max_items = max_items
         self._observe = observe
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
@@ -58,16 +62,13 @@ class Queue:
         self._thread = threading.Thread(target=self._work, name=f"model {name}", daemon=True)
         self._thread.start()
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     @property
     def closed(self) -> bool:
-        """Whether it takes no more jobs."""
+        """Whether new jobs are refused."""
         return not self._open
 
     async def run(self, key: Hashable, run: Run, payload: Any, weight: int = 1) -> Any:
-        """The result of a job. Raises what it raised, and RefusalError for one that is not done in
+        """The result of a job. Raises its exception, and RefusalError for a job that is not done in
         time."""
         future = asyncio.get_running_loop().create_future()
         job = Job(key, run, payload, weight, deadline.get(), future)
@@ -80,16 +81,19 @@ class Queue:
         try:
             return await in_time(future)
         finally:
-            say(job.said)
+            add_warnings(job.warnings)
 
     async def call(self, function: Callable[[], T]) -> T:
-        """The result of a function that is run by itself."""
+        """The result of a function, which is run in a batch of its own."""
         result: T = await self.run(object(), lambda _: [function()], None)
         return result
 
     def close(self, wait: float = 0) -> None:
-        """End the thread when it has run what waits. wait: seconds for that, before a process ends:
-        a thread that is in the middle of it then would abort the process."""
+        """Refuse new jobs, and end the thread after those that wait.
+
+        wait  seconds to wait for the thread. Needed before the process ends: a thread that still
+              computes then would abort the process.
+        """
         with self._changed:
             self._open = False
             self._changed.notify()
@@ -97,30 +101,30 @@ class Queue:
             self._thread.join(wait)
 
     def _work(self) -> None:
-        while batch := self._next():
+        while batch := self._next_batch():
             started = time.perf_counter()
-            with heard() as messages:
+            with collect_warnings() as messages:
                 results = _results(batch)
             if self._observe:
                 self._observe(sum(job.weight for job in batch), time.perf_counter() - started)
             for job, result in zip(batch, results, strict=True):
-                job.said = messages
+                job.warnings = messages
                 _deliver(job, result)
-            del batch, results  # no image is kept while the thread waits
+            del batch, results  # frees the images while the thread waits
 
-    def _next(self) -> list[Job]:
-        """The oldest job that is wanted, and those of its key; none when the queue is closed."""
+    def _next_batch(self) -> list[Job]:
+        """The oldest wanted job, and others with its key; empty when the queue is closed."""
         with self._changed:
             while True:
                 self._waiting = [job for job in self._waiting if job.wanted]
                 if self._waiting:
-                    return self._taken()
+                    return self._take_batch()
                 if not self._open:
                     return []
                 self._changed.wait()
 
-    def _taken(self) -> list[Job]:
-        key, room = self._waiting[0].key, self._most
+    def _take_batch(self) -> list[Job]:
+        key, room = self._waiting[0].key, self._max_items
         batch: list[Job] = []
         rest: list[Job] = []
         for job in self._waiting:
@@ -134,8 +138,8 @@ class Queue:
 
 
 def _results(batch: Sequence[Job]) -> Sequence[Any]:
-    """A result or an exception for each job. Where a batch fails its jobs are run one by one, so
-    that a bad one fails alone; whatever it raises goes to who asked, and the thread lives on."""
+    """A result or an exception for each job. The jobs of a batch that fails are run one by one, so
+    that a bad job fails alone. No exception ends the thread."""
     try:
         return batch[0].run([job.payload for job in batch])
     except Exception as error:
@@ -145,6 +149,8 @@ def _results(batch: Sequence[Job]) -> Sequence[Any]:
 
 
 def _deliver(job: Job, result: Any) -> None:
+    """Set the result in the event loop of the job."""
+
     def deliver() -> None:
         if job.future.done():
             return
@@ -159,55 +165,57 @@ def _deliver(job: Job, result: Any) -> None:
 
 
 async def in_time(future: asyncio.Future[T]) -> T:
-    """A result, unless the request's time is over before it is there."""
+    """The result of a future. Raises RefusalError at the request's deadline."""
     until = deadline.get()
+    seconds = None if until is None else max(until - time.monotonic(), 0)
     try:
-        return await asyncio.wait_for(future, until and max(until - time.monotonic(), 0))
+        return await asyncio.wait_for(future, seconds)
     except TimeoutError:
-        raise _late() from None
+        raise _deadline_error() from None
 
 
-def share(part: float) -> float | None:
-    """Seconds: a part of the time that is left of this request; None: it has no end."""
+def remaining_seconds(share: float) -> float | None:
+    """A share, 0 to 1, of the time until the request's deadline; None: there is no deadline."""
     until = deadline.get()
-    return None if until is None else max(part * (until - time.monotonic()), 0.001)
+    return None if until is None else max(share * (until - time.monotonic()), 0.001)
 
 
-def steps() -> Callable[[int, int], None]:
-    """What long work of this request calls between its steps, with how many are done and all of
-    them: it ends the work when the time is over."""
+def deadline_progress() -> Callable[[int, int], None]:
+    """A progress callback (steps done, all steps) for long work of this request. It raises
+    RefusalError after the deadline."""
     until = deadline.get()
 
-    def step(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         if until is not None and time.monotonic() > until:
-            raise _late()
+            raise _deadline_error()
 
-    return step
+    return progress
 
 
-def _late() -> RefusalError:
+def _deadline_error() -> RefusalError:
     message = "the request could not be answered in time; send less, or later"
     return RefusalError(503, "deadline", message, retry_after=1)
 
 
 class Admission:
-    """How many items are being worked on, and a refusal of more than there is room for."""
+    """Counts the items that are being worked on, and refuses more than there is room for."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_items: int) -> None:
+        self.max_items = max_items
         self.items = 0
-        self.rate = 0.0  # items a second, lately
+        self.rate = 0.0  # items a second, a moving average
 
     @contextmanager
-    def of(self, count: int) -> Iterator[None]:
-        """Room for `count` items. Raises RefusalError at once where there is none."""
-        if self.items and self.items + count > self.most:
+    def admit(self, count: int) -> Iterator[None]:
+        """Count `count` items during the block. Raises RefusalError at once where there is no room;
+        a request of any size is admitted alone."""
+        if self.items and self.items + count > self.max_items:
             seconds = self.items / self.rate if self.rate else 1
             raise RefusalError(
                 429,
                 "busy",
                 f"{self.items} images and texts are being worked on, and there is room for "
-                f"{self.most}: send the request again later",
+                f"{self.max_items}: send the request again later",
                 retry_after=min(max(round(seconds), 1), 60),
             )
         self.items += count
@@ -215,6 +223,6 @@ class Admission:
         try:
             yield
         finally:
-            spent = max(time.monotonic() - started, 1e-3)
-            self.rate += 0.1 * (self.items / spent - self.rate)  # Little's law
+            seconds = max(time.monotonic() - started, 1e-3)
+            self.rate += 0.1 * (self.items / seconds - self.rate)  # Little's law
             self.items -= count

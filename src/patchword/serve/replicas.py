@@ -1,5 +1,5 @@
-"""The application as a deployment of Ray Serve: several copies of it, each with models, threads
-and a queue of its own, behind one address. Ray starts more of them where much is asked."""
+"""The application as a deployment of Ray Serve: replicas behind one address, each with its own
+models, threads and queues. Ray starts more replicas under load."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from patchword.optional import optional
 from patchword.serve.settings import Settings
 
 NAME = "patchword"
-AT_ONCE = 4  # batches that a replica may have waiting before there should be another one
+WAITING_BATCHES = 4  # of a replica, beyond which Ray starts another one
 
 
 class Count(NamedTuple):
-    """How many replicas there are to be."""
+    """Number of replicas."""
 
     least: int
     most: int
 
 
 def count(text: str) -> Count:
-    """ "3" or "1-8" as numbers. Raises PatchwordError for anything else."""
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
-    least = int(found[1]) if found else 0
-    most = int(found[2] or least) if found else 0
+    """Parse "3" or "1-8". Raises PatchwordError for anything else."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    least = int(match[1]) if match else 0
+    most = int(match[2] or least) if match else 0
     if not 1 <= least <= most:
         raise PatchwordError(f"--replicas {text}: give a number, or the least and the most: 1-8")
     return Count(least, most)
 
 
 class Running:
-    """A deployment while it runs: a context."""
+    """A context in which the deployment runs."""
 
     def __init__(self, settings: Settings, address: str, replicas: Count) -> None:
         self.settings, self.replicas = settings, replicas
@@ -75,7 +75,7 @@ class Running:
                 "autoscaling_config": {
                     "min_replicas": least,
                     "max_replicas": most,
-                    "target_ongoing_requests": settings.batch * AT_ONCE,
+                    "target_ongoing_requests": settings.batch * WAITING_BATCHES,
                 }
             }
         return serve.deployment(
@@ -88,7 +88,7 @@ class Running:
 
 
 def run(settings: Settings, address: str, replicas: Count) -> None:
-    """Serve until the process is told to end, by SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM."""
     import signal
 
     ended = threading.Event()

@@ -1,8 +1,9 @@
-"""What patchword warns of while a request is answered, for the answer to say.
+"""The warnings that arise while a request is answered, for its answer to report.
 
-Python shows warnings by one function for the whole process. Ours gives them to the request in whose
-context they arise, and all others to the function that was there before. What a command tells once,
-at its end, would never be told by a server: a request hears its own.
+Python shows warnings by one function for the whole process. `_listen` replaces it: a warning goes
+to the request in whose context it arises, or to the function that was there before. Warnings that a
+command reports once at its end would never be reported by a server, so each request collects its
+own.
 """
 
 from __future__ import annotations
@@ -31,53 +32,56 @@ KINDS = (
     MethodWarning, SampledWarning,
 )  # fmt: skip
 
-# What a client can do, whose requests have no options for it.
+# Advice for clients, whose requests have no options that would help.
 CLOSER = "a part of it is seen closer"
 REMEDIES = visible_area.Remedies("a square part of it is seen whole", CLOSER, inspected=CLOSER)
 
-_said: ContextVar[list[str] | None] = ContextVar("said", default=None)
+_messages: ContextVar[list[str] | None] = ContextVar("messages", default=None)
 
 
 @contextmanager
-def heard(into: list[str] | None = None) -> Iterator[list[str]]:
-    """A list that receives the warnings of what is done inside, each once."""
+def collect_warnings(messages: list[str] | None = None) -> Iterator[list[str]]:
+    """A list that receives each warning of the block once: `messages`, or a new list."""
     _listen()
-    found: list[str] = [] if into is None else into
-    token = _said.set(found)
+    collected: list[str] = [] if messages is None else messages
+    token = _messages.set(collected)
     try:
         with scope.apart(), visible_area.apart(REMEDIES):
-            yield found
+            yield collected
     finally:
-        _said.reset(token)
+        _messages.reset(token)
 
 
-def said() -> list[str]:
+def current_warnings() -> list[str]:
     """The warnings of this request so far."""
-    found = _said.get()
-    return [] if found is None else found
+    messages = _messages.get()
+    return [] if messages is None else messages
 
 
-def say(messages: list[str]) -> None:
-    """Warnings that arose elsewhere, for this request."""
-    found = said()
-    found += [message for message in messages if message not in found]
+def add_warnings(messages: list[str]) -> None:
+    """Add warnings that arose outside of this request's context."""
+    collected = current_warnings()
+    collected += [message for message in messages if message not in collected]
 
 
 def _listen() -> None:
-    """Every time anew: tests and libraries put their own function there for a while."""
+    """Install our function; done for each request, because tests and libraries replace it for a
+    while."""
     for kind in KINDS:
         if ("always", None, kind, None, 0) not in warnings.filters:
             warnings.simplefilter("always", kind)
-    before = warnings.showwarning
-    if getattr(before, "hears", False):
+    previous = warnings.showwarning
+    if getattr(previous, "collects", False):
         return
 
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        found = _said.get()
-        if found is None or not issubclass(category, KINDS):
-            before(message, category, *where, **more)
-        elif (text := str(message).partition(REMEDY)[0]) not in found:
-            found.append(text)
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        messages = _messages.get()
+        if messages is None or not issubclass(category, KINDS):
+            previous(message, category, *place, **options)
+            return
+        text = str(message).partition(REMEDY)[0]
+        if text not in messages:
+            messages.append(text)
 
-    show.hears = True  # type: ignore[attr-defined]
+    show.collects = True  # type: ignore[attr-defined]
     warnings.showwarning = show

@@ -1,9 +1,9 @@
-"""Who may ask, and what an answer allows a browser to do.
+"""Who may send requests, and what an answer allows a browser to do.
 
-On loopback anybody on this machine may ask, but no page of the web: a page that has made its name
-point to 127.0.0.1 still sends that name as Host, and one that sends a form says its own Origin; of
-what it shows, such as a picture, browsers say in Sec-Fetch-Site that another site asks. Anywhere
-else a key is needed.
+On loopback every program on this machine may send requests, but no page of the web. A page whose
+domain name was pointed to 127.0.0.1 still sends that name as Host; a page that posts a form sends
+its own Origin; for requests without an Origin, such as those of <img>, browsers send
+Sec-Fetch-Site. On any other address a key is needed.
 """
 
 from __future__ import annotations
@@ -19,84 +19,81 @@ from starlette.datastructures import Headers
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.settings import Settings
 
-OPEN = re.compile(r"/|/health|/ready|/static/.*")  # paths that need no key: they name nothing
-COOKIE = "patchword_key"  # in which a page that was given the key sends it with every image
-_NOWHERE = SplitResult("", "", "", "", "")
-HEADERS = (
+OPEN_PATHS = re.compile(r"/|/health|/ready|/static/.*")  # need no key: they name nothing
+COOKIE = "patchword_key"  # the page sends its key in it, with every <img> too
+_NO_ADDRESS = SplitResult("", "", "", "", "")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = (  # of every answer that does not set them itself
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        b"img-src 'self' data: blob:; font-src 'self'; manifest-src 'self'; base-uri 'none'; "
-        b"form-action 'none'; frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", POLICY.encode()),
 )
 
 
 def check(settings: Settings, path: str, headers: Headers) -> None:
     """Raise RefusalError for a request that may not be answered."""
     host = headers.get("host", "")
-    if settings.on_loopback and not _local(_place(f"//{host}").hostname or ""):
+    if settings.on_loopback and not _is_local(_split(f"//{host}").hostname or ""):
         message = "this server answers to localhost and 127.0.0.1 alone; Host names another"
         raise RefusalError(403, "host", message)
     origin = headers.get("origin")
-    if origin is not None and not (host and _place(origin).netloc.lower() == host.lower()):
-        raise _other_site()
-    if headers.get("sec-fetch-site", "") in ("cross-site", "same-site") and not _followed(headers):
-        raise _other_site()
-    if not (OPEN.fullmatch(path) or shows_key(settings, headers)):
+    foreign = origin is not None and not (host and _split(origin).netloc.lower() == host.lower())
+    other_site = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
+    if foreign or (other_site and not _is_link(headers)):
+        raise RefusalError(403, "origin", "requests of another site's pages are not answered")
+    if not (OPEN_PATHS.fullmatch(path) or shows_key(settings, headers)):
         message = "a key is needed: Authorization: Bearer KEY (the server's --api-key)"
         raise RefusalError(401, "invalid_api_key", message)
 
 
 def shows_key(settings: Settings, headers: Headers) -> bool:
     """Whether a request shows the key, or none is needed."""
-    key = settings.api_key
-    return key is None or any(_equal(given, key) for given in _keys(headers))
+    if settings.api_key is None:
+        return True
+    key = settings.api_key.encode()
+    # compare_digest takes the same time however much of a key is right.
+    return any(hmac.compare_digest(shown.encode(errors="replace"), key) for shown in _keys(headers))
 
 
-def _followed(headers: Headers) -> bool:
-    """Whether a person followed a link here."""
-    mode, shown = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
-    return mode == "navigate" and shown == "document"
+def _is_link(headers: Headers) -> bool:
+    """Whether a person followed a link to this server."""
+    mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return mode == "navigate" and destination == "document"
 
 
-def _other_site() -> RefusalError:
-    return RefusalError(403, "origin", "requests of another site's pages are not answered")
-
-
-def _place(address: str) -> SplitResult:
-    """An address in its parts; no parts where it is none."""
+def _split(address: str) -> SplitResult:
+    """The parts of an address; empty parts for an invalid one."""
     try:
-        found = urlsplit(address)
-        return found if found.hostname else _NOWHERE
+        parts = urlsplit(address)
+        return parts if parts.hostname else _NO_ADDRESS
     except ValueError:
-        return _NOWHERE
+        return _NO_ADDRESS
 
 
-def _local(name: str) -> bool:
-    """Whether a host is this machine: localhost, or a number that no name server can change."""
+def _is_local(host: str) -> bool:
+    """Whether a host is this machine: "localhost", or a loopback address, which no name server can
+    change."""
     try:
-        return name.lower() == "localhost" or ipaddress.ip_address(name).is_loopback
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
 def _keys(headers: Headers) -> list[str]:
     """The keys that a request shows."""
+    keys = headers.getlist("x-api-key")
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    found = [key.strip()] if scheme.lower() == "bearer" else []
-    found += headers.getlist("x-api-key")
+    if scheme.lower() == "bearer":
+        keys.append(key.strip())
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
         cookie = None
-    return found + ([cookie.value] if cookie else [])
-
-
-def _equal(given: str, key: str) -> bool:
-    """Compared in a time that says nothing of how much of it is right."""
-    return hmac.compare_digest(given.encode(errors="replace"), key.encode())
+    if cookie:
+        keys.append(cookie.value)
+    return keys

@@ -1,10 +1,11 @@
-"""What all requests of a server share."""
+"""What all requests of a server share: its models, photos and threads, limits, and the form of
+answers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
@@ -17,22 +18,22 @@ from patchword.errors import PatchwordError
 from patchword.scope import Check
 from patchword.serve import bodies
 from patchword.serve.decoding import Decoder
-from patchword.serve.error_responses import RefusalError, item
-from patchword.serve.models import Embedded, Models, Opened
+from patchword.serve.error_responses import RefusalError, item_error
+from patchword.serve.models import ImageEmbedding, LoadedModel, Models
 from patchword.serve.photos import Collection
 from patchword.serve.queue import Admission
-from patchword.serve.request_warnings import said, say
+from patchword.serve.request_warnings import add_warnings, current_warnings
 from patchword.serve.settings import Settings
 from patchword.text import long_text as long_texts
 from patchword.visible_area import Sights
 
 T = TypeVar("T")
-PROMPTS = 10  # times the characters of a request: what templates make of them
-PROMPTS_OF_ITEM = 100  # times the items of a request; ImageNet's templates are 80
-NAMED = 8  # fields that a warning names, and warnings in a header,
-LONGEST = 400  # of so many characters each
+PROMPT_CHARACTERS = 10  # times max_characters: limit of the labels put into the templates
+PROMPTS_PER_ITEM = 100  # times max_items: limit of the prompts; ImageNet's templates are 80
+MAX_NAMES = 8  # fields that a warning names, and warnings in a header
+MAX_WARNING = 400  # characters of a warning in a header
 
-Failed = PatchwordError | RefusalError
+ItemError = PatchwordError | RefusalError
 
 
 class Server:
@@ -50,13 +51,13 @@ class Server:
         self.collection = collection
         self.decoder = decoder
         self.admission = Admission(settings.waiting)
-        self._pulse: asyncio.Future[str] | None = None
+        self._health_check: asyncio.Future[str] | None = None
 
-    def checked(self, **lists: Sequence[Any]) -> int:
-        """How many items the lists of a request have. Raises RefusalError for an empty one,
-        and where they are more than a request may have."""
-        for name, items in lists.items():
-            if not items:
+    def count_items(self, **lists: Sequence[Any]) -> int:
+        """How many items the lists of a request have. Raises RefusalError for an empty list, and
+        for more items than a request may have."""
+        for name, values in lists.items():
+            if not values:
                 raise RefusalError(400, "empty", f"{name} must be a list of one or more", name)
         count = sum(map(len, lists.values()))
         if count > self.settings.max_items:
@@ -68,92 +69,97 @@ class Server:
             )  # fmt: skip
         return count
 
-    def readable(self, texts: Sequence[str], templates: Sequence[str] = ()) -> None:
+    def check_texts(self, texts: Sequence[str], templates: Sequence[str] = ()) -> None:
         """Raise RefusalError for texts and templates of more characters than a request may have:
-        each takes microseconds of a core before a model cuts the text. Prompts, which are each text
-        in each template, may have `PROMPTS` times as many."""
-        most = PROMPTS_OF_ITEM * self.settings.max_items
-        if len(texts) * len(templates) > most:
+        each character takes microseconds before the tokenizer cuts the text. Prompts are each text
+        in each template; they may have `PROMPT_CHARACTERS` times as many."""
+        max_prompts = PROMPTS_PER_ITEM * self.settings.max_items
+        if len(texts) * len(templates) > max_prompts:
             labels = f"{len(texts)} labels in {len(templates)} templates"
-            message = f"{labels}; a request may have {most} prompts: send fewer"
+            message = f"{labels}; a request may have {max_prompts} prompts: send fewer"
             raise RefusalError(413, "too_many_items", message, "templates")
-        own, around = sum(map(len, texts)), sum(map(len, templates))
-        self.short(own + around, "characters of texts")
-        places = sum(template.count("{}") for template in templates)
-        prompts = own * places + around * len(texts)
-        self.short(prompts, "characters of labels in templates", PROMPTS)
+        text_length, template_length = sum(map(len, texts)), sum(map(len, templates))
+        self.check_length(text_length + template_length, "characters of texts")
+        gaps = sum(template.count("{}") for template in templates)
+        prompt_length = text_length * gaps + template_length * len(texts)
+        self.check_length(prompt_length, "characters of labels in templates", PROMPT_CHARACTERS)
 
-    def short(self, count: int, what: str, times: int = 1) -> None:
-        """Raise RefusalError for more than a request may have: `times` max_characters."""
-        most = times * self.settings.max_characters
-        if count > most:
-            said = f"{count} {what}; a request may have {most}: send less"
-            raise RefusalError(413, "too_long", said)
+    def check_length(self, count: int, unit: str, times: int = 1) -> None:
+        """Raise RefusalError for more than `times` max_characters."""
+        limit = times * self.settings.max_characters
+        if count > limit:
+            message = f"{count} {unit}; a request may have {limit}: send less"
+            raise RefusalError(413, "too_long", message)
 
-    async def image_rows(
-        self, opened: Opened, images: Sequence[Any], sights: Sights | None = None
-    ) -> list[Vector | Failed]:
-        """The unit vector (D,) of each image, or why it has none; see `embedded`."""
-        found = await self.embedded(opened, images, sights)
-        return [one.vector if isinstance(one, Embedded) else one for one in found]
+    async def image_vectors(
+        self, loaded: LoadedModel, images: Sequence[Any], sights: Sights | None = None
+    ) -> list[Vector | ItemError]:
+        """The unit vector (D,) of each image, or its error; see `embed_images`."""
+        results = await self.embed_images(loaded, images, sights)
+        return [each.vector if isinstance(each, ImageEmbedding) else each for each in results]
 
-    async def embedded(
-        self, opened: Opened, images: Sequence[Any], sights: Sights | None = None
-    ) -> list[Embedded | Failed]:
-        """Each image's unit vector, or why it has none. What of them is not seen, and which are
-        unlike the model's training, is warned of. sights: where it is noted how each is seen."""
-        noted = Sights() if sights is None else sights
+    async def embed_images(
+        self, loaded: LoadedModel, images: Sequence[Any], sights: Sights | None = None
+    ) -> list[ImageEmbedding | ItemError]:
+        """Each image's unit vector, or its error. Warns of images that are seen in part, and of
+        images that are unlike the model's training. sights: notes how each image is seen."""
+        sights = Sights() if sights is None else sights
 
-        async def row(number: int, given: Any) -> Embedded:
-            pixels, sight = await self.decoder.pixels(given, opened.model, f"image {number}")
-            noted.note(sight)
-            return await opened.image_vector(pixels)
+        async def embed(number: int, image: Any) -> ImageEmbedding:
+            pixels, sight = await self.decoder.pixels(image, loaded.model, f"image {number}")
+            sights.note(sight)
+            return await loaded.embed_pixels(pixels)
 
-        found = await each(row(number, given) for number, given in enumerate(images, 1))
-        noted.tell()
-        warn_of_scope(opened, found)
-        return found
+        results = await gather_results(
+            embed(number, image) for number, image in enumerate(images, 1)
+        )
+        sights.tell()
+        warn_of_scope(loaded, results)
+        return results
 
-    async def text_rows(self, opened: Opened, texts: Sequence[str]) -> Vector:
-        """Unit vectors (N, D) of texts. What of them is cut or unknown is warned of."""
-        self.readable(texts)
-        model = opened.model
+    async def text_vectors(self, loaded: LoadedModel, texts: Sequence[str]) -> Vector:
+        """Unit vectors (N, D) of texts. Warns of texts that are cut, and of unknown words."""
+        self.check_texts(texts)
 
-        def read() -> list[list[int]]:
-            Check(model.scope, model.name).texts(texts)
-            rows = model.reader().rows(texts)
-            long_texts.warn_of_long(model.reader(), rows)
+        def tokenize() -> list[list[int]]:
+            Check(loaded.model.scope, loaded.model.name).texts(texts)
+            rows = loaded.model.reader().rows(texts)
+            long_texts.warn_of_long(loaded.model.reader(), rows)
             return rows
 
-        return await opened.text_vectors(await self.decoder.run(read))
+        return await loaded.embed_token_rows(await self.decoder.run(tokenize))
 
-    async def pulse(self, look: Callable[[Server], Coroutine[Any, Any, str]]) -> str:
-        """What `look` finds, done once for all who ask meanwhile: they need no key."""
-        if self._pulse is None or self._pulse.done():
-            self._pulse = asyncio.ensure_future(look(self))
-        return await asyncio.shield(self._pulse)
+    async def health_check(self, check: Callable[[Server], Coroutine[Any, Any, str]]) -> str:
+        """The result of `check`. Requests that come while it runs share it: they need no key."""
+        if self._health_check is None or self._health_check.done():
+            self._health_check = asyncio.ensure_future(check(self))
+        return await asyncio.shield(self._health_check)
 
     def close(self) -> None:
         self.models.close()
         self.decoder.close()
 
 
-def warn_of_scope(opened: Opened, found: Sequence[Embedded | Failed]) -> None:
-    """Warn of images that are unlike those of a model's training."""
-    check = Check(opened.model.scope, opened.model.name)
-    good = {f"image {n}": one for n, one in enumerate(found, 1) if isinstance(one, Embedded)}
-    for one in good.values():
-        check.judged(one.outside)
-    for _ in check.each(good.items()):
+def warn_of_scope(loaded: LoadedModel, results: Sequence[ImageEmbedding | ItemError]) -> None:
+    """Warn of images that are unlike those of the model's training."""
+    check = Check(loaded.model.scope, loaded.model.name)
+    embeddings = {
+        f"image {number}": result
+        for number, result in enumerate(results, 1)
+        if isinstance(result, ImageEmbedding)
+    }
+    for embedding in embeddings.values():
+        check.judged(embedding.outside)
+    for _ in check.each(embeddings.items()):  # warns at its end
         pass
 
 
-async def each(work: Any) -> list[Any]:
-    """What each of several pieces of work gives, done at once, or the error that is its own. Any
-    other error is raised, and the rest is not done."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+async def gather_results(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """The result of each coroutine, or its own error: a PatchwordError or a RefusalError. Raises
+    any other error, and the refusals of a busy server, and cancels the rest."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
 
-    async def own(task: asyncio.Future[Any]) -> Any:
+    async def result_or_error(task: asyncio.Future[Any]) -> Any:
         try:
             return await task
         except PatchwordError as error:
@@ -164,46 +170,56 @@ async def each(work: Any) -> list[Any]:
             return error
 
     try:
-        return await asyncio.gather(*map(own, tasks))
+        return await asyncio.gather(*map(result_or_error, tasks))
     finally:
         for task in tasks:
             task.cancel()
 
 
-def items(found: Sequence[T | Failed], told: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A record of each item of a list by its number, or of its error."""
-    return [
-        item(number, one)
-        if isinstance(one, (PatchwordError, RefusalError))
-        else {"index": number, **told(one)}
-        for number, one in enumerate(found)
-    ]
+def item_records(
+    results: Sequence[T | ItemError], record: Callable[[T], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A record of each item of a list with its index, or of its error."""
+    records = []
+    for index, result in enumerate(results):
+        if isinstance(result, (PatchwordError, RefusalError)):
+            records.append(item_error(index, result))
+        else:
+            records.append({"index": index, **record(result)})
+    return records
+
+
+def error_records(results: Sequence[Any]) -> list[dict[str, Any]]:
+    """The records of those items that have an error."""
+    return [each for each in item_records(results, lambda _: {}) if "error" in each]
 
 
 def with_warnings(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer and the warnings of its request, if any."""
-    return answer | ({"warnings": list(said())} if said() else {})
+    messages = current_warnings()
+    return answer | {"warnings": list(messages)} if messages else answer
 
 
-def say_unused(body: BaseModel, silent: AbstractSet[str] = frozenset()) -> None:
-    """Name, in the warnings of a request, its fields that mean nothing here, but those that are
-    null: some clients send all that there are."""
-    given = {name for name, value in (body.model_extra or {}).items() if value is not None}
-    say_ignored(given - silent)
-
-
-def say_ignored(names: AbstractSet[str]) -> None:
-    """The same of these."""
-    if names:
-        say([f"not used here: {', '.join(sorted(names)[:NAMED])}"])
-
-
-def warned(answer: Response) -> Response:
-    """An answer that has no place for the warnings of its request, with these in a header: a list
-    in JSON."""
-    if said():
-        answer.headers["x-warnings"] = json.dumps([each[:LONGEST] for each in said()[:NAMED]])
+def with_warnings_header(answer: Response) -> Response:
+    """An answer whose form has no place for warnings, with these in a header: a JSON list."""
+    messages = current_warnings()
+    if messages:
+        shortened = [message[:MAX_WARNING] for message in messages[:MAX_NAMES]]
+        answer.headers["x-warnings"] = json.dumps(shortened)
     return answer
+
+
+def warn_of_unused_fields(body: BaseModel, expected: AbstractSet[str] = frozenset()) -> None:
+    """Warn of unknown fields, except those that are expected, and those that are null: some clients
+    send all fields that there are."""
+    fields = {name for name, value in (body.model_extra or {}).items() if value is not None}
+    warn_of_unused(fields - expected)
+
+
+def warn_of_unused(names: AbstractSet[str]) -> None:
+    """Warn of parts of a request that have no effect here."""
+    if names:
+        add_warnings([f"not used here: {', '.join(sorted(names)[:MAX_NAMES])}"])
 
 
 class Answer(Response):
@@ -228,7 +244,7 @@ class _Request(Request):
 
 
 class Route(APIRoute):
-    """A route of ours."""
+    """A route that reads JSON by `bodies`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

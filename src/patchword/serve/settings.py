@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from patchword.options import at_least, in_range
 class Settings:
     """How a server runs.
 
-    index       an index of photos, which is searched: its folder or address; None: there is none
-    models      names as `patchword.load` takes them; without any, that of the index or "demo", and
-                "demo-blip" beside "demo"
-    device, dtype  where models are computed, and the number type of their weights
+    index       folder or address of an index of photos to search; None: no index
+    models      names for `patchword.load`; none: the index's model or "demo", and with "demo" also
+                "demo-blip"
+    device, dtype  where models compute, and the number type of their weights
     host, port  where the server listens
-    api_key     what clients must show; needed unless the host is this machine alone
-    allow_urls  whether images may be named by their address on the web
-    max_bytes   of the body of a request, and of an image that is fetched
-    max_pixels  of an image, as it is decoded
+    api_key     what clients must show; required unless only this machine can reach the host
+    allow_urls  whether images may be given by their web address
+    max_bytes   of a request's body, and of an image that is fetched
+    max_pixels  of an image
     max_items   images and texts of one request
-    max_characters  of its texts together, and token numbers
-    seconds     a request takes at most
-    waiting     images and texts that are decoded, wait or are computed; beyond them a request is
-                refused at once
-    batch       images that a network is given at once
-    memory      bytes of weights that are held; models beyond that are closed, and opened again
-                when they are needed. None: no limit
+    max_characters  of a request's texts together, also its number of token ids
+    seconds     for a request, at most
+    waiting     images and texts in work or in the queues; requests beyond that are refused at once
+    batch       images that a network gets at once
+    memory      bytes of weights in memory, at most: other models are closed, and loaded again when
+                they are needed. None: no limit
     """
 
     index: str | Path | None = None
@@ -79,5 +78,5 @@ class Settings:
 
 
 def _sendable(key: str) -> bool:
-    """Whether a header can hold a key."""
+    """Whether a header can contain the key."""
     return key.isascii() and key.isprintable() and bool(key) and key == key.strip()

@@ -1,4 +1,4 @@
-"""Colours of pictures: what numbers look like, and the bar that says so."""
+"""Colour maps: numbers as colours, and the bar that explains them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from patchword.show.text_drawing import FAINT, INK, PAPER, SMALL, font
 RGB = tuple[int, int, int]
 Values = NDArray[np.floating]
 
-MAP, MATRIX, SHARES = "inferno", "viridis", "Blues"  # colour maps of matplotlib
-CHOICES = ("inferno", "viridis", "turbo", "jet", "gray")  # those that may be asked for
+MAP, MATRIX, SHARES = "inferno", "viridis", "Blues"  # colour maps of matplotlib, by use
+CHOICES = ("inferno", "viridis", "turbo", "jet", "gray")  # that users can choose
 
 
 def known(name: str) -> str:
-    """The name of a colour map that may be asked for. Raises UnsupportedError for another."""
+    """The name of a colour map that users can choose. Raises UnsupportedError for any other."""
     if name not in CHOICES:
         raise UnsupportedError(f"no colours {name!r}; there are {', '.join(CHOICES)}")
     return name
 
 
 def scale_of(ends: Sequence[float] | None) -> tuple[float, float] | None:
-    """Both ends of a scale. Raises UnsupportedError unless there are two, the lower first."""
+    """Both ends of a scale. Raises UnsupportedError unless they are two numbers, lower first."""
     if ends is None:
         return None
     if len(ends) != 2 or not ends[0] < ends[1]:
@@ -38,25 +38,25 @@ def scale_of(ends: Sequence[float] | None) -> tuple[float, float] | None:
 
 @lru_cache(maxsize=8)
 def table(name: str) -> NDArray[np.float32]:
-    """A colour map of matplotlib, (256, 3) of 0 to 255."""
+    """A colour map of matplotlib, (256, 3), 0 to 255."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps[name](np.arange(256))[:, :3] * 255, np.float32)
 
 
 def ends_of(values: Values) -> tuple[float, float]:
-    """Smallest and largest finite value; (0, 0) when there is none."""
+    """Smallest and largest finite value; (0, 0) if there is none."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 def flat(low: float, high: float) -> bool:
-    """Whether two ends of a scale are the same but for rounding."""
+    """Whether both ends of a scale are equal up to rounding."""
     return high - low <= 1e-6 * max(abs(low), abs(high))
 
 
 def unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
-    """low..high -> 0..1; NaN -> 0; all 0 where low and high are the same but for rounding."""
+    """low..high -> 0..1; NaN -> 0; all 0 on a flat scale."""
     span = high - low
     if flat(low, high):
         return np.zeros(values.shape, np.float32)
@@ -65,15 +65,18 @@ def unit(values: Values, low: float, high: float) -> NDArray[np.float32]:
 
 
 def numbered(scale: tuple[float, float]) -> tuple[str, str]:
-    """The ends of a scale as words."""
+    """Both ends of a scale as texts."""
     return digits(scale[0], scale), digits(scale[1], scale)
 
 
 def digits(value: float, scale: tuple[float, float]) -> str:
-    """A number of a scale: three decimals, or of a small scale as many as it has two digits in."""
+    """A number of a scale: with three decimals, or more where two digits of the scale's largest
+    number need them; with an exponent from nine decimals on."""
     largest = max(map(abs, scale))
-    places = 1 - math.floor(math.log10(largest)) if 0 < largest < math.inf else 3
-    return f"{value:.{max(places, 3)}f}" if places < 9 else f"{value:.1e}"
+    decimals = 3
+    if 0 < largest < math.inf:
+        decimals = max(3, 1 - math.floor(math.log10(largest)))
+    return f"{value:.{decimals}f}" if decimals < 9 else f"{value:.1e}"
 
 
 def colour_bar(
@@ -85,7 +88,7 @@ def colour_bar(
     width: int,
     middle: str = "",
 ) -> None:
-    """The colours of a map, with words at the ends and in the middle."""
+    """Draw a colour map as a bar, with texts under its ends and its middle."""
     colours = table(name).astype(int)
     for x in range(width):
         r, g, b = colours[x * 255 // max(1, width - 1)].tolist()
@@ -97,11 +100,11 @@ def colour_bar(
 
 
 def shade(value: float, scale: tuple[float, float], colours: str = MATRIX) -> tuple[RGB, RGB]:
-    """The colour in a matrix of a value between the ends of a scale, and what to write on it: the
-    ink that stands out more."""
+    """The colour of a value between the ends of a scale, and the text colour with more contrast on
+    it."""
     level = int(unit(np.array(value), *scale) * 255)
     r, g, b = table(colours)[level].astype(int).tolist()
     linear = (np.array([r, g, b]) / 255) ** 2.2
-    bright = float(linear @ (0.2126, 0.7152, 0.0722))
-    # Black ink's contrast falls below white's where the luminance is under about 0.2 (WCAG 2.2).
-    return (r, g, b), INK if bright > 0.2 else PAPER
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    # Under a luminance of about 0.2, white has more contrast than black (WCAG 2.2).
+    return (r, g, b), INK if luminance > 0.2 else PAPER

@@ -22,11 +22,12 @@ def family(config: ModelConfig) -> str:
     if config.masked is not None:
         return f"masked autoencoder (MAE), {tower}"
     if config.decoder is not None:
-        does = [
-            ("captioner", config.writes_captions),
-            ("question answerer", config.answers_questions),
-        ]
-        return f"BLIP {' and '.join(name for name, true in does if true)}, {tower}"
+        kinds = []
+        if config.writes_captions:
+            kinds.append("captioner")
+        if config.answers_questions:
+            kinds.append("question answerer")
+        return f"BLIP {' and '.join(kinds)}, {tower}"
     if config.matching:
         return f"BLIP retrieval, {tower}"
     if config.text is not None:
@@ -38,15 +39,17 @@ def family(config: ModelConfig) -> str:
 
 def _text_kind(text: TextConfig) -> str:
     """A text tower's architecture."""
-    return "BERT" if text.post_norm else "causal Transformer" if text.causal else "Transformer"
+    if text.post_norm:
+        return "BERT"
+    return "causal Transformer" if text.causal else "Transformer"
 
 
 def _pair(config: ModelConfig, text: TextConfig, tower: str) -> str:
     """An image tower and a text tower."""
     if config.score == "sigmoid":
-        native = config.preprocess.resize == "patches"
-        return f"SigLIP, {tower}{' in native shapes (NaFlex)' if native else ''}"
-    return f"CLIP, {tower}{' and BERT' if text.post_norm else ''}"
+        native = " in native shapes (NaFlex)" if config.preprocess.resize == "patches" else ""
+        return f"SigLIP, {tower}{native}"
+    return f"CLIP, {tower} and BERT" if text.post_norm else f"CLIP, {tower}"
 
 
 def tower_kind(vision: VisionConfig) -> str:
@@ -63,10 +66,10 @@ def tower_kind(vision: VisionConfig) -> str:
 
 
 def vision_summary(vision: VisionConfig, size: tuple[int, int]) -> str:
-    """The image tower in one sentence. size: of the images that it gets, pixels (H, W)."""
+    """The image tower in one sentence. size: of its input, pixels (H, W)."""
     patch = vision.patch_size
-    grid = f"{'x'.join(map(str, size))} pixels in {size[0] // patch}x{size[1] // patch} patches"
-    grid = f"{grid} of {patch}"
+    rows, columns = size[0] // patch, size[1] // patch
+    grid = f"{'x'.join(map(str, size))} pixels in {rows}x{columns} patches of {patch}"
     if size != vision.image_size and not isinstance(vision, SwinConfig):
         grid += f", whose positions are of {'x'.join(map(str, vision.image_size))} pixels"
     if isinstance(vision, ResNetConfig):
@@ -95,7 +98,7 @@ def _stages(stages: tuple[int, ...]) -> str:
 
 
 def text_summary(text: TextConfig, pooled: bool = True) -> str:
-    """A text tower in one sentence, or with `pooled` False a decoder."""
+    """A text tower in one sentence. pooled: False for a decoder."""
     at = f", pooled at {text.pool}" if pooled else ""
     mask = "causal" if text.causal else f"padding {text.padding}"
     cross = "; attends to the image" if text.cross_width else ""
@@ -107,7 +110,7 @@ def text_summary(text: TextConfig, pooled: bool = True) -> str:
 
 
 def token_summary(text: TextConfig) -> str:
-    """What a text is turned into, in one sentence."""
+    """The tokens of a text in one sentence."""
     end = f"end {text.end_token}, " if text.end_token >= 0 else ""
     cleaning = "" if text.cleaning == "none" else f"; texts cleaned first: {text.cleaning}"
     return (
@@ -117,7 +120,7 @@ def token_summary(text: TextConfig) -> str:
 
 
 def matching_summary(text: TextConfig) -> str:
-    """What a text to be matched begins with, in one sentence."""
+    """The first token of a text that is matched with an image, in one sentence."""
     if text.start_token >= 0:
         return f'texts begin with [ENC] ({text.start_token}), as trained; start="cls": with [CLS]'
     return (
@@ -144,8 +147,9 @@ def dense_head_summary(head: DenseHeadConfig) -> str:
 
 
 def joint_summary(config: ModelConfig, scale: float, bias: float) -> str:
-    """What a score is, in one sentence."""
-    plus = f" + {bias:.4g}" if bias > 0 else f" - {-bias:.4g}" if bias < 0 else ""
+    """The score of an image and a text in one sentence."""
+    sign = "+" if bias > 0 else "-"
+    plus = f" {sign} {abs(bias):.4g}" if bias else ""
     return f"{config.embed_dim} numbers; {config.score} of {scale:.4g} x cosine{plus}"
 
 
@@ -173,7 +177,7 @@ def preprocess_summary(preprocess: PreprocessConfig) -> str:
 
 
 def normalisation_summary(preprocess: PreprocessConfig) -> str:
-    """What happens to pixel values, in one sentence."""
+    """The normalisation of pixel values in one sentence."""
     levels = f"mean {_triple(preprocess.mean)}, std {_triple(preprocess.std)}"
     if preprocess.rescale == 1 / 255:
         return levels

@@ -1,4 +1,4 @@
-"""Answers as one HTML page: pictures inside, no script, nothing fetched, light and dark."""
+"""Results as an HTML page in one file, with its pictures, without scripts or other files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from patchword.show.plots import Photo
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SIDE = 480  # longest side of a picture in the page, pixels
-THUMB = 120  # of one in a table
-NARROW = 10.5  # rem: least width of a card, of which six stand in a row
-LEAST = {4: 16.0, 5: 13.0}  # of so many or fewer, which make one row
+SIDE = 480  # longer side of a picture, pixels
+THUMB = 120  # longer side of a picture in a table, pixels
+CARD_WIDTH = 10.5  # least width of a card, rem: six stand in a row
+WIDE_CARDS = {4: 16.0, 5: 13.0}  # number of cards -> their least width, rem: they fill one row
 
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with a title and texts. `verdict` colours the title.
+    """A picture with a title and texts.
 
-    beside    a second picture of the same shape; where a card has one, each is twice as wide
-    commands  that give the same in a terminal
+    bars      labels and probabilities, 0 to 1
+    verdict   colours the title
+    answers   (question, answer)
+    beside    a second picture of the same shape; then all cards are twice as wide
+    commands  of the terminal with the same result
     """
 
     picture: Photo | Image.Image
@@ -39,48 +42,44 @@ class Card:
     note: str = ""
     bars: Sequence[tuple[str, float]] = ()
     verdict: Literal["", "right", "wrong"] = ""
-    answers: Sequence[tuple[str, str]] = ()  # with their questions before them
+    answers: Sequence[tuple[str, str]] = ()
     beside: Photo | Image.Image | None = None
     commands: Sequence[str] = ()
 
 
 def page(title: str, intro: str, sections: Sequence[str]) -> str:
-    """A whole HTML document from plain words and what the functions below made."""
+    """A whole HTML document. sections: from `section`."""
     return render("page", title=title, intro=intro, sections=sections)
 
 
 def pieces(title: str, intro: str, sections: Iterable[str]) -> Iterator[str]:
-    """A `page` whose sections are made while it is written, so that one of them at a time is in
+    """A `page` in pieces. Its sections are made while it is written, so that only one is in
     memory."""
     template = _environment().get_template("page.html.jinja")
     return template.generate(title=title, intro=intro, sections=sections)
 
 
 def section(title: str, words: str, bodies: Sequence[str], commands: Sequence[str] = ()) -> str:
-    """A titled part of a page; `commands` give the same in a terminal."""
+    """A part of a page. commands: of the terminal with the same result."""
     return render("section", title=title, words=words, bodies=bodies, commands=commands)
 
 
 def cards(items: Sequence[Card], title: str = "", commands: Sequence[str] = ()) -> str:
-    """Cards side by side, as many as fit. commands: that give the same in a terminal."""
-    pictures = [[card.picture] if card.beside is None else [card.picture, card.beside]
-                for card in items]  # fmt: skip
-    shown = [
-        {
-            "sources": [data_url(each) for each in both],
-            "title": card.title,
-            "verdict": card.verdict,
-            "note": card.note,
-            "bars": card.bars,
-            "answers": card.answers,
-            "commands": card.commands,
-        }
-        for card, both in zip(items, pictures, strict=True)
-    ]
-    pairs = any(len(both) > 1 for both in pictures)
-    least = LEAST.get(max(len(items), 4), NARROW)
+    """Cards side by side, as many as fit. commands: of the terminal with the same result."""
+    with_sources = []
+    for card in items:
+        sources = [data_url(card.picture)]
+        if card.beside is not None:
+            sources.append(data_url(card.beside))
+        with_sources.append((card, sources))
     return render(
-        "cards", cards=shown, title=title, commands=commands, pairs=pairs, least=least, share=share
+        "cards",
+        cards=with_sources,
+        title=title,
+        commands=commands,
+        pairs=any(card.beside is not None for card in items),
+        least=WIDE_CARDS.get(max(len(items), 4), CARD_WIDTH),
+        share=share,
     )
 
 
@@ -90,7 +89,7 @@ def matrix(
     texts: Sequence[str],
     values: NDArray[np.floating],
 ) -> str:
-    """Cosines (I, T) as a coloured table, a row per photo; the best text of each is framed."""
+    """Cosines (I, T) as a coloured table with a row for each photo, whose best text is framed."""
     scale = float(np.nanmin(values)), float(np.nanmax(values))
     rows = [
         {
@@ -104,8 +103,8 @@ def matrix(
 
 
 def render(template: str, **values: Any) -> str:
-    """HTML of one of the templates beside this file. What is filled in is escaped, unless it is
-    itself what this function gave."""
+    """HTML of a template in `templates`. Values are escaped, except HTML that this function
+    returned."""
     from markupsafe import Markup
 
     return Markup(_environment().get_template(f"{template}.html.jinja").render(**values))
@@ -125,7 +124,7 @@ def _environment() -> Environment:
 
 
 def data_url(picture: Photo | Image.Image, side: int = SIDE) -> str:
-    """A picture as text, JPEG, at most `side` pixels long."""
+    """A picture as a data URL: a JPEG, at most `side` pixels long."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image = image.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -135,7 +134,7 @@ def data_url(picture: Photo | Image.Image, side: int = SIDE) -> str:
 
 
 def _cell(value: float, scale: tuple[float, float], best: bool) -> dict[str, Any] | None:
-    """A cell of `matrix`; None where there is no number."""
+    """A cell of `matrix`; None for NaN."""
     if not np.isfinite(value):
         return None
     fill, ink = shade(value, scale)

@@ -1,4 +1,4 @@
-"""Where a map is highest, finer than the patches that it comes from."""
+"""The peak of a map, finer than the patches that the map comes from."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from patchword.errors import PatchwordError
 
-LEVEL = 0.8  # of a map's range: what is above it, around the largest value, is the peak
-FINEST = 512  # longer side at which the peak is outlined, pixels
+LEVEL = 0.8  # of a map's range: the peak is what lies above it around the largest value
+MAX_SIDE = 512  # longer side at which the peak is computed, pixels
 
 
 def peak(values: NDArray[np.floating]) -> tuple[float, int, int]:
-    """The largest of a map (H, W), and x and y of the middle of the peak around it. NaN is unknown.
+    """The largest value of a map (H, W), and x and y of the centre of its peak. NaN is unknown.
 
-    The map between the middles of patches is a straight line, so that its largest value is always
-    in the middle of one. The middle of the peak is not: it is the mean place, weighted by height
-    above `LEVEL`, of what is connected to the largest value and above `LEVEL` of the map's range.
-    Where that place is itself not on the peak, as within a ring, it is the largest value's.
+    A map is interpolated between the centres of patches, so its largest value always lies at such a
+    centre. The peak is the region around it above `LEVEL`. Its centre is the mean position in it,
+    weighted by the height above `LEVEL`; if that lies outside the peak, as within a ring, it is the
+    position of the largest value.
 
     Raises PatchwordError for a map of NaN alone.
     """
@@ -31,7 +31,7 @@ def peak(values: NDArray[np.floating]) -> tuple[float, int, int]:
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
     top, left = np.unravel_index(int(np.nanargmax(values)), values.shape)
     level = low + LEVEL * (high - low)
-    step = -(-max(values.shape) // FINEST)
+    step = -(-max(values.shape) // MAX_SIDE)
     part = np.nan_to_num(values[top % step :: step, left % step :: step] - level, nan=-1.0)
     parts, _ = label(part > 0)  # connected by sides; 0 outside
     region = (part > 0) & (parts == parts[int(top) // step, int(left) // step])

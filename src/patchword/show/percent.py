@@ -1,13 +1,15 @@
-"""Probabilities in words."""
+"""Probabilities as texts."""
 
 import math
 
 
 def share(probability: float) -> str:
-    """A probability in percent; one that is not 0 is not written as 0. A dash for NaN."""
+    """A probability in percent; "<0.1%" for a small one that is not 0. A dash for NaN."""
     if math.isnan(probability):
         return "–"
-    return f"{probability:.1%}" if probability >= 0.0005 or not probability else "<0.1%"
+    if probability < 0.0005 and probability != 0:
+        return "<0.1%"
+    return f"{probability:.1%}"
 
 
 def matched(probability: float) -> str:

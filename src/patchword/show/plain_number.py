@@ -1,10 +1,10 @@
-"""Scores in words."""
+"""Scores as texts."""
 
 from decimal import Decimal
 
-NOTHING = 5e-6  # what float32 leaves of 0 in a distance of unit vectors
+ROUNDING = 5e-6  # error of float32 in a distance of unit vectors
 
 
 def plain(value: float) -> str:
-    """Three significant digits without an exponent; "0" for what is no more than rounding."""
-    return "0" if abs(value) < NOTHING else f"{Decimal(f'{value:.3g}'):f}"
+    """Three significant digits without an exponent; "0" for rounding errors."""
+    return "0" if abs(value) < ROUNDING else f"{Decimal(f'{value:.3g}'):f}"

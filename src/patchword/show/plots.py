@@ -1,8 +1,8 @@
-"""Pictures of answers: maps over photos, photos with scores, matrices.
+"""Pictures of results: maps over photos, and photos with scores.
 
-Arrays and words in, RGB PIL images out. Photos are uint8 (H, W, 3) of any size; they are drawn at
-most `TILE` pixels long, small ones enlarged to that. Colours and fonts are matplotlib's, which is
-imported only when something is drawn.
+The functions take arrays and texts and return RGB images. Photos are uint8 (H, W, 3) of any size;
+they are scaled to `TILE` pixels. Colours and fonts are those of matplotlib, which is imported only
+when something is drawn.
 """
 
 from __future__ import annotations
@@ -33,55 +33,68 @@ from patchword.show.text_drawing import (
     font,
     heading,
     line_height,
+    text_width,
     wrap,
     write,
 )
 
 Photo = NDArray[np.uint8]  # (H, W, 3)
 
-A_SIDE = {"JPEG": 65_500, "PDF": 65_500, "WEBP": 16_383}  # pixels at most
+MAX_SIDES = {"JPEG": 65_500, "PDF": 65_500, "WEBP": 16_383}  # of a format, pixels
 TILE = 360  # longer side of a photo in a panel, pixels
-LONGEST = 2  # times as long, at most, a tall or wide photo is drawn
-NARROWEST = 220  # of a cell, pixels: room for words under a tall photo
-WIDE = 2.5  # times as wide as high: such photos stand one under another
-STRIP = 9  # tiles in a row of a filmstrip
-FRAME, SLIM = 220, 120  # of a filmstrip: longer side of a photo, least width of a cell, pixels
-BAR_ROOM = 420  # most of the bar of a scale that all tiles share, pixels
+MAX_ENLARGED = 2  # times TILE: longer side of a very tall or wide photo
+MIN_CELL = 220  # width of a cell, pixels: room for words under a tall photo
+WIDE = 2.5  # width by height, above which photos stand one below another
+STRIP_COLUMNS = 9  # of a filmstrip
+STRIP_PHOTO, STRIP_CELL = 220, 120  # longer side of a photo, least width of a cell, pixels
+BAR_ROOM = 420  # longest colour bar that all tiles share, pixels
 GAP = 22  # around cells, pixels
-CLEAR = 0.2  # of a scale: below it a map has no colour
-RING, SMALLEST_RING = 11, 5  # radius of the mark of a peak, pixels
-LINES = 4  # of a caption; what is longer ends in an ellipsis
+CLEAR = 0.2  # of a scale, below which a map is transparent
+RING, MIN_RING = 11, 5  # radius of the ring around a peak, pixels
+LINES = 4  # of a caption; longer captions end in an ellipsis
 BAR = (64, 110, 190)
+BAR_HEIGHT = 32  # of a bar with its label, pixels
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One photo of a panel and the text under it."""
+    """One photo of a panel and the text under it.
+
+    note     in small letters under the caption
+    values   (H, W): a map that is drawn over the photo, with its scale below
+    scale    values at the ends of the colours; None: the smallest and the largest
+    ends     texts at the ends of the scale; None: its numbers
+    colours  name of a colour map
+    ring     whether to mark the peak of the values, if it is not transparent
+    extent   (H, W): a region to outline
+    bars     labels and their probabilities, 0 to 1
+    """
 
     photo: Photo
     caption: str = ""
-    note: str = ""  # in small letters under the caption
-    values: Values | None = None  # (H, W): drawn over the photo, its scale under it
-    scale: tuple[float, float] | None = None  # of the colours; None: the ends of the values
-    ends: tuple[str, str] | None = None  # words at the ends of the scale; None: its numbers
-    colours: str = MAP  # of the values
-    ring: bool = False  # mark the peak of the values, where it has colour
-    extent: NDArray[np.bool_] | None = None  # (H, W): a line runs around it
-    bars: Sequence[tuple[str, float]] = ()  # words and how probable they are, 0 to 1
+    note: str = ""
+    values: Values | None = None
+    scale: tuple[float, float] | None = None
+    ends: tuple[str, str] | None = None
+    colours: str = MAP
+    ring: bool = False
+    extent: NDArray[np.bool_] | None = None
+    bars: Sequence[tuple[str, float]] = ()
 
 
 def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture; the suffix of `path` chooses the format. Raises UnsupportedError for one
-    that no picture can be written in, or none so large."""
+    """Write a picture; the suffix of `path` chooses the format. Raises UnsupportedError for a
+    format that is unknown, or too small for the picture."""
     Image.init()
     suffix = Path(path).suffix.lower()
     kind = Image.EXTENSION.get(suffix, "")
     if kind not in Image.SAVE or Path(path).is_dir():
         raise UnsupportedError(f"a picture's name must end in .png or .jpg: {str(path)!r}")
-    if max(picture.size) > (most := A_SIDE.get(kind, max(picture.size))):
+    max_side = MAX_SIDES.get(kind, math.inf)
+    if max(picture.size) > max_side:
         raise UnsupportedError(
             f"{path}: the picture has {picture.width:,} x {picture.height:,} pixels, and {suffix} "
-            f"at most {most:,} a side; write .png, or draw less"
+            f"at most {max_side:,} a side; write .png, or draw less"
         )
     with replacing(path) as part:
         picture.save(part)
@@ -93,11 +106,11 @@ def overlay(
     scale: tuple[float, float] | None = None,
     colours: str = MAP,
 ) -> Image.Image:
-    """A map (H, W) over its photo, which loses most of its colour so that the map's stands out.
+    """A map (H, W) over its photo, which is nearly grey so that the map stands out.
 
-    Colour and opacity follow the value between the ends of the scale, by default the smallest and
-    the largest value, and the lowest fifth of it stays clear; a flat map leaves the photo bare.
-    Where the map is NaN, nothing is known, the photo is veiled.
+    Colour and opacity follow the values on the scale; None: from the smallest to the largest value.
+    The lowest fifth of the scale is transparent, and so is a flat map. Where the map is NaN, that
+    is unknown, the photo is veiled in grey.
     """
     photo = image.astype(np.float32)
     base = 0.3 * photo + 0.7 * photo.mean(axis=-1, keepdims=True)
@@ -121,41 +134,43 @@ def heatmap_tiles(
     colours: str = MAP,
     extents: Sequence[NDArray[np.bool_] | None] | None = None,
 ) -> list[Tile]:
-    """Of each text its map over the photo: values (T, H, W), NaN where nothing is known.
+    """A tile for each text with its map over the photo: values (T, H, W), NaN where unknown.
 
-    drawn    which of the maps are; the others' photo is left bare
-    each     each map has its own scale, else all have one; it is written under them, and a ring
-             marks the peak of a map that has colour there
-    numbers  the ends of the scale are numbers, else "low" and "high"
-    scale    the ends of the colours of every map, whatever its values
-    extents  of each text where it is (H, W); a line runs around it
+    drawn    for each text whether its map is drawn
+    each     each map has its own scale; otherwise all have the same
+    numbers  whether numbers stand at the ends of a scale, or "low" and "high"
+    scale    the values at its ends, for all maps
+    extents  for each text a region to outline (H, W)
     """
-    kept = [True] * len(texts) if drawn is None else drawn
-    if scale is None and not each and any(kept):
-        scale = ends_of(values[np.array(kept)])
+    drawn = [True] * len(texts) if drawn is None else drawn
+    extents = [None] * len(texts) if extents is None else extents
+    if scale is None and not each and any(drawn):
+        scale = ends_of(values[np.array(drawn)])
     ends = None if numbers else ("low", "high")
-    return [
-        Tile(image, text, "", v if show else None, scale, ends, colours, ring=True, extent=within)
-        for text, v, show, within in zip(
-            texts, values, kept, extents or [None] * len(texts), strict=True
+    tiles = []
+    for text, one_map, is_drawn, extent in zip(texts, values, drawn, extents, strict=True):
+        shown_map = one_map if is_drawn else None
+        tiles.append(
+            Tile(image, text, "", shown_map, scale, ends, colours, ring=True, extent=extent)
         )
-    ]
+    return tiles
 
 
 def maps_beside(tiles: Sequence[Tile], title: str = "") -> Image.Image:
-    """The photo of tiles that all have the same one, and beside it the tiles."""
+    """The photo that all tiles have, and beside it the tiles."""
     image = tiles[0].photo
-    return panel([Tile(image, "photo"), *tiles], title, side_of(image), _beside(image))
+    columns = 1 if image.shape[1] > WIDE * image.shape[0] else 0
+    return panel([Tile(image, "photo"), *tiles], title, side_of(image), columns)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one under the other."""
-    size = max(each.width for each in pictures), sum(each.height for each in pictures)
+    """Pictures one below another."""
+    size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
     out = Image.new("RGB", size, PAPER)
     top = 0
-    for each in pictures:
-        out.paste(each, (0, top))
-        top += each.height
+    for picture in pictures:
+        out.paste(picture, (0, top))
+        top += picture.height
     return out
 
 
@@ -168,20 +183,21 @@ def maps_panel(
     colours: str = MAP,
     strip: bool = False,
 ) -> Image.Image:
-    """The photo, and over it each of the maps (K, H, W) under its title, under one for all. scale:
-    of the colours of every map; None: each its own. strip: small and in long rows, as a text is
-    read."""
+    """The photo, and each of the maps (K, H, W) over it with its title. scale: values at the ends
+    of the colours of all maps; None: each map has its own. strip: small and in long rows, for the
+    words of a text."""
     tiles = [
-        Tile(image, each, values=v, scale=scale, colours=colours)
-        for each, v in zip(titles, maps, strict=True)
+        Tile(image, caption, values=values, scale=scale, colours=colours)
+        for caption, values in zip(titles, maps, strict=True)
     ]
     if scale is None and len(tiles) > 1:
         title += "\nEach map has its own scale, with its numbers under it."
     if not strip:
         return maps_beside(tiles, title)
     tiles = [Tile(image, "photo"), *tiles]
-    rows = -(-len(tiles) // STRIP)
-    return panel(tiles, title, side_of(image, FRAME), -(-len(tiles) // rows), SLIM)
+    rows = math.ceil(len(tiles) / STRIP_COLUMNS)
+    columns = math.ceil(len(tiles) / rows)
+    return panel(tiles, title, side_of(image, STRIP_PHOTO), columns, STRIP_CELL)
 
 
 def classify_panel(
@@ -191,17 +207,15 @@ def classify_panel(
     title: str = "",
     notes: Sequence[str] = (),
 ) -> Image.Image:
-    """Each photo with its name, a note if there is one, and its (label, probability) pairs, best
-    first, as bars."""
+    """Each photo with its name, its note, and its (label, probability) pairs as bars."""
     rows = zip(photos, names, notes or [""] * len(names), scores, strict=True)
-    tiles = [Tile(photo, name, note, bars=tuple(bars)) for photo, name, note, bars in rows]
-    return panel(tiles, title)
+    return panel([Tile(photo, name, note, bars=bars) for photo, name, note, bars in rows], title)
 
 
 def search_panel(
     photos: Sequence[Photo], names: Sequence[str], ranks: Sequence[str], title: str
 ) -> Image.Image:
-    """Hits, best first, each with its name, and under it its rank; the query as title."""
+    """The hits of a search with their names and ranks; title: the query."""
     return panel([Tile(*each) for each in zip(photos, names, ranks, strict=True)], title)
 
 
@@ -214,61 +228,58 @@ def panel(
     tiles: Sequence[Tile],
     title: str = "",
     side: int = TILE,
-    columns: int = 0,
-    narrowest: int = NARROWEST,
+    max_columns: int = 0,
+    min_cell: int = MIN_CELL,
 ) -> Image.Image:
-    """Tiles in rows under a title, their photos `side` pixels long. columns: the most in a row; 0:
-    three or four. narrowest: of a tile. Where all maps share a scale, it stands once at the end."""
+    """Tiles in rows under a title, their photos `side` pixels long. max_columns: 0: three or four,
+    whichever fills the rows better. A scale that all maps share stands once at the end."""
     pictures = [picture(tile, side) for tile in tiles]
-    shared = _shared(tiles)
-    cell = max([narrowest, *(picture.width for picture in pictures)])
-    most = columns or min((4, 3), key=lambda c: -len(tiles) % c)
-    columns = len(tiles) if len(tiles) <= (columns or 4) else most
+    shared = _shared_scale(tiles)
+    cell = max([min_cell, *(picture.width for picture in pictures)])
+    if len(tiles) <= (max_columns or 4):
+        columns = len(tiles)
+    else:
+        columns = max_columns or min((4, 3), key=lambda columns: -len(tiles) % columns)
     rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
-    tops = [max(pictures[i].height for i in row) for row in rows]
-    feet = [max(_foot(None, tiles[i], 0, 0, cell, shared) for i in row) for row in rows]
+    photo_heights = [max(pictures[i].height for i in row) for row in rows]
+    foot_heights = [max(_foot(None, tiles[i], 0, 0, cell, shared) for i in row) for row in rows]
     width = GAP + max(columns, 1) * (cell + GAP)
     head = heading(title, width - 2 * GAP, LINES)
     top = GAP + head.height
-    end = line_height(SMALL) + 12 + GAP if shared else 0
-    height = top + sum(tops) + sum(feet) + GAP * len(rows) + end
+    height = top + sum(photo_heights) + sum(foot_heights) + GAP * len(rows)
+    if shared:
+        height += BAR_HEIGHT + GAP
     out = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(out)
     head.write(out, GAP, GAP)
-    for row, high, foot in zip(rows, tops, feet, strict=True):
+    for row, photo_height, foot_height in zip(rows, photo_heights, foot_heights, strict=True):
         for column, i in enumerate(row):
             left = GAP + column * (cell + GAP)
-            out.paste(pictures[i], (left, top + (high - pictures[i].height)))
-            _foot(draw, tiles[i], left, top + high, cell, shared)
-        top += high + foot + GAP
+            out.paste(pictures[i], (left, top + (photo_height - pictures[i].height)))
+            _foot(draw, tiles[i], left, top + photo_height, cell, shared)
+        top += photo_height + foot_height + GAP
     if shared:
-        _scale(draw, shared, GAP, top, min(width - 2 * GAP, BAR_ROOM))
+        _draw_scale(draw, shared, GAP, top, min(width - 2 * GAP, BAR_ROOM))
     return out
 
 
-def _shared(tiles: Sequence[Tile]) -> Tile | None:
-    """One of several maps that all have one scale and one set of colours; else None."""
+def _shared_scale(tiles: Sequence[Tile]) -> Tile | None:
+    """A tile with the scale that several maps share; None if they share none."""
     maps = [tile for tile in tiles if tile.values is not None]
-    kinds = {(tile.scale, tile.ends, tile.colours) for tile in maps}
-    return maps[0] if len(maps) > 1 and len(kinds) == 1 and maps[0].scale else None
+    scales = {(tile.scale, tile.ends, tile.colours) for tile in maps}
+    return maps[0] if len(maps) > 1 and len(scales) == 1 and maps[0].scale else None
 
 
-def _scale(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int) -> None:
-    """The colours of a tile's map, with its numbers or words."""
+def _draw_scale(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int) -> None:
     assert tile.values is not None
     ends = tile.ends or numbered(tile.scale or ends_of(tile.values))
     colour_bar(draw, tile.colours, ends, left, top, width)
 
 
-def _beside(photo: Photo) -> int:
-    """How many of a photo stand in a row; 0: as many as of others."""
-    return int(photo.shape[1] > WIDE * photo.shape[0])
-
-
 def side_of(photo: Photo, side: int = TILE) -> int:
-    """The longer side at which a photo is drawn, pixels: more of one that is tall or wide."""
+    """The longer side at which a photo is drawn, pixels: more for tall and wide photos."""
     ratio = max(photo.shape[:2]) / min(photo.shape[:2])
-    return round(side * min(max(math.sqrt(ratio / 2), 1), LONGEST))
+    return round(side * min(max(math.sqrt(ratio / 2), 1), MAX_ENLARGED))
 
 
 def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
@@ -280,18 +291,19 @@ def fit(photo: Photo | Image.Image, side: int) -> Image.Image:
 
 
 def shown(photo: Photo, longest: int = 0) -> Photo:
-    """A photo no longer than it is shown; 0: with maps over it."""
+    """A photo that is at most `longest` pixels long; 0: as long as a photo with maps is drawn."""
     longest = longest or side_of(photo)
     return np.asarray(fit(photo, longest)) if max(photo.shape[:2]) > longest else photo
 
 
 def picture(tile: Tile, side: int = TILE) -> Image.Image:
-    """A tile's photo, its longer side `side` pixels, with its map and ring."""
+    """A tile's photo with its map, outline and ring, `side` pixels long."""
     if tile.values is None:
         return fit(tile.photo, side)
     photo, values = tile.photo, tile.values
-    if max(photo.shape[:2]) > (most := max(side, TILE)):  # as many pixels as are shown
-        photo = np.asarray(fit(photo, most))
+    longest = max(side, TILE)
+    if max(photo.shape[:2]) > longest:  # no more pixels than are shown
+        photo = np.asarray(fit(photo, longest))
         (height, width), (rows, columns) = photo.shape[:2], values.shape
         values = values[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
     picture = fit(overlay(photo, values, tile.scale, tile.colours), side)
@@ -307,10 +319,10 @@ def picture(tile: Tile, side: int = TILE) -> Image.Image:
 
 
 def _ring(picture: Image.Image, at: tuple[float, float]) -> None:
-    """Mark a place, x and y in shares of the picture. At the border the ring is moved inwards, so
-    that it is whole; on a strip that is lower than a ring it is as large as fits."""
+    """Draw a ring around a place, x and y from 0 to 1. Near the border it is moved inwards; on a
+    narrow picture it is smaller."""
     radius = min(RING, (min(picture.size) - 3) // 2)
-    if radius < SMALLEST_RING:
+    if radius < MIN_RING:
         return
     centre = [
         min(max(place * side, radius + 1), max(side - radius - 2, radius + 1))
@@ -329,41 +341,40 @@ def _foot(
     width: int,
     shared: Tile | None,
 ) -> int:
-    """Write the text under a photo, or only measure it: its height."""
+    """Draw what stands under a photo. Returns its height. draw: None only measures."""
     start = top
     top += 8
     lines = wrap(tile.caption, font(TEXT, tile.caption), width, LINES)
     if draw:
         write(draw, lines, left, top, TEXT)
     top += len(lines) * line_height(TEXT)
-    note = wrap(tile.note, font(SMALL, tile.note), width, LINES)
+    note_lines = wrap(tile.note, font(SMALL, tile.note), width, LINES)
     if draw:
-        write(draw, note, left, top, SMALL)
-    top += len(note) * line_height(SMALL)
+        write(draw, note_lines, left, top, SMALL)
+    top += len(note_lines) * line_height(SMALL)
     for label, value in tile.bars:
         top += 4
         if draw:
-            _bar(draw, label, value, left, top, width)
-        top += line_height(SMALL) + 12
+            draw_bar(draw, label, value, left, top, width)
+        top += BAR_HEIGHT
     if tile.values is not None and not shared:
         top += 4
         if draw:
-            _scale(draw, tile, left, top, width)
-        top += line_height(SMALL) + 12
+            _draw_scale(draw, tile, left, top, width)
+        top += BAR_HEIGHT
     return top - start
 
 
-def _bar(
+def draw_bar(
     draw: ImageDraw.ImageDraw, label: str, value: float, left: int, top: int, width: int
 ) -> None:
-    """A label, its percentage at the right, and a bar below both."""
-    number = share(value)
-    face = font(SMALL)
-    room = width - round(face.getlength(number)) - 10
-    words = wrap(label, font(SMALL, label), room, 1)
-    write(draw, words, left, top, SMALL)
-    draw.text((left + width, top + SMALL), number, FAINT, face, anchor="rs")
+    """A label, its percentage at the right, and a bar below both; value: 0 to 1."""
+    percent = share(value)
+    room = width - text_width([percent], SMALL) - 10
+    write(draw, wrap(label, font(SMALL, label), room, 1), left, top, SMALL)
+    draw.text((left + width, top + SMALL), percent, FAINT, font(SMALL), anchor="rs")
     y = top + line_height(SMALL) + 1
     draw.rounded_rectangle((left, y, left + width - 1, y + 5), 3, LINE)
     if value * width >= 1:
-        draw.rounded_rectangle((left, y, left + max(5, round(value * (width - 1))), y + 5), 3, BAR)
+        length = max(5, round(value * (width - 1)))
+        draw.rounded_rectangle((left, y, left + length, y + 5), 3, BAR)

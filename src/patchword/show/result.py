@@ -1,5 +1,4 @@
-"""What the results of a model have in common: a short repr, and pictures that save and show
-themselves."""
+"""Base classes of results: a short repr, and pictures that can be saved and shown in notebooks."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from PIL import Image
 from patchword.options import checked
 from patchword.show import plots
 
-SHOWN = 12  # items of a tuple
+MAX_ITEMS = 12  # of a tuple in a repr
 
 
 class Brief:
-    """A dataclass whose repr has an array's type and shape instead of its numbers."""
+    """A dataclass whose repr shows the type and shape of arrays instead of their numbers."""
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
@@ -48,7 +47,7 @@ class Pictured(Brief):
 def _brief(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"<{value.dtype} {value.shape}>"
-    if isinstance(value, tuple) and len(value) > SHOWN:
+    if isinstance(value, tuple) and len(value) > MAX_ITEMS:
         return f"<{len(value)} of {_brief(value[0])}, ...>"
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return f"{type(value).__name__}({', '.join(map(_brief, value))})"

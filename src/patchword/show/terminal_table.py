@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import textwrap
@@ -13,20 +14,20 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WORD = re.compile(r"\S+")
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _INDENTED = re.compile(r"^ +\S", re.MULTILINE)
-_PART = re.compile(r"-?[^\s/_-]+[/_-]*|[/_-]+")  # of a word: a name breaks after these signs
-# What a column is not made narrower than, one after the other until all fit: the longest of these
-# pieces, and as many columns as that where its texts are so long.
+_PART = re.compile(r"-?[^\s/_-]+[/_-]*|[/_-]+")  # of a word: names break after these characters
+# Least widths of a column, tried in turn until the table fits: that of the longest piece that the
+# pattern matches, and at least the number, if the column's texts are that long.
 _LEAST = ((_WORD, 30), (_PART, 20), (_PART, 1), (re.compile("."), 1))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in patchword's style; columns in `right` are right-aligned.
 
-    In a narrow terminal texts break between words; then names after a slash, a hyphen or an
-    underscore; then columns stand closer together; elsewhere in a word texts break only where
-    nothing else fits.
+    In a narrow terminal, texts break between words; if that is not enough, names break after a
+    slash, a hyphen or an underscore; then columns move closer together; words break elsewhere only
+    where nothing else fits.
     """
     from rich import box
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,14 +36,14 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     class Fitted(Table):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             cells = [[as_text(cell) for cell in (c.header, *c.cells)] for c in self.columns]
-            between = len(self.columns) - 1
-            room = options.max_width - 3 * between
-            if sum(_least(cells, _PART, room // 2)) > room:
-                self.padding, room = (0, 0), options.max_width - between
+            gaps = len(self.columns) - 1
+            room = options.max_width - 3 * gaps
+            if sum(_least_widths(cells, _PART, room // 2)) > room:
+                self.padding = (0, 0)
+                room = options.max_width - gaps
             for column, texts, width in zip(self.columns, cells, widths(cells, room), strict=True):
                 column.width = width
-                column.header, *rest = [broken(text, width) for text in texts]
-                column._cells[:] = rest
+                column.header, *column._cells[:] = [broken(text, width) for text in texts]
             return super().__rich_console__(console, options)
 
     out = Fitted(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -52,9 +53,9 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def printable(text: str) -> str:
-    """A text whose characters that a terminal obeys, that turn its direction, or that are no UTF-8
-    are written out: the names of files may have any. Line ends and tabs stay."""
-    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+    """A text with escapes for control characters, for characters that change the direction, and for
+    bytes that are not UTF-8: file names may contain any. Line ends and tabs stay."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def as_text(cell: object) -> Text:
@@ -64,44 +65,44 @@ def as_text(cell: object) -> Text:
 
 
 def widths(cells: Sequence[Sequence[Text]], room: int) -> list[int]:
-    """How wide each column is, of its texts, so that together they fit: the widest give way."""
-    whole = [max(text.cell_len for text in column) for column in cells]
-    out = list(whole)
-    words = _least(cells, _WORD)
-    halves = [max(word, -(-all_of // 2)) for word, all_of in zip(words, whole, strict=True)]
-    if sum(halves) <= room:  # names stay whole where texts on two lines or so are enough
-        return _narrowed(out, halves, room)
+    """The widths of columns (lists of texts) that fit in `room` together; the widest columns are
+    narrowed."""
+    full = [max(text.cell_len for text in column) for column in cells]
+    words = _least_widths(cells, _WORD)
+    halves = [max(word, math.ceil(width / 2)) for word, width in zip(words, full, strict=True)]
+    if sum(halves) <= room:  # no word breaks if texts take about two lines
+        return _narrowed(full, halves, room)
+    out = full
     for pattern, floor in _LEAST:
-        longest = _least(cells, pattern, room // 2)
+        longest = _least_widths(cells, pattern, room // 2)
         least = [
-            max(length, min(all_of, floor)) for length, all_of in zip(longest, whole, strict=True)
+            max(length, min(width, floor)) for length, width in zip(longest, full, strict=True)
         ]
         out = _narrowed(out, least, room)
     return out
 
 
-def _least(
-    cells: Sequence[Sequence[Text]], piece: re.Pattern[str], most: int = sys.maxsize
+def _least_widths(
+    cells: Sequence[Sequence[Text]], piece: re.Pattern[str], limit: int = sys.maxsize
 ) -> list[int]:
-    """How wide each column is so that no piece of its texts breaks, but for those that are longer
-    than `most`."""
-    return [min(max(_longest(text.plain, piece) for text in each), most) for each in cells]
+    """For each column the width of the longest piece of its texts, at most `limit`."""
+    return [min(max(_longest(text.plain, piece) for text in column), limit) for column in cells]
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """The widest give way until all fit, or all are at their least."""
+    """Narrow the widest columns until all fit, or all have their least width."""
     out = list(widths)
     while sum(out) > room:
-        able = [i for i, width in enumerate(out) if width > least[i]]
-        if not able:
+        shrinkable = [i for i, width in enumerate(out) if width > least[i]]
+        if not shrinkable:
             break
-        out[max(able, key=out.__getitem__)] -= 1
+        out[max(shrinkable, key=lambda i: out[i])] -= 1
     return out
 
 
 def broken(text: Text, width: int) -> Text:
-    """A text whose words are broken after a part where they do not fit; an indented line goes on
-    as far in as it begins."""
+    """A text whose words are broken between parts where they do not fit. Broken indented lines keep
+    their indentation."""
     from rich.cells import cell_len
     from rich.text import Text
 

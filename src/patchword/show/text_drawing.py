@@ -1,4 +1,4 @@
-"""Letters in pictures: fonts, and texts broken into lines. Sizes are in pixels."""
+"""Texts in pictures: fonts and line breaks. Sizes are in pixels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from patchword.errors import FontWarning, warn
 Font = ImageFont.FreeTypeFont
 
 TEXT, SMALL = 18, 15  # font sizes
-BELOW = 11  # between a heading and what it is of, pixels
+BELOW = 11  # space under a heading, pixels
 REMARKS = 3  # lines of small letters under a title
-BREAKS = " /-_"  # after which a line may end
+BREAKS = " /-_"  # characters after which a line may end
 PAPER, INK, FAINT, LINE = (255, 255, 255), (26, 26, 32), (112, 112, 122), (226, 226, 232)
-# Families that have Chinese, Japanese and Korean characters, where a system has them.
+# Font families with Chinese, Japanese and Korean characters, of various systems.
 CJK = (
     "Noto Sans CJK SC",
     "Source Han Sans SC",
@@ -31,11 +31,12 @@ CJK = (
     "Microsoft YaHei",
     "Droid Sans Fallback",
 )
-ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # how Unicode's names of them begin
+ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")  # beginnings of their Unicode names
 
 
 def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
-    """Break text into at most `lines` lines of at most `width` pixels; a cut ends in "…"."""
+    """Break text into at most `lines` lines of at most `width` pixels. A longer text is cut off
+    and ends in "…"."""
     out, rest = [], " ".join(text.split())
     while rest:
         cut = _cut(rest, face, width)
@@ -51,35 +52,37 @@ def wrap(text: str, face: Font, width: int, lines: int) -> list[str]:
 
 
 def _cut(text: str, face: Font, width: int) -> int:
-    """How much of `text` fits a line: up to a space, a slash, a hyphen or an underscore if there is
-    one, else a letter; at least one."""
+    """How many characters of `text` fit a line, at least one: up to the last of `BREAKS`, or within
+    a word if there is none."""
     fits = len(text)
     while fits > 1 and face.getlength(text[:fits]) > width:
-        fits -= 1 + (fits > 200) * (fits // 8)
+        fits -= 1 + fits // 8 if fits > 200 else 1
     if fits == len(text) or text[fits] == " ":
         return fits
-    return max(text.rfind(each, 0, fits) for each in BREAKS) + 1 or fits
+    after_break = max(text.rfind(character, 0, fits) for character in BREAKS) + 1
+    return after_break or fits
 
 
 @lru_cache(maxsize=256)
 def font(size: int, text: str = "", bold: bool = False) -> Font:
-    """DejaVu Sans, which travels in matplotlib; for characters that it lacks, the family of the
-    system that has most of them. A FontWarning says which none has."""
+    """DejaVu Sans, which is part of matplotlib, or the font of the system that has most of the
+    text's characters. Gives a FontWarning for characters that no font has."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     if _missing(path, text):
-        path = min([path, *_cjk()], key=lambda other: len(_missing(other, text)))
-        for each in _missing(path, text):
-            name = unicodedata.name(each, "").split("-")[0].split(" ")[0]
-            _warn("Chinese, Japanese or Korean characters" if name in ASIAN else repr(each))
+        path = min([path, *_cjk()], key=lambda candidate: len(_missing(candidate, text)))
+        for character in _missing(path, text):
+            script = unicodedata.name(character, "").split("-")[0].split(" ")[0]
+            asian = script in ASIAN
+            _warn("Chinese, Japanese or Korean characters" if asian else repr(character))
     return ImageFont.truetype(str(path), size)
 
 
 @lru_cache(maxsize=256)
 def _warn(what: str) -> None:
-    """One warning, however often something is drawn."""
+    """Warn once, however often a text is drawn."""
     warn(
         f"no font of this system has {what}: boxes are drawn; install {CJK[0]}, or another that "
         "has them",
@@ -90,7 +93,7 @@ def _warn(what: str) -> None:
 def _missing(path: Path, text: str) -> list[str]:
     """The characters of a text that a font file lacks."""
     known = _characters(str(path))
-    return [each for each in text if ord(each) not in known and not each.isspace()]
+    return [char for char in text if ord(char) not in known and not char.isspace()]
 
 
 @lru_cache(maxsize=16)
@@ -103,8 +106,8 @@ def _characters(path: str) -> frozenset[int]:
 
 @lru_cache(maxsize=1)
 def _cjk() -> list[Path]:
-    """The system's font files of the `CJK` families; matplotlib's own list of fonts may be older
-    than they are."""
+    """The system's font files of the `CJK` families. Adds fonts that matplotlib's cached list does
+    not have yet."""
     from matplotlib import font_manager
 
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
@@ -126,16 +129,18 @@ def write(
 
 @dataclass(frozen=True)
 class Heading:
-    """A title broken into lines, and what stands under it in small letters."""
+    """A title broken into lines, and remarks under it in small letters."""
 
     title: Sequence[str]
     remarks: Sequence[str]
 
     @property
     def height(self) -> int:
-        """Pixels, with the space below it; 0 without words."""
+        """Pixels, with the space below; 0 if it is empty."""
+        if not self.title and not self.remarks:
+            return 0
         lines = len(self.title) * line_height(TEXT) + len(self.remarks) * line_height(SMALL)
-        return lines and lines + BELOW
+        return lines + BELOW
 
     def write(self, picture: Image.Image, x: int, y: int) -> None:
         draw = ImageDraw.Draw(picture)
@@ -144,15 +149,18 @@ class Heading:
 
 
 def heading(title: str, width: int, lines: int = 4) -> Heading:
-    """A title of at most so many lines; what follows its first line break is a remark."""
-    first, _, rest = title.partition("\n")
-    words = wrap(first, font(TEXT, first, bold=True), width, lines)
-    said = [line for each in rest.split("\n") for line in wrap(each, font(SMALL, each), width, 2)]
-    return Heading(words, said[:REMARKS])
+    """A heading whose title is the first line of `title`, broken into at most `lines` lines; the
+    other lines are its remarks."""
+    first, *rest = title.split("\n")
+    title_lines = wrap(first, font(TEXT, first, bold=True), width, lines)
+    remarks: list[str] = []
+    for remark in rest:
+        remarks += wrap(remark, font(SMALL, remark), width, 2)
+    return Heading(title_lines, remarks[:REMARKS])
 
 
 def text_width(lines: Sequence[str], size: int) -> int:
-    """Of the longest line, in pixels."""
+    """Width of the longest line, in pixels."""
     return max((math.ceil(font(size, line).getlength(line)) for line in lines), default=0)
 
 

@@ -1,4 +1,4 @@
-"""Token-token attention as coloured matrices, with words or patches on both axes."""
+"""Pictures of attention between tokens: matrices with words or patches on both axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from patchword.show.colours import MATRIX, Values, colour_bar, digits, numbered, shade, table, unit
-from patchword.show.plots import BAR_ROOM, GAP, Photo
+from patchword.show.plots import BAR_HEIGHT, BAR_ROOM, GAP, Photo
 from patchword.show.text_drawing import (
     INK,
     LINE,
@@ -26,27 +26,29 @@ from patchword.show.text_drawing import (
     write,
 )
 
-WIDE = 2600  # pixels: of matrices side by side
-SIDES = {True: 1100, False: 700}  # of a matrix, pixels: of at most two, and of more
-MOST = {True: 64, False: 36}  # patches on an axis; neighbours of more are drawn as one
-CELL, LARGEST = 14, 46  # sides of a cell, pixels
-WRITTEN = 34  # from that side on the number is in the cell
-LABEL, NUMBER = 150, 12  # most of a label, font of a number, pixels
-READ = (
+MAX_WIDTH = 2600  # of matrices side by side, pixels
+# For up to two matrices, and for more:
+SIDES = 1100, 700  # of a matrix, pixels
+MAX_PATCHES = 64, 36  # on an axis; more are merged with their neighbours
+MIN_CELL, MAX_CELL = 14, 46  # side of a cell, pixels
+NUMBERS_FROM = 34  # side of a cell that has room for its number, pixels
+MAX_LABEL = 150  # width of a label, pixels
+NUMBER = 12  # font size of a number
+EXPLANATION = (
     "Each row is a token that attends, each column one that is attended to; a row sums to 1. "
     "Colours follow the square root of a weight."
 )
 
-Cells = Sequence[str | Image.Image]  # of an axis: words or patches
+Cells = Sequence[str | Image.Image]  # of an axis: words, or pictures of patches
 
 
 class View(NamedTuple):
-    """What a network sees of a photo.
+    """A photo as a network sees it.
 
-    photo  (H, W, 3), at the size of its input
-    patch  pixels of it a side of a patch
-    grid   patches (rows, columns)
-    first  which of the tokens is the first patch; they are row by row
+    photo  (H, W, 3), at the size of the network's input
+    patch  side of a patch, pixels
+    grid   number of patches (rows, columns)
+    first  index of the first patch among the tokens; patches follow row by row
     """
 
     photo: Photo
@@ -63,50 +65,54 @@ def token_matrices(
     title: str = "",
     colours: str = MATRIX,
 ) -> Image.Image:
-    """Matrices (K, N, N) of attention side by side, on one colour scale from 0, by the square root:
-    one token often takes nearly all. Exact zeros, which a mask leaves, stay white."""
-    few = len(matrices) <= 2
+    """Attention matrices (K, N, N) side by side, on one colour scale from 0. Colours follow the
+    square root, because one token often gets nearly all attention. Exact zeros, which come from a
+    mask, stay white."""
+    many = int(len(matrices) > 2)
     cells: Cells = tokens
-    note = READ
+    note = EXPLANATION
     if view is not None:
-        matrices, cells, side = merged_patches(matrices, tokens, view, MOST[few])
-        note += f" A picture is {side} x {side} patches." if side > 1 else ""
+        matrices, cells, side = merged_patches(matrices, tokens, view, MAX_PATCHES[many])
+        if side > 1:
+            note += f" A picture is {side} x {side} patches."
     scale = (0.0, float(matrices.max()))
-    cell = min(max(SIDES[few] // len(cells), CELL), LARGEST)
-    each = [
+    cell = min(max(SIDES[many] // len(cells), MIN_CELL), MAX_CELL)
+    pictures = [
         _matrix(values, name, cells, cell, scale, colours)
         for name, values in zip(titles, matrices, strict=True)
     ]
-    return _sheet(each, title, note, scale, colours)
+    return _sheet(pictures, title, note, scale, colours)
 
 
 def _sheet(
-    each: Sequence[Image.Image],
+    pictures: Sequence[Image.Image],
     title: str,
     note: str,
     scale: tuple[float, float],
     colours: str,
 ) -> Image.Image:
-    """Pictures of one size in rows, a title above, a note and the colours below."""
-    wide, high = each[0].size
-    columns = min(len(each), max((WIDE - GAP) // (wide + GAP), 1))
-    rows = math.ceil(len(each) / columns)
-    columns = math.ceil(len(each) / rows)
-    width = max(GAP + columns * (wide + GAP), BAR_ROOM + 2 * GAP)
+    """Pictures of one size in rows, with a title above, and a note and the colour bar below."""
+    picture_width, picture_height = pictures[0].size
+    columns = min(len(pictures), max((MAX_WIDTH - GAP) // (picture_width + GAP), 1))
+    rows = math.ceil(len(pictures) / columns)
+    columns = math.ceil(len(pictures) / rows)
+    width = max(GAP + columns * (picture_width + GAP), BAR_ROOM + 2 * GAP)
     head = heading(title, width - 2 * GAP, 3)
-    said = wrap(note, font(SMALL, note), width - 2 * GAP, 4)
+    note_lines = wrap(note, font(SMALL, note), width - 2 * GAP, 4)
     top = GAP + head.height
-    foot = len(said) * line_height(SMALL) + GAP // 2 + 12 + line_height(SMALL) + GAP
-    out = Image.new("RGB", (width, top + rows * (high + GAP) + foot), PAPER)
+    bottom = top + rows * (picture_height + GAP)
+    foot = len(note_lines) * line_height(SMALL) + GAP // 2 + BAR_HEIGHT + GAP
+    out = Image.new("RGB", (width, bottom + foot), PAPER)
     draw = ImageDraw.Draw(out)
     head.write(out, GAP, GAP)
-    for number, picture in enumerate(each):
-        left = GAP + number % columns * (wide + GAP)
-        out.paste(picture, (left, top + number // columns * (high + GAP)))
-    bottom = top + rows * (high + GAP)
-    write(draw, said, GAP, bottom, SMALL)
-    bottom += len(said) * line_height(SMALL) + GAP // 2
-    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR_ROOM, digits(scale[1] / 4, scale))
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        left = GAP + column * (picture_width + GAP)
+        out.paste(picture, (left, top + row * (picture_height + GAP)))
+    write(draw, note_lines, GAP, bottom, SMALL)
+    bottom += len(note_lines) * line_height(SMALL) + GAP // 2
+    middle = digits(scale[1] / 4, scale)  # the middle of the colours, by the square root
+    colour_bar(draw, colours, numbered(scale), GAP, bottom, BAR_ROOM, middle)
     return out
 
 
@@ -120,21 +126,24 @@ def _matrix(
 ) -> Image.Image:
     """One matrix (N, N) under its name."""
     size = min(SMALL, cell)
-    labels = [each for each in cells if isinstance(each, str)]
-    cut = {each: next(iter(wrap(each, font(size, each), LABEL, 1)), "") for each in labels}
-    before = max([cell, *(text_width([each], size) for each in cut.values())]) + 6
+    labels: dict[str, str] = {}  # token -> what of it fits
+    for token in cells:
+        if isinstance(token, str):
+            lines = wrap(token, font(size, token), MAX_LABEL, 1)
+            labels[token] = lines[0] if lines else ""
+    before = max([cell, *(text_width([label], size) for label in labels.values())]) + 6
     above = line_height(TEXT) + 6
     side = len(cells) * cell
     out = Image.new("RGB", (before + side, above + before + side), PAPER)
     draw = ImageDraw.Draw(out)
     write(draw, [name], before, 0, TEXT, bold=True)
     top = above + before
-    for number, label in enumerate(cells):
+    for number, token in enumerate(cells):
         place = number * cell
-        if isinstance(label, str):
-            _label(out, cut[label], size, before, top, place, cell)
+        if isinstance(token, str):
+            _draw_label(out, labels[token], size, before, top, place, cell)
         else:
-            thumb = label.resize((cell - 1, cell - 1), Image.Resampling.LANCZOS)
+            thumb = token.resize((cell - 1, cell - 1), Image.Resampling.LANCZOS)
             out.paste(thumb, (before - cell - 2, top + place))
             out.paste(thumb, (before + place, top - cell - 2))
     pixels = table(colours)[(np.sqrt(unit(values, *scale)) * 255).astype(np.uint8)]
@@ -144,16 +153,16 @@ def _matrix(
     for place in range(cell, side + 1, cell):  # lines between cells
         draw.line((before, top + place - 1, before + side, top + place - 1), PAPER)
         draw.line((before + place - 1, top, before + place - 1, top + side), PAPER)
-    if cell >= WRITTEN:
-        _numbers(draw, values, (before, top), cell, scale, colours)
+    if cell >= NUMBERS_FROM:
+        _draw_numbers(draw, values, (before, top), cell, scale, colours)
     draw.rectangle((before - 1, top - 1, before + side - 1, top + side - 1), None, LINE)
     return out
 
 
-def _label(
+def _draw_label(
     out: Image.Image, label: str, size: int, before: int, top: int, place: int, cell: int
 ) -> None:
-    """A word beside its row, and turned over its column."""
+    """Write a word beside its row, and rotated above its column."""
     face = font(size, label)
     middle = (cell - 1) // 2
     draw = ImageDraw.Draw(out)
@@ -163,7 +172,7 @@ def _label(
     out.paste(strip.rotate(90, expand=True), (before + place, top - before))
 
 
-def _numbers(
+def _draw_numbers(
     draw: ImageDraw.ImageDraw,
     values: Values,
     corner: tuple[int, int],
@@ -171,7 +180,7 @@ def _numbers(
     scale: tuple[float, float],
     colours: str,
 ) -> None:
-    """Each weight but zeros in its cell."""
+    """Write each weight that is not 0 in its cell."""
     for row, column in np.argwhere(values):
         value = float(values[row, column])
         middle = corner[0] + column * cell + cell // 2, corner[1] + row * cell + cell // 2
@@ -180,31 +189,34 @@ def _numbers(
 
 
 def merged_patches(
-    matrices: Values, tokens: Sequence[str], view: View, most: int
+    matrices: Values, tokens: Sequence[str], view: View, max_patches: int
 ) -> tuple[Values, Cells, int]:
-    """Matrices (K, M, M) and an axis of M cells, with as many neighbours as one picture as make at
-    most so many: side by side of patches; the columns summed, the mean of rows."""
+    """Merge patches into squares, until there are at most `max_patches` of these. Returns matrices
+    (K, M, M), an axis of M cells, and the side of a square in patches. Columns are summed, rows
+    averaged."""
     rows, columns = view.grid
-    side = next(n for n in range(1, 1000) if math.ceil(rows / n) * math.ceil(columns / n) <= most)
-    wide = math.ceil(columns / side)
+    side = 1
+    while math.ceil(rows / side) * math.ceil(columns / side) > max_patches:
+        side += 1
+    square_columns = math.ceil(columns / side)
+    count = math.ceil(rows / side) * square_columns
     y, x = np.divmod(np.arange(rows * columns), columns)
-    owner = np.arange(len(tokens))
+    cell_of = np.arange(len(tokens))  # token -> its cell
     patches = slice(view.first, view.first + rows * columns)
-    owner[patches] = view.first + y // side * wide + x // side
-    count = math.ceil(rows / side) * wide
-    owner[patches.stop :] += count - rows * columns
-    member = np.zeros((owner.max() + 1, len(tokens)), matrices.dtype)
-    member[owner, np.arange(len(tokens))] = 1
-    mean = member / member.sum(axis=1, keepdims=True)
-    merged: NDArray[np.floating] = mean @ matrices @ member.T
-    thumbs = [_thumb(view, side, i // wide, i % wide) for i in range(count)]
+    cell_of[patches] = view.first + y // side * square_columns + x // side
+    cell_of[patches.stop :] += count - rows * columns
+    members = np.zeros((cell_of.max() + 1, len(tokens)), matrices.dtype)
+    members[cell_of, np.arange(len(tokens))] = 1
+    mean = members / members.sum(axis=1, keepdims=True)
+    merged: NDArray[np.floating] = mean @ matrices @ members.T
+    thumbs = [_thumb(view, side, *divmod(i, square_columns)) for i in range(count)]
     return merged, [*tokens[: view.first], *thumbs, *tokens[patches.stop :]], side
 
 
 def _thumb(view: View, side: int, row: int, column: int) -> Image.Image:
-    """Of `side` by `side` patches what the network sees; fewer at the border."""
+    """The pixels of a square of `side` by `side` patches; fewer at the border."""
     rows, columns = (
-        slice(place * side * view.patch, min((place + 1) * side, most) * view.patch)
-        for place, most in zip((row, column), view.grid, strict=True)
+        slice(place * side * view.patch, min((place + 1) * side, count) * view.patch)
+        for place, count in zip((row, column), view.grid, strict=True)
     )
     return Image.fromarray(view.photo[rows, columns])

@@ -1,27 +1,27 @@
-// Hits as a grid of buttons, which arrow keys move in.
+// Hits as a grid of buttons with arrow keys.
 
 import { el } from "./dom.js";
 import { Photo } from "./photos.js";
 import { number, t } from "./words.js";
 
-/** A button for each hit; `open(hit, place)` is called for the one that is pressed. */
-export function append(list, hits, open) {
-  const before = list.children.length;
+/** Appends a button for each hit; `open(place)` is called when one is pressed. */
+export function appendHits(list, hits, open) {
+  const first = list.children.length;
   list.append(
     ...hits.map((hit, i) => {
       const photo = new Photo(hit);
-      const button = el("button", { type: "button", class: "hit", title: hit.path, onclick: () => open(hit, before + i) },
+      const button = el("button", { type: "button", class: "hit", title: hit.path, onclick: () => open(first + i) },
         photo.image(true),
         el("span", {}, hit.gone ? t("gone", { name: photo.name }) : photo.name),
         el("span", {}, hit.score === undefined ? "" : number(hit.score)));
-      button.querySelector("img").alt = ""; // the name stands below it
+      button.querySelector("img").alt = ""; // the name is below it
       return el("li", {}, button);
     }),
   );
 }
 
-/** Arrow keys move through the buttons of a grid; Home and End to its ends. */
-export function arrows(list) {
+/** Arrow keys move the focus through the buttons of a grid; Home and End to its ends. */
+export function addArrowKeys(list) {
   list.addEventListener("keydown", (event) => {
     const buttons = [...list.querySelectorAll("button")];
     const here = buttons.indexOf(document.activeElement);

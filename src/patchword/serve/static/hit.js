@@ -1,9 +1,8 @@
-// A hit, large: where the query is on it, what is known of it, and photos like it.
+// A hit, large: where the query is in it, what the index knows of it, and similar photos.
 
 import { el, slider } from "./dom.js";
-import { append, arrows } from "./gallery.js";
-import { scale } from "./heat.js";
-import { current, named } from "./models.js";
+import { addArrowKeys, appendHits } from "./gallery.js";
+import { current, modelById } from "./models.js";
 import { Panel } from "./panel.js";
 import { Photo } from "./photos.js";
 import { get, post } from "./server.js";
@@ -14,7 +13,7 @@ const SIMILAR = 12;
 const HIDDEN = new Set(["id", "path", "modified", "width", "height", "caption", "tags", "size", "hash"]);
 
 export class HitDialog {
-  /** `send(tab, photo)` takes a photo to another tab; `index` is what /v1/index says. */
+  /** `index` is the answer of /v1/index; `send(tab, photo)` gives a photo to another tab. */
   constructor(index, send) {
     this.index = index;
     this.send = send;
@@ -23,23 +22,21 @@ export class HitDialog {
     this.stage = new Stage(this.dialog.querySelector(".stage"));
     this.heat = this.dialog.querySelector(".heat");
     this.similar = this.dialog.querySelector(".gallery");
-    const moved = (opacity) => {
-      this.stage.opacity = opacity;
+    this.opacity = slider(this.heat.querySelector("input"), (value) => percent(value, 0), (value) => {
+      this.stage.opacity = value;
       this.stage.draw();
-    };
-    const input = this.heat.querySelector("input");
-    this.opacity = slider({ elements: { namedItem: () => input } }, "opacity", (value) => percent(value, 0), moved);
-    arrows(this.similar);
+    });
+    addArrowKeys(this.similar);
     this.listen();
   }
 
   listen() {
-    const press = (name, work) => this.dialog.querySelector(name).addEventListener("click", work);
-    press(".close", () => this.dialog.close());
-    press(".previous", () => this.step(-1));
-    press(".next", () => this.step(1));
+    const onClick = (selector, work) => this.dialog.querySelector(selector).addEventListener("click", work);
+    onClick(".close", () => this.dialog.close());
+    onClick(".previous", () => this.step(-1));
+    onClick(".next", () => this.step(1));
     this.dialog.addEventListener("click", (event) => {
-      if (event.target === this.dialog) this.dialog.close(); // beside it
+      if (event.target === this.dialog) this.dialog.close(); // a click beside it
     });
     this.dialog.addEventListener("keydown", (event) => {
       if (event.target.matches("input") || event.target.closest(".gallery")) return;
@@ -49,16 +46,15 @@ export class HitDialog {
     this.dialog.addEventListener("close", () => this.panel.running?.abort());
   }
 
-  /** Open one of the hits; `text` is what was searched for. */
+  /** Opens the hit at a place of a list; `text` is the query's. */
   open(hits, place, text) {
     this.hits = hits;
     this.place = place;
     this.text = text;
-    const [previous, next] = [".previous", ".next"].map((name) => this.dialog.querySelector(name));
     const focused = document.activeElement;
-    previous.disabled = place === 0;
-    next.disabled = place === hits.length - 1;
-    // Arrow keys are heard within the dialog alone: the focus stays there.
+    this.dialog.querySelector(".previous").disabled = place === 0;
+    this.dialog.querySelector(".next").disabled = place === hits.length - 1;
+    // Keep the focus in the dialog, which listens for arrow keys.
     if (focused.disabled || this.similar.contains(focused)) this.dialog.querySelector(".close").focus();
     if (!this.dialog.open) this.dialog.showModal();
     this.show(hits[place]);
@@ -74,22 +70,22 @@ export class HitDialog {
     this.dialog.querySelector("#hit-name").textContent = photo.name;
     this.heat.hidden = true;
     this.similar.replaceChildren();
-    this.facts(hit);
-    this.actions(photo);
+    this.showFacts(hit);
+    this.showActions(photo);
     this.panel.run(async (signal) => {
       await this.stage.show(photo, Number(this.opacity.value), signal);
-      await Promise.all([this.known(hit, signal), this.showSimilar(hit, signal), this.showHeat(photo, signal)]);
+      await Promise.all([this.loadRow(hit, signal), this.showSimilar(hit, signal), this.showHeat(photo, signal)]);
     });
   }
 
-  /** What the index knows beyond what a search gives: the caller's own columns. */
-  async known(hit, signal) {
+  /** Loads all columns of the index; a search gives only some. */
+  async loadRow(hit, signal) {
     hit.row ??= await get(`/v1/images/${hit.id}/info`, signal);
-    this.facts(hit);
+    this.showFacts(hit);
   }
 
-  facts(hit) {
-    const row = hit.row ?? {}; // whose columns may be called as anything, also "score"
+  showFacts(hit) {
+    const row = hit.row ?? {}; // the user's columns may have any name, also "score"
     const { caption, tags, width, height, modified } = { ...hit, ...row };
     const facts = [
       [t("score"), hit.score === undefined ? null : number(hit.score)],
@@ -98,7 +94,7 @@ export class HitDialog {
       [t("place"), el("code", {}, hit.path)],
       [t("pixels"), width ? `${width} × ${height}` : null],
       [t("size"), row.size && kilobytes(row.size)],
-      [t("modified"), Date.parse(modified) && time(modified)], // 0: of a file that was not there
+      [t("modified"), Date.parse(modified) && time(modified)], // 0: the file was not there
       ...Object.entries(row).filter(([key]) => !HIDDEN.has(key)).map(([key, value]) => [key, value === null ? null : String(value)]),
     ];
     this.dialog.querySelector(".facts").replaceChildren(
@@ -106,37 +102,33 @@ export class HitDialog {
     );
   }
 
-  actions(photo) {
-    const go = (tab) => () => {
+  showActions(photo) {
+    const sendTo = (tab) => () => {
       this.dialog.close();
       this.send(tab, photo);
     };
     this.dialog.querySelector(".actions").replaceChildren(
       ...["search", "classify", "where", "ask", "compare"].map((tab) =>
-        el("button", { type: "button", onclick: go(tab) }, t(`send_${tab}`))),
+        el("button", { type: "button", onclick: sendTo(tab) }, t(`send_${tab}`))),
     );
   }
 
   async showSimilar(hit, signal) {
     const { hits } = await post("/v1/search", { image: { id: hit.id }, k: SIMILAR + 1 }, signal);
-    const others = hits.filter((each) => each.id !== hit.id).slice(0, SIMILAR);
-    append(this.similar, others, (_, place) => this.open(others, place, this.text));
+    const others = hits.filter((other) => other.id !== hit.id).slice(0, SIMILAR);
+    appendHits(this.similar, others, (place) => this.open(others, place, this.text));
   }
 
-  /** The map of the query, by the index's model where it is one of those that answer. */
+  /** Shows the map of the query, by the index's model if the server has it. */
   async showHeat(photo, signal) {
-    const model = named(this.index.model) ?? current();
+    const model = modelById(this.index.model) ?? current();
     if (!this.text || !model?.can.includes("heatmap")) return;
     const answer = await post("/v1/heatmap",
       { model: model.id, image: await photo.inRequest(), texts: [this.text], format: "numbers" }, signal);
-    this.panel.sent = { image: [photo] };
-    this.panel.warn(answer.warnings);
-    const map = answer.maps[0];
-    const found = map.found !== false;
-    this.stage.setMap(found ? map : null);
-    this.stage.draw(answer.size);
-    this.stage.caption.replaceChildren(
-      t(found ? "map_of" : "no_map", { text: this.text }), ...(found ? [scale(...map.scale.map((end) => number(end)))] : []));
-    this.heat.hidden = !found;
+    this.panel.sentPhotos = { image: [photo] };
+    this.panel.addWarnings(answer.warnings);
+    const [map] = answer.maps;
+    this.stage.showMap(map, answer.size, t(map.found ? "map_of" : "no_map", { text: this.text }));
+    this.heat.hidden = !map.found;
   }
 }

@@ -1,4 +1,4 @@
-// The page starts here: which tab is open, and what each needs.
+// The page starts here: it opens tabs, and gives each its panel.
 
 import { el } from "./dom.js";
 import { HitDialog } from "./hit.js";
@@ -14,11 +14,11 @@ import { Where } from "./tabs/where.js";
 import { t } from "./words.js";
 
 const TABS = { search: Search, classify: Classify, where: Where, ask: Ask, compare: Compare, inspect: Inspect, explore: Explore };
-const OF_INDEX = new Set(["search", "explore"]);
+const NEED_INDEX = new Set(["search", "explore"]);
 const panels = {};
 
-function open(name, focus = false) {
-  const change = opened() ? "pushState" : "replaceState"; // so that "back" goes to the tab before
+function openTab(name, focus = false) {
+  const method = openTabName() ? "pushState" : "replaceState"; // "back" goes to the previous tab
   for (const tab of Object.keys(TABS)) {
     const button = document.getElementById(`tab-${tab}`);
     const chosen = tab === name;
@@ -27,37 +27,45 @@ function open(name, focus = false) {
     document.getElementById(`panel-${tab}`).hidden = !chosen;
     if (chosen && focus) button.focus();
   }
-  if (location.hash !== `#${name}`) history[change](null, "", `#${name}`);
+  if (location.hash !== `#${name}`) history[method](null, "", `#${name}`);
   document.getElementById("other-language").hash = name;
 }
 
-const opened = () => Object.keys(TABS).find((name) => !document.getElementById(`panel-${name}`).hidden);
-const named = () => (Object.hasOwn(TABS, location.hash.slice(1)) ? location.hash.slice(1) : null);
+const openTabName = () => Object.keys(TABS).find((name) => !document.getElementById(`panel-${name}`).hidden);
 
-/** Arrow keys move between tabs, as the WAI-ARIA pattern has it. */
-function listen() {
+/** The tab that the address names; null if it names none. */
+function tabInAddress() {
+  const name = location.hash.slice(1);
+  return Object.hasOwn(TABS, name) ? name : null;
+}
+
+/** Clicks, and keys: arrows move between tabs as in the WAI-ARIA pattern; "/" opens the search. */
+function addListeners() {
   const names = Object.keys(TABS);
-  for (const name of names) document.getElementById(`tab-${name}`).addEventListener("click", () => open(name));
+  for (const name of names) document.getElementById(`tab-${name}`).addEventListener("click", () => openTab(name));
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
-    const here = names.indexOf(opened());
+    const here = names.indexOf(openTabName());
     const place = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: names.length - 1 }[event.key];
     if (place === undefined) return;
     event.preventDefault();
-    open(names[(place + names.length) % names.length], true);
+    openTab(names[(place + names.length) % names.length], true);
   });
-  addEventListener("hashchange", () => named() && open(named())); // not for "Skip to the content"
+  addEventListener("hashchange", () => {
+    const name = tabInAddress(); // none for "Skip to the content"
+    if (name) openTab(name);
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
     event.preventDefault();
-    open("search");
+    openTab("search");
     document.querySelector("#panel-search [type=search]").focus();
   });
 }
 
-/** A photo that is pasted, or dropped beside a field, goes to the first field of the open tab. */
+/** Photos that are pasted, or dropped beside a field, go to the first field of the open tab. */
 function receiveFiles() {
   const take = (event, files) => {
-    const field = panels[opened()]?.photos;
+    const field = panels[openTabName()]?.photos;
     if (!files.length || !field || field.input.disabled) return;
     event.preventDefault();
     field.addFiles(files);
@@ -70,12 +78,12 @@ function receiveFiles() {
   });
 }
 
-/** Search and Explore say how to make an index. */
-function withoutIndex(name, sentence) {
+/** Explains in a tab that needs an index how to make one. */
+function explainNoIndex(name) {
   const panel = document.getElementById(`panel-${name}`);
   const notice = panel.querySelector(".cannot");
   notice.replaceChildren(
-    el("p", {}, sentence), el("p", {}, t("make_index")),
+    el("p", {}, t("no_index")), el("p", {}, t("make_index")),
     el("p", {}, el("code", {}, "patchword index FOLDER --into photos.index")),
     el("p", {}, el("code", {}, "patchword serve photos.index")));
   notice.hidden = false;
@@ -87,14 +95,14 @@ async function openIndex() {
     return await get("/v1/index");
   } catch (error) {
     if (error.code !== "no_index") throw error;
-    for (const name of OF_INDEX) withoutIndex(name, t("no_index"));
+    for (const name of NEED_INDEX) explainNoIndex(name);
     return null;
   }
 }
 
 async function start() {
-  listen();
-  open(named() ?? "search");
+  addListeners();
+  openTab(tabInAddress() ?? "search");
   for (const form of document.querySelectorAll("[role=tabpanel] form")) form.addEventListener("submit", (event) => event.preventDefault());
   const opening = document.getElementById("opening");
   opening.hidden = false; // large models take a while
@@ -102,13 +110,13 @@ async function start() {
     await load();
     const index = await openIndex();
     const send = (name, photo) => {
-      open(name, true);
+      openTab(name, true);
       panels[name].receive(photo);
     };
     const dialog = index && new HitDialog(index, send);
     const openHit = (hits, place, text) => dialog.open(hits, place, text);
     for (const [name, Tab] of Object.entries(TABS)) {
-      if (index || !OF_INDEX.has(name)) panels[name] = new Tab(document.getElementById(`panel-${name}`), { index, openHit });
+      if (index || !NEED_INDEX.has(name)) panels[name] = new Tab(document.getElementById(`panel-${name}`), { index, openHit });
     }
     receiveFiles();
     document.body.dataset.ready = "";

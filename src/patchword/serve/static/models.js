@@ -1,4 +1,4 @@
-// The models that answer: which one is chosen, what it can do, and why not.
+// The server's models: which one is chosen, and what it can do.
 
 import { el } from "./dom.js";
 import { translated } from "./translation.js";
@@ -9,15 +9,17 @@ const select = document.getElementById("model");
 let models = [];
 
 export const current = () => models.find((model) => model.id === select.value) ?? null;
+
 /** Why a model cannot do a job; "" if it can. */
 export const whyNot = (model, job) => {
   const reason = model?.why_not?.[job];
   return reason ? translated(reason) : "";
 };
-export const named = (id) => models.find((model) => model.id === id) ?? null;
+
+export const modelById = (id) => models.find((model) => model.id === id) ?? null;
 
 /** Calls `work` now and whenever another model is chosen. */
-export function onModel(work) {
+export function onModelChange(work) {
   select.addEventListener("change", work);
   work();
 }
@@ -32,12 +34,16 @@ export async function load() {
   select.replaceChildren(...models.map((model) => el("option", { value: model.id }, model.id)));
 }
 
-/** Show in a panel's notice why the model cannot do a job, and which other can. True if it can. */
-export function explain(notice, job, model = current()) {
+/**
+ * Whether the chosen model can do a job. If not, a panel's notice says why, and which other models
+ * can.
+ */
+export function checkModel(notice, job) {
+  const model = current();
   const can = model !== null && model.can.includes(job);
   notice.hidden = can;
   if (can) return true;
-  const others = models.filter((each) => each.can.includes(job));
+  const others = models.filter((other) => other.can.includes(job));
   notice.replaceChildren(
     el("p", {}, model ? whyNot(model, job) || t("cannot", { model: model.id }) : t("no_model")),
     ...others.map((other) =>

@@ -1,26 +1,35 @@
-// What all tabs share: one request at a time, its progress, its errors and warnings.
+// The base of all tabs: one request at a time, its progress, errors and warnings.
 
 import { el } from "./dom.js";
-import { reason, translated } from "./translation.js";
+import { errorMessage, translated } from "./translation.js";
 import { t } from "./words.js";
 
 export class Panel {
-  /** Of an element with .status, .errors and .warnings. */
+  /** root: an element with .status, .errors and .warnings. */
   constructor(root) {
     this.root = root;
     this.form = root.querySelector("form");
     this.notice = root.querySelector(".cannot");
     this.running = null;
-    this.sent = {}; // the photos that were asked about, by what the server calls one: "image 2"
+    this.sentPhotos = {}; // kind -> photos of the request; the server calls one "image 2", a kind and a number
   }
 
   find(selector) {
     return this.root.querySelector(selector);
   }
 
-  /** Whether its fields can be used. */
-  enable(able) {
-    for (const field of this.form.elements) field.disabled = !able;
+  field(name) {
+    return this.form.elements.namedItem(name);
+  }
+
+  /** Takes a photo from another tab. */
+  receive(photo) {
+    this.photos.add([photo]);
+  }
+
+  /** Enables or disables the fields. */
+  enable(enabled) {
+    for (const field of this.form.elements) field.disabled = !enabled;
   }
 
   clear() {
@@ -29,53 +38,58 @@ export class Panel {
     this.find(".warnings").replaceChildren();
   }
 
-  say(text) {
+  setStatus(text) {
     this.find(".status").textContent = text;
   }
 
-  fail(sentence) {
+  addError(sentence) {
     this.find(".errors").append(el("p", {}, sentence));
   }
 
-  /** What the server says, in the page's language, with the names of photos for their numbers. */
-  told(sentence) {
-    return translated(sentence).replace(/\b(image|good photo) (\d+)/g, (number, kind, n) => this.sent[kind]?.[n - 1]?.name ?? number);
+  /** A sentence of the server in the page's language, with the names of photos instead of numbers. */
+  translate(sentence) {
+    return translated(sentence).replace(/\b(image|good photo) (\d+)/g, (match, kind, number) =>
+      this.sentPhotos[kind]?.[number - 1]?.name ?? match);
   }
 
-  /** Why one of several photos has no answer. Returns the reason. */
-  failed(photo, { message }) {
-    const why = reason(message);
-    this.fail(`${photo.name}: ${why}`);
-    return why;
+  /** Shows the error of one of several photos. Returns its message. */
+  addPhotoError(photo, error) {
+    const message = errorMessage(error.message);
+    this.addError(`${photo.name}: ${message}`);
+    return message;
   }
 
-  /** Warnings that came with an answer, each once. */
-  warn(warnings = []) {
+  /** Shows the warnings of an answer, each once. */
+  addWarnings(warnings = []) {
     const list = this.find(".warnings");
     const shown = new Set([...list.children].map((item) => item.textContent));
-    for (const text of warnings.map((warning) => this.told(warning))) {
+    for (const text of warnings.map((warning) => this.translate(warning))) {
       if (!shown.has(text)) list.append(el("li", {}, text));
       shown.add(text);
     }
   }
 
-  /** Do `work(signal)`; what still runs for this panel is given up. Says what goes wrong. */
+  /**
+   * Runs `work(signal)` after aborting the panel's previous work. Shows the text that it returns, or
+   * its error. keep: leave the status and warnings of the previous work.
+   */
   async run(work, { keep = false } = {}) {
     this.running?.abort();
-    const mine = (this.running = new AbortController());
+    const controller = new AbortController();
+    this.running = controller;
     if (!keep) this.clear();
     this.find(".errors").replaceChildren();
     this.root.setAttribute("aria-busy", "true");
-    this.say(t("working"));
+    this.setStatus(t("working"));
     try {
-      const said = await work(mine.signal);
-      if (this.running === mine) this.say(said ?? "");
+      const text = await work(controller.signal);
+      if (this.running === controller) this.setStatus(text ?? "");
     } catch (error) {
-      if (error.name === "AbortError" || this.running !== mine) return;
-      this.say("");
-      this.fail(error.message);
+      if (error.name === "AbortError" || this.running !== controller) return;
+      this.setStatus("");
+      this.addError(error.message);
     } finally {
-      if (this.running === mine) this.root.removeAttribute("aria-busy");
+      if (this.running === controller) this.root.removeAttribute("aria-busy");
     }
   }
 }

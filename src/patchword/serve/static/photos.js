@@ -1,16 +1,16 @@
-// Photos: of the index (an id), or files that were dropped, pasted or chosen.
+// Photos of the index, by id, and files that were dropped, pasted or chosen.
 
 import { el } from "./dom.js";
-import { picture } from "./server.js";
+import { pictureAddress } from "./server.js";
 import { t } from "./words.js";
 
-const nameOf = (path) => path.split(/[/\\]/).pop();
-const wanted = new WeakMap(); // of each <img> the photo that it was last asked to show
+const fileName = (path) => path.split(/[/\\]/).pop();
+const shownPhotos = new WeakMap(); // <img> -> the last photo that it was asked to show
 
-/** Let an <img> show an address, unless it shows another photo by now. */
-function show(image, photo, address) {
+/** Shows a photo's address in an <img>, unless that has been asked to show another photo since. */
+function showAddress(image, photo, address) {
   const release = () => address.startsWith("blob:") && URL.revokeObjectURL(address);
-  if (wanted.get(image) !== photo) {
+  if (shownPhotos.get(image) !== photo) {
     release();
     return;
   }
@@ -23,53 +23,54 @@ export class Photo {
   constructor({ file = null, id = null, path = "" }) {
     this.file = file;
     this.id = id;
-    this.name = file ? file.name || t("pasted") : nameOf(path);
-    this.read = null;
+    this.name = file ? file.name || t("pasted") : fileName(path);
+    this.dataUri = null; // a promise, once it is needed
   }
 
-  /** As requests name it: {"id": 12}, or the file's bytes as a data URI. */
+  /** The photo in a request: {"id": 12}, or the file as a data URI. */
   async inRequest() {
     if (this.id !== null) return { id: this.id };
-    this.read ??= new Promise((resolve, reject) => {
+    this.dataUri ??= new Promise((resolve, reject) => {
       const reader = new FileReader();
       reader.onload = () => resolve(reader.result);
       reader.onerror = () => reject(new Error(t("unreadable", { name: this.name })));
       reader.readAsDataURL(this.file);
     });
-    return this.read;
+    return this.dataUri;
   }
 
-  /** Fill an <img>. What the browser cannot open (TIFF, DICOM), the server draws. */
-  async fill(image, small = false) {
-    wanted.set(image, this);
+  /** Shows the photo in an <img>. The server converts files that the browser cannot open (TIFF, DICOM). */
+  async showIn(image, small = false) {
+    shownPhotos.set(image, this);
     image.alt = this.name;
-    image.removeAttribute("src"); // of the photo before
+    image.removeAttribute("src"); // the previous photo
     image.onerror = null;
     if (this.id !== null) {
-      show(image, this, await picture(`/v1/images/${this.id}${small ? "/thumbnail" : ""}`));
+      showAddress(image, this, await pictureAddress(`/v1/images/${this.id}${small ? "/thumbnail" : ""}`));
       return;
     }
     image.onerror = async () => {
       image.onerror = null;
       try {
-        show(image, this, await picture("/v1/preview", { image: await this.inRequest() }));
+        showAddress(image, this, await pictureAddress("/v1/preview", { image: await this.inRequest() }));
       } catch {
-        // The name stays; the answer says what is wrong with the file.
-        if (wanted.get(image) === this) image.removeAttribute("src");
+        // The name stays; the answer to the request will say what is wrong with the file.
+        if (shownPhotos.get(image) === this) image.removeAttribute("src");
       }
     };
     this.url ??= URL.createObjectURL(this.file);
     image.src = this.url;
   }
 
+  /** A new <img> of the photo. */
   image(small = false) {
     const image = el("img", { loading: "lazy" });
-    this.fill(image, small).catch(() => {});
+    this.showIn(image, small).catch(() => {});
     return image;
   }
 }
 
-/** A field for photos: `photos` is what it holds, `changed` is called when that changes. */
+/** A field for photos. `changed` is called after each change of `photos`. */
 export class PhotoField {
   constructor(root, changed = () => {}) {
     this.root = root;
@@ -110,7 +111,7 @@ export class PhotoField {
   }
 
   remove(photo) {
-    this.photos = this.photos.filter((each) => each !== photo);
+    this.photos = this.photos.filter((other) => other !== photo);
     this.show();
     this.input.focus();
   }

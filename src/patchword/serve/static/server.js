@@ -1,13 +1,13 @@
-// Requests to the server, and what it says when it refuses.
+// Requests to the server, and its errors.
 
-import { reason } from "./translation.js";
+import { errorMessage } from "./translation.js";
 import { t } from "./words.js";
 
-const STORED = "patchword-key";
-const SENDABLE = /^[\x20-\x7e]+$/; // a header holds nothing else, and no key has it
-let key = sessionStorage.getItem(STORED) || "";
+const STORAGE_KEY = "patchword-key";
+const SENDABLE = /^[\x20-\x7e]+$/; // headers can contain no other characters, and so can keys
+let key = sessionStorage.getItem(STORAGE_KEY) || "";
 
-/** What the server said: message is its sentence. */
+/** An error answer; message is for the user. */
 export class ServerError extends Error {
   constructor(message, status, code) {
     super(message);
@@ -16,38 +16,39 @@ export class ServerError extends Error {
   }
 }
 
-async function refusal(response) {
-  let said;
+async function errorOf(response) {
+  let error;
   try {
-    said = (await response.json()).error;
+    error = (await response.json()).error;
   } catch {
-    said = null; // not of this server: a proxy's page
+    error = null; // not this server's answer: a proxy's page
   }
-  const sentence = said?.message ? reason(said.message) : t("not_answered", { status: response.status });
-  return new ServerError(sentence, response.status, said?.code);
+  const message = error?.message ? errorMessage(error.message) : t("not_answered", { status: response.status });
+  return new ServerError(message, response.status, error?.code);
 }
 
-let asking = null; // one dialog, however many requests wait for the key
+let keyDialog = null; // a promise: one dialog, however many requests wait for the key
 
-function askForKey(sentence) {
-  asking ??= new Promise((resolve) => {
+function askForKey(message) {
+  keyDialog ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
-    dialog.querySelector(".error").textContent = sentence;
-    dialog.querySelector(".error").hidden = !key; // of the key that was tried
+    dialog.querySelector(".error").textContent = message;
+    dialog.querySelector(".error").hidden = !key; // the message is about a key that was tried
     dialog.addEventListener("close", () => {
       key = dialog.querySelector("input").value;
-      sessionStorage.setItem(STORED, key);
-      asking = null;
+      sessionStorage.setItem(STORAGE_KEY, key);
+      keyDialog = null;
       resolve(key !== "");
     }, { once: true });
     dialog.querySelector("input").value = "";
     dialog.showModal();
   });
-  return asking;
+  return keyDialog;
 }
 
-async function fetched(path, options) {
-  const tried = key;
+/** Sends a request with the key. Returns the answer; throws ServerError. */
+async function send(path, options) {
+  const usedKey = key;
   const headers = { ...options.headers, ...(SENDABLE.test(key) && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
@@ -57,15 +58,15 @@ async function fetched(path, options) {
     throw new ServerError(t("unreachable"), 0, "unreachable");
   }
   if (response.ok) return response;
-  const refused = await refusal(response);
-  if (response.status === 401 && (tried !== key || (await askForKey(refused.message)))) return fetched(path, options);
-  throw refused;
+  const error = await errorOf(response);
+  if (response.status === 401 && (usedKey !== key || (await askForKey(error.message)))) return send(path, options);
+  throw error;
 }
 
-/** What an answer holds; it may break off, and not be of this server. */
-async function content(response, kind) {
+/** The content of an answer, by a method of Response. The answer may break off, or not be this server's. */
+async function content(response, method) {
   try {
-    return await response[kind]();
+    return await response[method]();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (error instanceof SyntaxError) throw new ServerError(t("not_answered", { status: response.status }), response.status);
@@ -74,21 +75,21 @@ async function content(response, kind) {
 }
 
 export async function get(path, signal) {
-  return content(await fetched(path, { signal }), "json");
+  return content(await send(path, { signal }), "json");
 }
 
-function posted(path, body, signal) {
+function sendPost(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
-  return fetched(path, { method: "POST", body: JSON.stringify(body), headers, signal });
+  return send(path, { method: "POST", body: JSON.stringify(body), headers, signal });
 }
 
 export async function post(path, body, signal) {
-  return content(await posted(path, body, signal), "json");
+  return content(await sendPost(path, body, signal), "json");
 }
 
-/** An address that <img> can show of what the server answers with a picture. */
-export async function picture(path, body) {
+/** An address for <img> of a picture that the server answers with. */
+export async function pictureAddress(path, body) {
   if (!body && !key) return path;
-  const response = body ? await posted(path, body) : await fetched(path, {});
+  const response = body ? await sendPost(path, body) : await send(path, {});
   return URL.createObjectURL(await content(response, "blob"));
 }

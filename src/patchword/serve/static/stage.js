@@ -1,12 +1,13 @@
-// A photo with what is drawn on it: a map, masks, boxes. Places are pixels of the photo of `size`.
+// A photo with a map, masks and boxes drawn over it. Coordinates are pixels of the photo.
 
-import { coloured } from "./heat.js";
+import { colourBar, drawGrid } from "./heat.js";
+import { number } from "./words.js";
 
 export const COLOURS = ["#e6550d", "#1f9ede", "#31a354", "#c44fc9", "#e0b400", "#5b6ee1", "#d6336c", "#14a098"];
-const SIDE = 768; // pixels, the longer one of what is drawn: small photos are shown larger than they are
+const SIDE = 768; // longer side of the canvas, pixels: small photos are enlarged
 
-/** A picture of an answer, ready to be drawn; throws where the answer is not wanted any more. */
-export async function pictureOf(address, signal) {
+/** A picture by its address, ready to be drawn. Throws if the request was aborted. */
+export async function loadPicture(address, signal) {
   const picture = new Image();
   picture.src = address;
   await picture.decode();
@@ -23,46 +24,49 @@ export class Stage {
     this.clear();
   }
 
-  /** Nothing is drawn. */
+  /** Removes everything that is drawn. */
   clear() {
-    this.size = null;
+    this.size = null; // [width, height] of the photo
     this.map = null; // {grid, box, peak}
-    this.mask = null; // an image of the whole photo
+    this.mask = null; // a picture of the whole photo
     this.boxes = []; // {box, colour, label}
     this.opacity = 0.6;
-    this.painted = null;
+    this.mapCanvas = null; // the coloured map, once it is drawn
     this.canvas.width = 1;
     this.canvas.height = 1;
     this.caption.replaceChildren();
   }
 
-  /** Throws where the photo is not wanted any more. */
+  /** Shows a photo. Throws if the request was aborted. */
   async show(photo, opacity, signal) {
     this.clear();
     this.opacity = opacity;
     this.root.hidden = false;
-    await photo.fill(this.image);
+    await photo.showIn(this.image);
     await this.image.decode().catch(() => {});
     signal.throwIfAborted();
-    if (this.image.naturalWidth) this.shape(this.image.naturalWidth, this.image.naturalHeight);
+    if (this.image.naturalWidth) this.setAspect(this.image.naturalWidth, this.image.naturalHeight);
   }
 
-  /** Its sides: a small photo is shown larger than it is. */
-  shape(width, height) {
+  /** The aspect ratio, by which CSS enlarges small photos. */
+  setAspect(width, height) {
     this.root.querySelector(".layers").style.setProperty("--aspect", String(width / height));
   }
 
-  /** A map: its grid covers `box` of the photo. */
-  setMap(map) {
-    this.map = map;
-    this.painted = null;
+  /** Draws a map of /v1/heatmap, if its text was found, on a photo of `size`, with a caption. */
+  showMap(map, size, caption) {
+    this.map = map.found ? map : null;
+    this.mapCanvas = null;
+    this.draw(size);
+    this.caption.replaceChildren(caption);
+    if (map.found) this.caption.append(colourBar(...map.scale.map((end) => number(end))));
   }
 
-  /** Draw again; `size` is the photo's [width, height]. */
+  /** Draws everything again; `size` is the photo's [width, height]. */
   draw(size = this.size) {
     if (!size) return;
     this.size = size;
-    this.shape(...size);
+    this.setAspect(...size);
     const factor = SIDE / Math.max(...size);
     this.canvas.width = Math.max(1, Math.round(size[0] * factor));
     this.canvas.height = Math.max(1, Math.round(size[1] * factor));
@@ -71,21 +75,21 @@ export class Stage {
     if (this.mask) context.drawImage(this.mask, 0, 0, this.canvas.width, this.canvas.height);
     if (this.map) this.drawMap(context, factor);
     context.globalAlpha = 1;
-    for (const each of this.boxes) this.drawBox(context, each, factor);
+    for (const box of this.boxes) this.drawBox(context, box, factor);
   }
 
-  /** How many of the canvas's pixels one of the screen is. */
-  pixel() {
+  /** Canvas pixels per screen pixel. */
+  screenPixel() {
     return this.canvas.width / (this.canvas.clientWidth || this.canvas.width);
   }
 
   drawMap(context, factor) {
     const [x1, y1, x2, y2] = this.map.box.map((edge) => edge * factor);
-    this.painted ??= coloured(this.map.grid, x2 - x1, y2 - y1);
-    context.drawImage(this.painted, x1, y1, x2 - x1, y2 - y1);
+    this.mapCanvas ??= drawGrid(this.map.grid, x2 - x1, y2 - y1);
+    context.drawImage(this.mapCanvas, x1, y1, x2 - x1, y2 - y1);
     if (!this.map.peak) return;
     const [x, y] = this.map.peak.map((edge) => edge * factor);
-    const pixel = this.pixel();
+    const pixel = this.screenPixel();
     context.globalAlpha = 1;
     for (const [width, colour] of [[4, "#000000"], [2, "#ffffff"]]) {
       context.beginPath();
@@ -98,20 +102,20 @@ export class Stage {
 
   drawBox(context, { box, colour, label }, factor) {
     const [x1, y1, x2, y2] = box.map((edge) => edge * factor);
-    const pixel = this.pixel();
-    for (const [width, stroke] of [[5, "#000000"], [2.5, colour]]) {
-      context.lineWidth = width * pixel;
+    const pixel = this.screenPixel();
+    for (const [lineWidth, stroke] of [[5, "#000000"], [2.5, colour]]) {
+      context.lineWidth = lineWidth * pixel;
       context.strokeStyle = stroke;
       context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     }
     if (!label) return;
     const size = 13 * pixel;
     context.font = `bold ${size}px system-ui, sans-serif`;
-    const wide = context.measureText(label).width + 8 * pixel;
-    const left = Math.max(0, Math.min(x1, this.canvas.width - wide));
+    const width = context.measureText(label).width + 8 * pixel;
+    const left = Math.max(0, Math.min(x1, this.canvas.width - width));
     const top = Math.max(0, y1 - size * 1.4);
     context.fillStyle = "#000000";
-    context.fillRect(left, top, wide, size * 1.4);
+    context.fillRect(left, top, width, size * 1.4);
     context.fillStyle = "#ffffff";
     context.fillText(label, left + 4 * pixel, top + size * 1.05);
   }

@@ -1,15 +1,15 @@
-// The page's words, in the language that the server chose (`words.json`).
+// The page's texts in its language (`words.json`).
 
 const words = JSON.parse(document.getElementById("words").textContent);
 export const language = document.documentElement.lang;
 
-const whole = new Intl.NumberFormat(language);
+const wholeNumber = new Intl.NumberFormat(language);
 
-/** The text of a key; {name} in it becomes values.name. */
+/** The text of a key; {name} in it is replaced by values.name. */
 export function t(key, values = {}) {
   if (!(key in words)) throw new Error(`no words for ${key}`);
   return words[key].replace(/\{(\w+)\}/g, (_, name) =>
-    typeof values[name] === "number" ? whole.format(values[name]) : String(values[name]));
+    typeof values[name] === "number" ? wholeNumber.format(values[name]) : String(values[name]));
 }
 
 export const percent = (share, digits = 1) =>
@@ -18,13 +18,13 @@ export const percent = (share, digits = 1) =>
 export const number = (value, digits = 3) =>
   new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 
-/** A time as people of the page's language write it. */
+/** A date and time in the page's language. */
 export function time(text) {
-  const moment = new Date(text);
-  if (Number.isNaN(moment.getTime())) return String(text);
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(moment);
+  const date = new Date(text);
+  if (Number.isNaN(date.getTime())) return String(text);
+  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(date);
 }
 
-/** The size of a file. */
+/** A file size. */
 export const kilobytes = (bytes) =>
   new Intl.NumberFormat(language, { style: "unit", unit: "kilobyte", maximumFractionDigits: 1 }).format(bytes / 1000);

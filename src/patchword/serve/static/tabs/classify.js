@@ -1,7 +1,7 @@
-// Classify: which of the typed labels each photo is.
+// Classify: which of the typed labels fits each photo.
 
 import { bars, el, items } from "../dom.js";
-import { current, explain, onModel } from "../models.js";
+import { checkModel, current, onModelChange } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
@@ -12,34 +12,29 @@ export class Classify extends Panel {
     super(root);
     this.photos = new PhotoField(this.find("[data-photos]"));
     this.form.addEventListener("submit", () => this.run((signal) => this.classify(signal)));
-    onModel(() => this.enable(explain(this.notice, "classify")));
+    onModelChange(() => this.enable(checkModel(this.notice, "classify")));
   }
 
   async classify(signal) {
-    const labels = items(this.form.elements.namedItem("labels"));
+    const labels = items(this.field("labels"));
     const photos = this.photos.photos;
     if (!photos.length) throw new Error(t("no_photo"));
     if (!labels.length) throw new Error(t("no_labels"));
-    this.sent = { image: photos };
+    this.sentPhotos = { image: photos };
     const answer = await post("/v1/classify", {
       model: current().id,
       images: await this.photos.inRequest(),
       labels,
-      multi_label: this.form.elements.namedItem("multi").checked,
+      multi_label: this.field("multi").checked,
     }, signal);
-    this.warn(answer.warnings);
-    this.find(".cards").replaceChildren(...answer.data.map((one) => this.card(photos[one.index], one)));
+    this.addWarnings(answer.warnings);
+    this.find(".cards").replaceChildren(...answer.data.map((record) => this.card(photos[record.index], record)));
   }
 
-  card(photo, one) {
-    const why = one.error && this.failed(photo, one.error);
-    const labels = [...(one.labels ?? [])].sort((a, b) => b.probability - a.probability);
-    return el("article", { class: "card" }, photo.image(), el("h3", {}, photo.name),
-      why ? el("p", { class: "error" }, why)
-        : bars(labels.map(({ label, probability }) => ({ label, share: probability, said: percent(probability) }))));
-  }
-
-  receive(photo) {
-    this.photos.add([photo]);
+  card(photo, { labels = [], error }) {
+    const sorted = [...labels].sort((a, b) => b.probability - a.probability);
+    const rows = sorted.map(({ label, probability }) => ({ label, share: probability, text: percent(probability) }));
+    const result = error ? el("p", { class: "error" }, this.addPhotoError(photo, error)) : bars(rows);
+    return el("article", { class: "card" }, photo.image(), el("h3", {}, photo.name), result);
   }
 }

@@ -2,7 +2,7 @@
 
 import { el, lines } from "../dom.js";
 import { shade } from "../heat.js";
-import { current, explain, onModel, whyNot } from "../models.js";
+import { checkModel, current, onModelChange, whyNot } from "../models.js";
 import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
@@ -14,13 +14,14 @@ export class Compare extends Panel {
     this.photos = new PhotoField(this.find("[data-photos]"));
     this.matrix = this.find(".matrix");
     this.form.addEventListener("submit", () => this.run((signal) => this.compare(signal)));
-    onModel(() => this.offer());
+    onModelChange(() => this.enableMeasures());
   }
 
-  offer() {
-    const able = explain(this.notice, "similarity");
+  /** Enables the measures that the chosen model has. */
+  enableMeasures() {
+    const able = checkModel(this.notice, "similarity");
     this.enable(able);
-    const [cosine, match] = this.form.elements.namedItem("measure");
+    const [cosine, match] = this.field("measure");
     match.disabled = !able || !current().can.includes("match");
     match.closest("label").title = whyNot(current(), "match");
     if (match.disabled) cosine.checked = true;
@@ -28,19 +29,20 @@ export class Compare extends Panel {
 
   async compare(signal) {
     const photos = this.photos.photos;
-    const texts = lines(this.form.elements.namedItem("texts"));
-    const match = this.form.elements.namedItem("measure").value === "match";
+    const texts = lines(this.field("texts"));
+    const match = this.field("measure").value === "match";
     if (!photos.length) throw new Error(t("no_photo"));
     if (!texts.length) throw new Error(t("no_texts"));
-    this.sent = { image: photos };
-    const asked = { model: current().id, images: await this.photos.inRequest(), texts };
-    const answer = await post(match ? "/v1/match" : "/v1/similarity", asked, signal);
-    this.warn(answer.warnings);
-    const data = answer.data ?? [];
-    for (const one of data.filter((each) => each.error)) this.failed(photos[one.index], one.error);
-    const failed = new Set(data.filter((each) => each.error).map((each) => each.index));
-    const rows = match ? photos.map((_, i) => data.find((each) => each.index === i)?.probabilities) : answer.cosines;
-    this.draw(photos, texts, photos.map((_, i) => (failed.has(i) ? null : rows[i])), match);
+    this.sentPhotos = { image: photos };
+    const body = { model: current().id, images: await this.photos.inRequest(), texts };
+    const answer = await post(match ? "/v1/match" : "/v1/similarity", body, signal);
+    this.addWarnings(answer.warnings);
+    const rows = match ? photos.map(() => null) : answer.cosines; // null: an error
+    for (const { index, error, probabilities } of answer.data) {
+      if (error) this.addPhotoError(photos[index], error);
+      else rows[index] = probabilities;
+    }
+    this.draw(photos, texts, rows, match);
   }
 
   /** Cosines are coloured between the lowest and the highest, probabilities between 0 and 1. */
@@ -48,11 +50,11 @@ export class Compare extends Panel {
     const values = rows.filter(Boolean).flat();
     const [low, high] = match ? [0, 1] : [Math.min(...values), Math.max(...values)];
     const cell = (value, best) => {
-      const { ground, ink } = shade(high > low ? (value - low) / (high - low) : 0.5);
-      const made = el("td", { class: best && "best", title: best && t("best_of_row") }, match ? percent(value) : number(value));
-      made.style.background = ground;
-      made.style.color = ink;
-      return made;
+      const { background, text } = shade(high > low ? (value - low) / (high - low) : 0.5);
+      const element = el("td", { class: best && "best", title: best && t("best_of_row") }, match ? percent(value) : number(value));
+      element.style.background = background;
+      element.style.color = text;
+      return element;
     };
     const line = (photo, row) => el("tr", {},
       el("th", { scope: "row" }, photo.image(true), el("span", { title: photo.name }, photo.name)),
@@ -61,9 +63,5 @@ export class Compare extends Panel {
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, t("photo")), ...texts.map((text) => el("th", { scope: "col" }, text)))),
       el("tbody", {}, ...photos.map((photo, i) => line(photo, rows[i])))));
     this.matrix.hidden = false;
-  }
-
-  receive(photo) {
-    this.photos.add([photo]);
   }
 }

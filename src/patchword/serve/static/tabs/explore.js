@@ -1,13 +1,13 @@
 // Explore: groups of photos that are alike, and photos that are nearly the same.
 
 import { el, slider } from "../dom.js";
-import { append, arrows } from "../gallery.js";
+import { addArrowKeys, appendHits } from "../gallery.js";
 import { Panel } from "../panel.js";
-import { named } from "../translation.js";
+import { clusterName } from "../translation.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
 
-const SHOWN = 12; // photos of a group at first
+const FIRST = 12; // photos of a group that are shown at first
 const EXAMPLES = 48; // of a cluster, at most
 
 export class Explore extends Panel {
@@ -15,7 +15,7 @@ export class Explore extends Panel {
     super(root);
     this.openHit = openHit;
     this.groups = this.find(".groups");
-    this.threshold = slider(this.form, "threshold", (value) => percent(value, 0));
+    this.threshold = slider(this.field("threshold"), (value) => percent(value, 0));
     this.form.addEventListener("submit", () => this.run((signal) => this.clusters(signal)));
     this.find(".duplicates").addEventListener("click", () => this.run((signal) => this.duplicates({}, signal)));
     this.find(".alike").addEventListener("click", () =>
@@ -25,36 +25,38 @@ export class Explore extends Panel {
 
   async clusters(signal) {
     this.groups.replaceChildren();
-    const count = Number(this.form.elements.namedItem("clusters").value);
+    const count = Number(this.field("clusters").value);
     const { clusters, warnings } = await post("/v1/explore", { ...(count && { clusters: count }), examples: EXAMPLES }, signal);
-    this.warn(warnings);
-    for (const { name, count: all, photos } of clusters) this.group(t("cluster", { name: named(name), photos: all }), photos);
+    this.addWarnings(warnings);
+    for (const cluster of clusters) {
+      this.addGroup(t("cluster", { name: clusterName(cluster.name), photos: cluster.count }), cluster.photos);
+    }
     return t("clusters_found", { clusters: clusters.length });
   }
 
-  /** Copies of one photo; with a threshold, all that are so much alike. */
-  async duplicates(asked, signal) {
+  /** Copies of one photo; with a threshold in `body`, photos that the model finds so much alike. */
+  async duplicates(body, signal) {
     this.groups.replaceChildren();
-    const { groups, warnings } = await post("/v1/duplicates", asked, signal);
-    this.warn(warnings);
+    const { groups, warnings } = await post("/v1/duplicates", body, signal);
+    this.addWarnings(warnings);
     groups.forEach(({ keep, others }, i) => {
       const photos = [{ id: keep.id, path: keep.path }, ...others];
-      this.group(t("duplicate", { number: i + 1, photos: photos.length }), photos, t("keep"));
+      this.addGroup(t("duplicate", { number: i + 1, photos: photos.length }), photos, t("keep"));
     });
     return groups.length ? t("groups_found", { groups: groups.length }) : t("no_groups");
   }
 
-  /** A heading and the first photos of a group; `first` is written on the first of them. */
-  group(name, photos, first = "") {
+  /** A heading and the photos of a group; `firstNote` is written under the first photo. */
+  addGroup(name, photos, firstNote = "") {
     const list = el("ul", { class: "gallery small", "aria-label": name });
-    const open = (_, place) => this.openHit(photos, place);
-    append(list, photos.slice(0, SHOWN), open);
-    if (first) list.querySelector(".hit").lastChild.textContent = first;
-    arrows(list);
-    const more = el("button", { type: "button", hidden: photos.length <= SHOWN, onclick: () => {
-      append(list, photos.slice(SHOWN), open);
+    const open = (place) => this.openHit(photos, place);
+    appendHits(list, photos.slice(0, FIRST), open);
+    if (firstNote) list.querySelector(".hit").lastChild.textContent = firstNote;
+    addArrowKeys(list);
+    const more = el("button", { type: "button", hidden: photos.length <= FIRST, onclick: () => {
+      appendHits(list, photos.slice(FIRST), open);
       more.remove();
-      list.children[SHOWN].querySelector("button").focus(); // it was on the one that is gone
+      list.children[FIRST].querySelector("button").focus(); // it was on the removed button
     } }, t("all_of_group", { photos: photos.length }));
     this.groups.append(el("section", { class: "group" }, el("h2", {}, name), list, more));
   }

@@ -2,7 +2,7 @@
 
 import { slider } from "../dom.js";
 import { condition, fields } from "../filters.js";
-import { append, arrows } from "../gallery.js";
+import { addArrowKeys, appendHits } from "../gallery.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
 import { percent, t } from "../words.js";
@@ -16,33 +16,32 @@ export class Search extends Panel {
     this.openHit = openHit;
     this.gallery = this.find(".gallery");
     this.more = this.find(".more");
-    this.photos = new PhotoField(this.find("[data-photos]"), () => this.queried());
-    this.text = this.form.elements.namedItem("text");
-    this.balance = slider(this.form, "balance", (value) => t("balance_said", { words: percent(1 - value, 0), photo: percent(value, 0) }));
-    this.text.addEventListener("input", () => this.queried());
+    this.photos = new PhotoField(this.find("[data-photos]"), () => this.showBalance());
+    this.text = this.field("text");
+    this.balance = slider(this.field("balance"), (value) => t("balance_value", { words: percent(1 - value, 0), photo: percent(value, 0) }));
+    this.text.addEventListener("input", () => this.showBalance());
     this.find(".filters").replaceChildren(...fields(index.where ? index.columns : []));
     this.form.addEventListener("submit", () => this.search());
-    this.more.addEventListener("click", () => this.next());
-    new IntersectionObserver((seen) => {
-      if (seen.some((each) => each.isIntersecting) && !this.root.hasAttribute("aria-busy")) this.next();
+    this.more.addEventListener("click", () => this.loadMore());
+    new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting) && !this.root.hasAttribute("aria-busy")) this.loadMore();
     }, { rootMargin: "400px" }).observe(this.more);
-    arrows(this.gallery);
-    this.say(t("index_holds", { images: index.images, name: index.name, model: index.model }));
+    addArrowKeys(this.gallery);
+    this.setStatus(t("index_holds", { images: index.images, name: index.name, model: index.model }));
   }
 
-  /** Words and a photo are weighed against each other only where both are given. */
-  queried() {
+  /** Shows the slider between words and photo where both are given. */
+  showBalance() {
     this.find(".both").hidden = !(this.text.value.trim() && this.photos.first);
   }
 
   async query() {
-    const values = this.form.elements;
     const text = this.text.value.trim();
     const photo = this.photos.first;
-    const without = values.namedItem("without").value.trim();
-    const where = condition(this.form, values.namedItem("where").value.trim());
+    const without = this.field("without").value.trim();
+    const where = condition(this.form, this.field("where").value.trim());
     if (!text && !photo) throw new Error(t("nothing_asked"));
-    this.sent = { image: [photo] };
+    this.sentPhotos = { image: [photo] };
     const share = Number(this.balance.value);
     return {
       ...(text && { text }),
@@ -58,30 +57,31 @@ export class Search extends Panel {
     this.more.hidden = true;
     return this.run(async (signal) => {
       this.gallery.replaceChildren();
-      const asked = await this.query();
+      const query = await this.query();
       signal.throwIfAborted();
-      this.asked = asked;
+      this.lastQuery = query;
       return this.load(signal);
     });
   }
 
-  next() {
+  loadMore() {
     if (!this.more.hidden) this.run((signal) => this.load(signal), { keep: true });
   }
 
+  /** Appends the next hits of the last query. */
   async load(signal) {
-    const asked = this.asked;
-    const answer = await post("/v1/search", { ...asked, k: PAGE, offset: this.hits.length }, signal);
+    const query = this.lastQuery;
+    const answer = await post("/v1/search", { ...query, k: PAGE, offset: this.hits.length }, signal);
     this.hits.push(...answer.hits);
-    append(this.gallery, answer.hits, (_, place) => this.openHit(this.hits, place, asked.text));
+    appendHits(this.gallery, answer.hits, (place) => this.openHit(this.hits, place, query.text));
     this.more.hidden = answer.hits.length < PAGE || this.hits.length >= answer.total;
-    this.warn(answer.warnings);
+    this.addWarnings(answer.warnings);
     if (!answer.total) return t("none_shown");
     return t("shown", { shown: this.hits.length, total: answer.total });
   }
 
   receive(photo) {
-    this.photos.add([photo]);
+    super.receive(photo);
     this.search();
   }
 }
