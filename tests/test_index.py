@@ -254,8 +254,8 @@ def test_an_index_of_nothing(tmp_path: Path, model: Bundle) -> None:
     assert len(index) == 0
     assert index
     assert index.add(tmp_path / "photos", model) == AddReport(0, 0, [])
-    lost = index.add(tmp_path / "lost.jpg", model)
-    assert [error.reason for error in lost.failed] == ["no such file"]
+    missing = index.add(tmp_path / "lost.jpg", model)
+    assert [error.reason for error in missing.failed] == ["no such file"]
     assert not (tmp_path / "index").exists()  # nothing is made of nothing
     photo = picture(tmp_path / "photos" / "a.png", 0)
     index.add(photo, model)
@@ -266,13 +266,13 @@ def test_an_index_of_nothing(tmp_path: Path, model: Bundle) -> None:
         index.search("a dog", where="nonsense")
 
 
-@pytest.mark.parametrize("work", [
+@pytest.mark.parametrize("action", [
     lambda index: index.search("a dog"), lambda index: index.prune(),
     lambda index: index.remove("x"), lambda index: index.model_name,
 ])  # fmt: skip
-def test_no_index_there(tmp_path: Path, work) -> None:
+def test_no_index_there(tmp_path: Path, action) -> None:
     with pytest.raises(IndexStoreError, match=r"nowhere: no index there; make one: patchword"):
-        work(open_index(tmp_path / "nowhere"))
+        action(open_index(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -125,9 +125,9 @@ def test_a_watched_folder_and_its_index_stay_together(
     seen = []
 
     def watch() -> None:
-        for each in changes(index, [photos], model, pause=pause):
-            removed = [Path(path).name for path in each.removed]
-            seen.append((each.report.added, each.report.moved, removed, each.missing))
+        for change in changes(index, [photos], model, pause=pause):
+            removed = [Path(path).name for path in change.removed]
+            seen.append((change.report.added, change.report.moved, removed, change.missing))
 
     with pytest.raises(KeyboardInterrupt):
         watch()
@@ -152,9 +152,9 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names = sorted(os.listdir("photos"))
     Path("photos/bad.jpg").write_text("bad")
     Path("about.csv").write_text(f"file,price\n{names[0]},3\nno.jpg,4\n")
-    done = run("index", "photos", "--metadata", "about.csv", "--caption", "--tags", LABELS)
-    assert done.code == 1
-    assert "1 row belongs to no image of the index: no.jpg" in done.err
+    indexed = run("index", "photos", "--metadata", "about.csv", "--caption", "--tags", LABELS)
+    assert indexed.code == 1
+    assert "1 row belongs to no image of the index: no.jpg" in indexed.err
     index = patchword.open_index("patchword.index")
     first, second = index.rows([id_of(path) for path in index.paths()], ["price", "caption"])
     assert (first["price"], second["price"]) == (3, None)
@@ -182,7 +182,7 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "index", "--vectors", "v.npy", "--paths", "p.txt", "-m", "demo-blip", "--into", "x"
     )
     assert refused.code == 2
-    for wrong, said in {
+    for wrong, message in {
         ("--vectors", "v.npy"): "--vectors and --paths belong together",
         ("--watch",): "give files or folders",
         ("--prune", "--retry"): "need the files or folders",
@@ -190,9 +190,9 @@ def test_options_of_index(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("--metadata", "no.csv"): "not a table",
         ("--metadata", "no.xlsx"): "that is there: save its sheet as CSV (UTF-8)",
     }.items():
-        found = run("index", *wrong)
-        assert found.code == 2
-        assert said in " ".join(found.err.split())
+        refused_options = run("index", *wrong)
+        assert refused_options.code == 2
+        assert message in " ".join(refused_options.err.split())
 
 
 def test_an_interrupted_run_says_how_to_go_on(
@@ -206,9 +206,9 @@ def test_an_interrupted_run_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Index, "add", stopped)
-    said = run("index", folder, "--into", into)
-    assert said.code == 130
-    assert f"interrupted; images in {into}: 1; run it again to go on" in said.err
+    interrupted = run("index", folder, "--into", into)
+    assert interrupted.code == 130
+    assert f"interrupted; images in {into}: 1; run it again to go on" in interrupted.err
 
 
 def test_a_link_to_what_is_missing(
@@ -218,17 +218,17 @@ def test_a_link_to_what_is_missing(
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("gone")
     for command in (["classify", "link", "-l", "hat,dress"], ["index", "link"]):
-        said = run(*command)
-        assert said.code == 2
-        assert "link: a link to gone, which is missing" in said.err
+        result = run(*command)
+        assert result.code == 2
+        assert "link: a link to gone, which is missing" in result.err
     for command in (["search", "link", "a hat"], ["explore", "link"]):
-        said = run(*command)
-        assert said.code == 2
-        assert "link: a link to gone, which is missing" in said.err
+        result = run(*command)
+        assert result.code == 2
+        assert "link: a link to gone, which is missing" in result.err
     Path("photos").mkdir()
     Path("photos/link.png").symlink_to("gone.png")
     Image.new("RGB", (32, 32)).save("photos/black.png")
     for _ in range(2):
-        said = run("index", "photos", "--into", "made")
-        assert said.code == 1
-        assert "photos/link.png: a link to gone.png, which is missing" in said.err
+        result = run("index", "photos", "--into", "made")
+        assert result.code == 1
+        assert "photos/link.png: a link to gone.png, which is missing" in result.err

@@ -27,21 +27,21 @@ def test_size_hash_and_thumbnail_of_each_image(tmp_path: Path, model: Bundle) ->
     turned.save(tmp_path / "turned.jpg", exif=exif)
     index = open_index(tmp_path / "index")
     index.add(tmp_path, model)
-    found = index.rows([id_of(str(tmp_path / n)) for n in ("turned.jpg", "small.png", "large.jpg")])
-    assert [Path(row["path"]).name for row in found] == ["turned.jpg", "small.png", "large.jpg"]
-    assert [(r["width"], r["height"]) for r in found] == [(500, 1001), (40, 36), (1001, 500)]
-    assert [row["size"] for row in found[1:]] == [small.stat().st_size, large.stat().st_size]
-    assert len({row["hash"] for row in found}) == 3
-    assert "vector" not in found[0]
+    rows = index.rows([id_of(str(tmp_path / n)) for n in ("turned.jpg", "small.png", "large.jpg")])
+    assert [Path(row["path"]).name for row in rows] == ["turned.jpg", "small.png", "large.jpg"]
+    assert [(r["width"], r["height"]) for r in rows] == [(500, 1001), (40, 36), (1001, 500)]
+    assert [row["size"] for row in rows[1:]] == [small.stat().st_size, large.stat().st_size]
+    assert len({row["hash"] for row in rows}) == 3
+    assert "vector" not in rows[0]
     sizes = {"turned.jpg": (128, 256), "small.png": (40, 36), "large.jpg": (256, 128)}
-    for row in found:
+    for row in rows:
         jpeg = index.row(row["id"], ["thumbnail"])["thumbnail"]
         shown = Image.open(io.BytesIO(jpeg))
         assert (shown.format, shown.size) == ("JPEG", sizes[Path(row["path"]).name])
     picture(small, 9, (80, 36))
     index.add(small, model, thumbnails=False)
-    changed = index.row(found[1]["id"], ["id", "width", "thumbnail"])
-    assert changed == {"id": found[1]["id"], "width": 80, "thumbnail": None}
+    changed = index.row(rows[1]["id"], ["id", "width", "thumbnail"])
+    assert changed == {"id": rows[1]["id"], "width": 80, "thumbnail": None}
 
 
 def test_rows_and_columns(tmp_path: Path, model: Bundle) -> None:
@@ -70,8 +70,8 @@ def test_columns_are_added_and_updated_by_path(tmp_path: Path, model: Bundle) ->
     paths = [str(photos[2]), str(photos[0]), "/nowhere.png"]
     store.update(pa.table({"path": paths, "price": [2.5, 0.5, 9.0], "caption": ["c", "a", "n"]}))
     assert (len(index), index.columns["price"]) == (3, "number")
-    found = index.rows([id_of(str(photo)) for photo in photos], ["caption", "price"])
-    assert [tuple(row.values()) for row in found] == [("a", 0.5), (None, None), ("c", 2.5)]
+    rows = index.rows([id_of(str(photo)) for photo in photos], ["caption", "price"])
+    assert [tuple(row.values()) for row in rows] == [("a", 0.5), (None, None), ("c", 2.5)]
     before = index.search("a dog")
     picture(photos[0], 77)
     index.add(photos, model)  # what was said of the old content is gone, the caller's own stays
@@ -84,15 +84,15 @@ def test_an_index_of_another_format_is_indexed_anew_when_asked(
     tmp_path: Path, model: Bundle, number: int, age: str
 ) -> None:
     photo = picture(tmp_path / "a.png", 1)
-    about = {"format": number, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
-    columns = pa.schema([("path", pa.string())], metadata={"patchword": json.dumps(about)})
+    metadata = {"format": number, "dim": 2, "model": "tiny", "fingerprint": model.fingerprint}
+    columns = pa.schema([("path", pa.string())], metadata={"patchword": json.dumps(metadata)})
     lancedb.connect(tmp_path / "other").create_table("images", schema=columns)
     (tmp_path / "other" / "version.json").write_text('{"version": 1, "rows": 0}')
     index = open_index(tmp_path / "other")
-    wanted = rf"made by {age} version of patchword \(format {number}, .*index again: .* --reindex"
-    for work in (lambda: index.add(photo, model), lambda: index.search("a dog", model=model)):
-        with pytest.raises(IndexStoreError, match=wanted):
-            work()
+    message = rf"made by {age} version of patchword \(format {number}, .*index again: .* --reindex"
+    for action in (lambda: index.add(photo, model), lambda: index.search("a dog", model=model)):
+        with pytest.raises(IndexStoreError, match=message):
+            action()
     assert index.add(photo, model, reindex=True).added == 1
     assert len(open_index(tmp_path / "other")) == 1
     with pytest.raises(IndexStoreError, match="holds other files"):

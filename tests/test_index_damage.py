@@ -52,8 +52,8 @@ def test_a_file_that_changes_while_it_is_embedded_is_embedded_again(
 def test_unreadable_files_are_named_and_the_rest_is_indexed(
     tmp_path: Path, photos: Path, model: Bundle
 ) -> None:
-    whole = CAT.read_bytes()
-    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    photo_bytes = CAT.read_bytes()
+    (photos / "cut.jpg").write_bytes(photo_bytes[: len(photo_bytes) // 2])
     (photos / "empty.png").touch()
     (photos / "text.jpg").write_text("hello")
     (photos / "broken link.jpg").symlink_to(photos / "nothing.jpg")
@@ -61,7 +61,7 @@ def test_unreadable_files_are_named_and_the_rest_is_indexed(
     os.mkfifo(photos / "pipe.png")
     (photos / "video.mpg").write_bytes(b"\x00\x00\x01\xb3" + bytes(99))
     with open(os.fsencode(photos) + b"/bad\xff.png", "wb") as file:
-        file.write(whole)
+        file.write(photo_bytes)
     shutil.copy(CAT, photos / "photo.dat")
     named = [photos / "photo.dat", photos / "notes.txt", photos / "missing.png"]
     index = open_index(tmp_path / "index")
@@ -134,9 +134,9 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, photos: Path, mode
     with pytest.raises(IndexStoreError, match="cannot be made"):
         open_index(photos / "plain.png").add(photos, model)
     lancedb.connect(tmp_path / "other").create_table("images", [{"path": "a", "vector": [0.0]}])
-    for work in (Index.prune, len, lambda index: index.add(photos, model)):
+    for action in (Index.prune, len, lambda index: index.add(photos, model)):
         with pytest.raises(IndexStoreError, match="made by something else than patchword"):
-            work(open_index(tmp_path / "other"))
+            action(open_index(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("part", ["data", "_versions"])
@@ -248,9 +248,9 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
     photos = tmp_path / "photos"
     for i in range(60):
         picture(photos / f"{i:02d}.png", i)
-    whole = open_index(tmp_path / "whole")
-    whole.add(photos, model)
-    expected = whole.search("a wafer", 60)
+    undisturbed = open_index(tmp_path / "whole")
+    undisturbed.add(photos, model)
+    expected = undisturbed.search("a wafer", 60)
 
     deaths = {"within": (21, 0.0), "commit": (24, 0.004), "later": (16, 0.02)}
     children = [
@@ -262,10 +262,10 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
     assert [child.exitcode for child in children] == [-signal.SIGKILL] * 3
     for name, (count, _) in deaths.items():
         index = open_index(tmp_path / name)
-        there = len(index)
-        assert there % 8 == 0
-        assert count - 8 <= there < 60
-        assert index.add(photos, model) == AddReport(60 - there, there, [])
+        stored = len(index)
+        assert stored % 8 == 0
+        assert count - 8 <= stored < 60
+        assert index.add(photos, model) == AddReport(60 - stored, stored, [])
         hits = index.search("a wafer", 99)
         assert len(hits) == 60
         scores = {hit.path: hit.score for hit in hits}
@@ -286,22 +286,22 @@ def test_a_flipped_bit_anywhere_never_gives_another_answer(
     index = open_index(tmp_path / "index")
     index.add(photos, model, batch=4)
     index.remove(sorted(photos.glob("*.png"))[0])
-    right = search_results(tmp_path / "index", model)
+    expected = search_results(tmp_path / "index", model)
     draw = np.random.default_rng(0)
     caught = 0
     for file in sorted(path for path in (tmp_path / "index").rglob("*") if path.is_file()):
-        whole = file.read_bytes()
+        content = file.read_bytes()
         for _ in range(4):
-            broken = bytearray(whole)
-            broken[draw.integers(len(whole))] ^= 1 << int(draw.integers(8))
+            broken = bytearray(content)
+            broken[draw.integers(len(content))] ^= 1 << int(draw.integers(8))
             file.write_bytes(broken)
             try:
-                assert search_results(tmp_path / "index", model) == right
+                assert search_results(tmp_path / "index", model) == expected
             except IndexStoreError:
                 caught += 1
-            file.write_bytes(whole)
+            file.write_bytes(content)
     assert caught > 10
-    assert search_results(tmp_path / "index", model) == right
+    assert search_results(tmp_path / "index", model) == expected
 
 
 def test_a_deleted_version_file_is_an_error(tmp_path: Path, photos: Path, model: Bundle) -> None:
@@ -331,9 +331,9 @@ def test_vectors_are_queries_and_other_values_are_refused(
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     vector = model.embed_texts("a dog")[0]
-    found = index.search("a dog", 3)
+    expected = index.search("a dog", 3)
     for query in (vector, 5 * vector, vector.astype(np.float64)):
-        assert [hit.path for hit in index.search(query, 3)] == [hit.path for hit in found]
+        assert [hit.path for hit in index.search(query, 3)] == [hit.path for hit in expected]
     for wrong in (vector[:-1], np.full_like(vector, np.nan), np.array(["a"]), ["a"], None):
         with pytest.raises(IndexStoreError, match=r"a query is a text, or|nothing to search"):
             index.search(wrong)

@@ -64,17 +64,17 @@ def kill_again_and_again(folder: Path, photos: Path) -> None:
     counts, codes = [], []
     for kill in range(KILLS + 1):
         death = draw.randint(1, 12), draw.choice([0, 0, 0.002, 0.005, 0.01, 0.02])
-        out, into = os.pipe()
+        reading, writing = os.pipe()
         child = os.fork()
         if not child:
             index = open_index(folder)
-            found = len(index), len(index.errors()) if len(index) else 0
-            os.write(into, json.dumps(found).encode())
-            os.close(into)
+            state = len(index), len(index.errors()) if len(index) else 0
+            os.write(writing, json.dumps(state).encode())
+            os.close(writing)
             os._exit(add(index, photos, model, death if kill < KILLS else None))
-        os.close(into)
-        with open(out) as told:
-            counts.append(json.loads(told.read()))
+        os.close(writing)
+        with open(reading) as pipe:
+            counts.append(json.loads(pipe.read()))
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     print(json.dumps([counts, codes]))
 
@@ -86,22 +86,22 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> No
         picture(photos / f"{i:03d}.png", i)
     for i in range(0, 152, 19):
         (photos / f"{i:03d}.png").write_text("broken")
-    said = tmp_path / "said"
-    process = started(said, partial(kill_again_and_again, tmp_path / "index", photos))
+    output = tmp_path / "said"
+    process = started(output, partial(kill_again_and_again, tmp_path / "index", photos))
     process.join()
-    assert process.exitcode == 0, Path(f"{said}.err").read_text()
-    counts, codes = json.loads(Path(f"{said}.out").read_text())
+    assert process.exitcode == 0, Path(f"{output}.err").read_text()
+    counts, codes = json.loads(Path(f"{output}.out").read_text())
     assert codes == [-9] * KILLS + [8]
     stored = [count for count, _ in counts]
     assert stored == sorted(stored)  # what was committed stays
     assert len(set(stored)) > KILLS // 3, stored  # the kills came at many places
     assert [errors for _, errors in counts] == sorted(errors for _, errors in counts)
     paths, vectors = rows(tmp_path / "index")
-    whole = sorted(str(p) for i, p in enumerate(sorted(photos.iterdir())) if i % 19)
-    assert sorted(paths) == whole
+    readable = sorted(str(p) for i, p in enumerate(sorted(photos.iterdir())) if i % 19)
+    assert sorted(paths) == readable
     for path, vector in zip(paths, vectors, strict=True):
-        own = np.resize(patchword.images.open(path), 24).astype(np.float64) + 1
-        np.testing.assert_allclose(vector, own / np.linalg.norm(own), atol=1e-6)
+        pixels = np.resize(patchword.images.open(path), 24).astype(np.float64) + 1
+        np.testing.assert_allclose(vector, pixels / np.linalg.norm(pixels), atol=1e-6)
     index = open_index(tmp_path / "index")
     assert len(index.errors()) == 8
     assert index.row(id_of(paths[0]), ["width", "height"]) == {"width": 40, "height": 36}
@@ -112,9 +112,9 @@ def index(tmp_path: Path, model: Bundle) -> Index:
     """Twelve photos in three commits."""
     for i in range(12):
         picture(tmp_path / "photos" / f"{i:02d}.png", i)
-    found = open_index(tmp_path / "index")
-    found.add(tmp_path / "photos", model, batch=4)
-    return found
+    index_ = open_index(tmp_path / "index")
+    index_.add(tmp_path / "photos", model, batch=4)
+    return index_
 
 
 def test_repair_keeps_what_is_whole(tmp_path: Path, index: Index, model: Bundle) -> None:
@@ -122,11 +122,10 @@ def test_repair_keeps_what_is_whole(tmp_path: Path, index: Index, model: Bundle)
     assert index.repair() == (12, 12)
     data = sorted((tmp_path / "index" / "images.lance" / "data").iterdir())
     broken = bytearray(data[0].read_bytes())
-    place = broken.find(np.float32(before[index.paths()[1]][0]).tobytes())  # within a vector
-    candidates = [np.float32(vector[3]).tobytes() for vector in before.values()]
-    place = max(broken.find(each) for each in candidates)
-    assert place > 0
-    broken[place + 1] ^= 8
+    numbers = [np.float32(vector[3]).tobytes() for vector in before.values()]
+    position = max(broken.find(number) for number in numbers)  # within a vector of this file
+    assert position > 0
+    broken[position + 1] ^= 8
     data[0].write_bytes(broken)
     data[1].write_bytes(data[1].read_bytes()[:50])
     with pytest.raises(IndexStoreError, match=r"--repair"):

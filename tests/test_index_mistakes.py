@@ -40,15 +40,15 @@ def test_a_mistyped_name_does_not_begin_anew(tmp_path: Path, index: Index, model
 def test_leftover_files_in_the_folder_are_ignored(
     tmp_path: Path, index: Index, model: Bundle
 ) -> None:
-    left = tmp_path / "index" / ".part-0123456789abcdef.json"  # a note of a killed process
-    for name in (left.name, ".DS_Store"):
+    leftover = tmp_path / "index" / ".part-0123456789abcdef.json"  # a note of a killed process
+    for name in (leftover.name, ".DS_Store"):
         (tmp_path / "index" / name).touch()
     assert index.add(tmp_path / "photos", model, reindex=True).added == 3
-    assert not left.exists()
-    left.touch()
-    os.utime(left, (0, 0))
+    assert not leftover.exists()
+    leftover.touch()
+    os.utime(leftover, (0, 0))
     index.add(picture(tmp_path / "photos" / "3.png", 3), model)
-    assert not left.exists()
+    assert not leftover.exists()
     (tmp_path / "index" / "mine.txt").touch()
     with pytest.raises(IndexStoreError, match="holds other files"):
         index.add(tmp_path / "photos", model, reindex=True)
@@ -69,15 +69,15 @@ def test_a_folder_with_other_files_is_refused_before_images_are_opened(
 def test_watching_one_folder_leaves_the_others_alone(
     tmp_path: Path, index: Index, model: Bundle
 ) -> None:
-    drive, here = tmp_path / "drive", tmp_path / "here"
-    away = [picture(drive / f"{i}.png", 10 + i) for i in range(2)]
+    drive, watched_folder = tmp_path / "drive", tmp_path / "here"
+    unmounted = [picture(drive / f"{i}.png", 10 + i) for i in range(2)]
     linked = [picture(tmp_path / "linked" / f"{i}.png", 20 + i) for i in range(2)]
-    own = [picture(here / f"{i}.png", 30 + i) for i in range(2)]
-    (here / "link").symlink_to(tmp_path / "linked")
-    index.add([here, drive], model)
+    watched = [picture(watched_folder / f"{i}.png", 30 + i) for i in range(2)]
+    (watched_folder / "link").symlink_to(tmp_path / "linked")
+    index.add([watched_folder, drive], model)
     shutil.rmtree(drive)
     drive.mkdir()  # where it is mounted
-    own[0].unlink()
+    watched[0].unlink()
     linked[0].unlink()
 
     def pause(seconds: float) -> None:
@@ -86,13 +86,13 @@ def test_watching_one_folder_leaves_the_others_alone(
     removed: list[str] = []
 
     def watch() -> None:
-        for each in changes(index, [here], model, pause=pause):
-            removed.extend(each.removed)
+        for change in changes(index, [watched_folder], model, pause=pause):
+            removed.extend(change.removed)
 
     with pytest.raises(KeyboardInterrupt):
         watch()
-    assert removed == sorted(map(str, (own[0], linked[0])))
-    assert {str(path) for path in away} <= set(index.paths())
+    assert removed == sorted(map(str, (watched[0], linked[0])))
+    assert {str(path) for path in unmounted} <= set(index.paths())
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def test_a_temporarily_empty_folder_stays_indexed(run: Run, samples: Path) -> No
     assert run("search", "shapes", "a circle").code == 0
     samples.rename("away")
     samples.mkdir()
-    found = run("search", "shapes", "a circle")
-    assert found.code == 2
-    assert "shapes: neither an index nor a folder with images in it; what was there" in found.err
+    refused = run("search", "shapes", "a circle")
+    assert refused.code == 2
+    assert "shapes: neither an index nor a folder with images in it; what was there" in refused.err
     samples.rmdir()
     Path("away").rename(samples)
     again = run("search", "shapes", "a circle")
@@ -128,9 +128,9 @@ def test_tags_are_by_the_model_of_the_index(run: Run, samples: Path) -> None:
         ["index", "--into", "i", "--tags", "a circle", "-m", "demo-blip"],
         ["dedupe", "i", "-m", "demo-blip"],
     ):
-        found = run(*command)
-        assert found.code == 2
-        assert "cannot be compared" in found.err
+        refused = run(*command)
+        assert refused.code == 2
+        assert "cannot be compared" in refused.err
     assert run("index", "--into", "i", "--tags", "a circle").code == 0
     index = patchword.open_index("i")
     by_index = [index.rows([hit.id], ["tags"]) for hit in index.search("a circle")]

@@ -95,16 +95,16 @@ def test_unusual_file_names_and_columns(
 def test_unusable_files_of_vectors_are_errors(
     tmp_path: Path, photos: list[Path], model: Bundle, run: Run
 ) -> None:
-    own = model.embed_images(photos)
+    embedded = model.embed_images(photos)
     patchword.save(model, tmp_path / "tiny")
     (tmp_path / "two.txt").write_text("".join(f"{photo}\n" for photo in photos))
     (tmp_path / "three.txt").write_text("".join(f"{photo}\n" for photo in [*photos, photos[0]]))
-    np.savez(tmp_path / "many.npz", vectors=own)
-    np.save(tmp_path / "own.npy", own)
+    np.savez(tmp_path / "many.npz", vectors=embedded)
+    np.save(tmp_path / "own.npy", embedded)
     np.save(tmp_path / "words.npy", np.array([["a", "b"]] * 2))
     (tmp_path / "empty.npy").touch()
     (tmp_path / "zip.npy").write_bytes(b"PK\3\4zzz")
-    said = {
+    messages = {
         ("many.npz", "two.txt"): "several arrays",
         ("words.npy", "two.txt"): "vectors are floats",
         ("empty.npy", "two.txt"): "no array of NumPy",
@@ -113,10 +113,10 @@ def test_unusable_files_of_vectors_are_errors(
         ("two.txt", "two.txt"): ".npy), as np.save writes it, or a damaged one\n",
         ("own.npy", "three.txt"): "2 vectors for 3 paths",
     }
-    for (vectors, paths), message in said.items():
-        given = ["--vectors", tmp_path / vectors, "--paths", tmp_path / paths]
-        found = run("index", *given, "-m", tmp_path / "tiny", "--into", tmp_path / "index")
-        assert (found.code, message in found.err) == (2, True), found.err
+    for (vectors, paths), message in messages.items():
+        options = ["--vectors", tmp_path / vectors, "--paths", tmp_path / paths]
+        result = run("index", *options, "-m", tmp_path / "tiny", "--into", tmp_path / "index")
+        assert (result.code, message in result.err) == (2, True), result.err
 
 
 def test_the_folder_of_clip_retrieval_in_other_forms(

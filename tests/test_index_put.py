@@ -70,8 +70,8 @@ def test_lists_of_tags(three_entries: Index) -> None:
     tags = ["a, b ,", '["c d", "e"]', [1, 2]]
     three_entries.fill(three_entries.paths(), {"tags": tags})
     ids = [id_of(path) for path in three_entries.paths()]
-    found = [row["tags"] for row in three_entries.rows(ids, ["tags"])]
-    assert found == [["a", "b"], ["c d", "e"], ["1", "2"]]
+    stored = [row["tags"] for row in three_entries.rows(ids, ["tags"])]
+    assert stored == [["a", "b"], ["c d", "e"], ["1", "2"]]
 
 
 def test_values_that_do_not_fit_change_nothing(

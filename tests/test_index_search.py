@@ -121,14 +121,14 @@ def vectors_with_duplicates(draw: np.random.Generator, count: int, dim: int = 32
 def test_pairs_are_all_that_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     half = vectors_with_duplicates(np.random.default_rng(1), 3000).astype(np.float16)
     products = np.triu(half.astype(np.float32) @ half.astype(np.float32).T, 1)
-    wanted = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
-    assert len(wanted) > 300
+    expected = set(map(tuple, np.argwhere(products >= 0.96).tolist()))
+    assert len(expected) > 300
     steps: list[int] = []
     monkeypatch.setattr(duplicates, "BLOCK", 64)
-    found = set(map(tuple, near_pairs(half, 0.96, lambda pairs: pairs, steps.append).tolist()))
+    pairs = set(map(tuple, near_pairs(half, 0.96, lambda pairs: pairs, steps.append).tolist()))
     assert steps[-1] == 3000
-    assert found <= wanted
-    assert len(found) >= 0.995 * len(wanted)
+    assert pairs <= expected
+    assert len(pairs) >= 0.995 * len(expected)
     monkeypatch.setattr(duplicates, "MAX_PAIRS", 100)
     with pytest.raises(IndexStoreError, match="give a higher threshold"):
         near_pairs(half, 0.96, lambda pairs: pairs, steps.append)
@@ -196,8 +196,8 @@ def test_groups_are_those_of_all_pairs(
         patched.setattr(duplicates, "MAX_ALL_PAIRS", 0)
         assert groups() == expected
     with pytest.warns(SampledWarning, match="of 300 images were compared with all others in 0 sec"):
-        part = index.duplicates(0.9, keep="first", seconds=1e-9)
-    assert {each.keep.path for each in part} < set(expected)
+        partial = index.duplicates(0.9, keep="first", seconds=1e-9)
+    assert {each.keep.path for each in partial} < set(expected)
     with pytest.raises(ConfigError, match="seconds is 0"):
         index.duplicates(seconds=0)
 
@@ -272,13 +272,13 @@ def test_clusters_and_their_names(tmp_path: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index._create(model)
     index._store.put([File(f"/{i:03d}", i, i) for i in range(100)], vectors)
-    found = index.explore(3, words=words, examples=4, model=model)
-    assert [(each.name, each.count) for each in found] == list(zip(words, sizes, strict=True))
-    for each, start, size in zip(found, (0, 50, 80), sizes, strict=True):
+    clusters = index.explore(3, words=words, examples=4, model=model)
+    assert [(each.name, each.count) for each in clusters] == list(zip(words, sizes, strict=True))
+    for each, start, size in zip(clusters, (0, 50, 80), sizes, strict=True):
         assert len(each.examples) == 4
         assert {int(hit.path[1:]) for hit in each.examples} <= set(range(start, start + size))
-    (whole,) = index.explore(1, words=words, where="size >= 50", model=model)  # dogs and wafers
-    assert re.fullmatch(r"unnamed, like \d{3}", whole.name)
+    (mixed,) = index.explore(1, words=words, where="size >= 50", model=model)  # dogs and wafers
+    assert re.fullmatch(r"unnamed, like \d{3}", mixed.name)
     some = index.explore(words=["cat"], where="size < 50", model=model)
     assert sum(each.count for each in some) == 50
     assert len({each.name for each in some}) == len(some)
@@ -292,16 +292,16 @@ def test_samples_are_named_by_what_most_of_them_show() -> None:
     """By their captions; of mixed ones only by what they have in common, or by nothing."""
     demo = patchword.load("demo")
     assert demo.scope is not None
-    said = phrases(demo.scope)
+    sentences = phrases(demo.scope)
     with open(SAMPLES / "captions.csv", encoding="utf-8") as file:
         captions = {row["file_name"]: row["caption"] for row in csv.DictReader(file)}
     vectors = demo.embed_images([SAMPLES / each for each in captions])
-    cosines = vectors @ demo.embed_texts([each.sentence for each in said]).T
+    cosines = vectors @ demo.embed_texts([each.sentence for each in sentences]).T
 
     def called(*words: str) -> str:
         """The name of the samples whose captions have one of the words."""
         rows = [any(word in each for word in words) for each in captions.values()]
-        return name(cosines[np.array(rows)], said, MIN_SHARE)
+        return name(cosines[np.array(rows)], sentences, MIN_SHARE)
 
     for word in ("a scratch", "a stain", "particles", "an edge chip"):
         assert called(word.removeprefix("a ").removeprefix("an ")) == f"wafer with {word}"
@@ -317,7 +317,7 @@ def test_tags_are_stored_and_searched(tmp_path: Path, model: Bundle) -> None:
     index.add(twelve_photos(tmp_path / "photos"), model)
     score = scorer(model, ["a cat", "a dog"], multi_label=True)
     paths, vectors = rows(Path(index.path))
-    wanted = {
+    expected = {
         path: [each.label for each in score(vector) if each.probability >= 0.5]
         for path, vector in zip(paths, vectors.astype(np.float32), strict=True)
     }
@@ -326,13 +326,13 @@ def test_tags_are_stored_and_searched(tmp_path: Path, model: Bundle) -> None:
         return [each.label for each in score(vector) if each.probability >= 0.5]
 
     steps: list[tuple[int, int]] = []
-    found = index.tag(choose, store=False, progress=lambda *step: steps.append(step))
-    assert found == wanted
+    chosen = index.tag(choose, store=False, progress=lambda *step: steps.append(step))
+    assert chosen == expected
     assert steps == [(12, 12)]
     assert {row["tags"] is None for row in index.rows(map(id_of, paths), ["tags"])} == {True}
     index.tag(lambda vector: ["all", *choose(vector)], where="path LIKE '%plain%'")
-    got = index.search("a cat", 12, where="array_has(tags, 'all')", model=model)
-    assert {hit.path for hit in got} == {path for path in paths if "plain" in path}
+    hits = index.search("a cat", 12, where="array_has(tags, 'all')", model=model)
+    assert {hit.path for hit in hits} == {path for path in paths if "plain" in path}
     assert len(index) == 12
 
 
@@ -370,7 +370,7 @@ def test_many_queries_are_embedded_together(
 ) -> None:
     Path("queries.txt").write_text("a heart\na star\na wafer\n")
     run("index", "photos", "--into", "i")
-    one = [run("search", "i", query, "-k", 3, "--json").records for query in QUERIES]
+    single = [run("search", "i", query, "-k", 3, "--json").records for query in QUERIES]
     embedded: list[int] = []
     embed = Bundle.embed_texts
 
@@ -381,7 +381,7 @@ def test_many_queries_are_embedded_together(
     monkeypatch.setattr(Bundle, "embed_texts", counting)
     many = run("search", "i", "@queries.txt", "-k", 3, "--json").records
     assert embedded == [3]
-    for alone, together in zip([each for found in one for each in found], many, strict=True):
+    for alone, together in zip([each for found in single for each in found], many, strict=True):
         assert together["image"] == alone["image"]
         assert together["cosine"] == pytest.approx(alone["cosine"], abs=1e-6)
 
@@ -396,19 +396,19 @@ def test_the_command_and_the_method_have_the_same_default_weight() -> None:
 def test_commands(run: Run, photos: Path) -> None:
     assert run("index", "photos", "--into", "i").code == 0
     Path("queries.txt").write_text("a wafer with a stain\na heart\n")
-    many = run("search", "i", "@queries.txt", "-k", 2, "--json")
-    assert [(each["query"], each["rank"]) for each in many.records] == [
+    both = run("search", "i", "@queries.txt", "-k", 2, "--json")
+    assert [(each["query"], each["rank"]) for each in both.records] == [
         (query, rank) for query in ("a wafer with a stain", "a heart") for rank in (1, 2)
     ]
-    one = run("search", "i", "a heart", "-k", 2, "--json").records
-    assert [each["image"] for each in one] == [each["image"] for each in many.records[2:]]
+    single = run("search", "i", "a heart", "-k", 2, "--json").records
+    assert [each["image"] for each in single] == [each["image"] for each in both.records[2:]]
     later = run("search", "i", "a heart", "-k", 1, "--offset", 1, "--json", "--explain")
-    assert later.records == one[1:]
+    assert later.records == single[1:]
     assert "exact search of 7 images" in later.err
-    away = run("search", "i", "a wafer", "--without", "a stain", "-k", 7, "--json").records
-    assert away != run("search", "i", "a wafer", "-k", 7, "--json").records
-    sheet = run("search", "i", "@queries.txt", "--heatmap", "--save", "hits.html", "-k", 2)
-    assert sheet.code == 0
+    without_stain = run("search", "i", "a wafer", "--without", "a stain", "-k", 7, "--json").records
+    assert without_stain != run("search", "i", "a wafer", "-k", 7, "--json").records
+    saved = run("search", "i", "@queries.txt", "--heatmap", "--save", "hits.html", "-k", 2)
+    assert saved.code == 0
     page = Path("hits.html").read_text()
     assert page.count("data:image/jpeg") == 4
     assert "model demo" in page
@@ -427,16 +427,16 @@ def test_commands(run: Run, photos: Path) -> None:
     assert "nothing is deleted" in groups.err
     assert (photos / "stain-1.jpg").exists()
     (photos / "stain-1.jpg").write_bytes(b"changed")
-    kept = run("dedupe", "i", "--threshold", 0.999, "--delete-files", "--json")
-    assert kept.code == 1
-    assert "changed since it was indexed" in kept.err
+    refused = run("dedupe", "i", "--threshold", 0.999, "--delete-files", "--json")
+    assert refused.code == 1
+    assert "changed since it was indexed" in refused.err
     shutil.copy(photos / "copy.jpg", photos / "stain-1.jpg")
     assert run("dedupe", "i", "--threshold", 0.999, "--delete-files").code == 0
     assert not (photos / "stain-1.jpg").exists()
     assert "6 images" in run("index", "photos", "--into", "i").out
 
-    found = run("explore", "i", "--clusters", 2, "--json", "--save", "e.html").records
-    assert sum(each["images"] for each in found) == 6
+    clusters = run("explore", "i", "--clusters", 2, "--json", "--save", "e.html").records
+    assert sum(each["images"] for each in clusters) == 6
     assert Path("e.html").read_text().count("data:image/jpeg") == 6
     tags = run("tag", "i", "-l", "a wafer, a heart", "--threshold", 0.5, "--json").records
     assert {Path(each["image"]).name for each in tags} == {path.name for path in photos.iterdir()}

@@ -202,8 +202,8 @@ def test_put_vectors(
 ) -> None:
     monkeypatch.setattr(putting, "BATCH", 2)
     monkeypatch.setattr(putting, "COMMIT", 3)
-    own = model.embed_images(photos)
-    vectors = np.concatenate([own * 3, np.eye(2, own.shape[1])]).astype(np.float16)
+    embedded = model.embed_images(photos)
+    vectors = np.concatenate([embedded * 3, np.eye(2, embedded.shape[1])]).astype(np.float16)
     paths = [*photos, "https://example.org/x.jpg", "/nowhere/y.jpg"]
     with pytest.raises(IndexStoreError, match="name the model"):
         index.put(paths, vectors)
@@ -216,7 +216,7 @@ def test_put_vectors(
     assert index.add(tmp_path / "photos", model).unchanged == 5
     assert index.gone() == ["/nowhere/y.jpg"]
     other = ["/nowhere/y.jpg", *(f"/{i}" for i in range(6))]
-    index.put(other, np.ones((7, own.shape[1]), np.float64), columns={"price": list(range(7))})
+    index.put(other, np.ones((7, embedded.shape[1]), np.float64), columns={"price": list(range(7))})
     assert len(index) == 13
     assert row(index, "/nowhere/y.jpg", "price") == (0,)
 
@@ -240,9 +240,9 @@ def test_vectors_that_cannot_be_right_are_refused(
     vectors = np.random.default_rng(0).standard_normal((3, 24))
     for message, wrong in WRONG.items():
         numbers, paths = wrong(vectors, ["/a", "/b", "/c"])
-        given = model if "those of" in message else None
+        named_model = model if "those of" in message else None
         with pytest.raises(IndexStoreError, match=message):
-            index.put(paths, numbers, given)
+            index.put(paths, numbers, named_model)
     assert len(index) == 1
 
 

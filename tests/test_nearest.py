@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,12 @@ def test_candidates_include_the_nearest_and_few_others(query: np.ndarray) -> Non
     scores = stored.astype(np.float64) @ query
     some = np.flatnonzero(draw.random(len(stored)) < 0.5)
     few = np.flatnonzero(draw.random(len(stored)) < 0.01)
-    for kept in (None, some, few):
-        allowed = np.arange(len(stored)) if kept is None else kept
+    for allowed_rows in (None, some, few):
+        allowed = np.arange(len(stored)) if allowed_rows is None else allowed_rows
         best = allowed[np.argsort(-scores[allowed])[:10]]
-        got = candidates(matrix, query, 10, kept)
-        assert set(best) <= set(got) <= set(allowed)
-        assert len(got) < 20
+        found_rows = candidates(matrix, query, 10, allowed_rows)
+        assert set(best) <= set(found_rows) <= set(allowed)
+        assert len(found_rows) < 20
 
 
 @pytest.mark.parametrize("k", [10, ROWS])
@@ -141,17 +142,17 @@ def test_near_ties_come_in_the_order_of_float64(
 def test_processes_share_one_file_that_follows_the_table(
     folder: Path, vectors: np.ndarray, query: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = expected(vectors, query, 20)
+    expected_paths = expected(vectors, query, 20)
     store = Store(str(folder))
     search = Nearest(store)
-    assert [hit.path for hit in search.find(query[None], 20)[0]] == right
+    assert [hit.path for hit in search.find(query[None], 20)[0]] == expected_paths
     (name,) = matrix_files(folder)
     before = (folder / name).stat().st_mtime_ns
-    assert find_paths(folder, query) == right  # another reader maps it as it is
+    assert find_paths(folder, query) == expected_paths  # another reader maps it as it is
     assert (folder / name).stat().st_mtime_ns == before
     store.put([File("/new", 0, 0)], query[None].astype(np.float32))
-    store.delete([right[0]])
-    assert [hit.path for hit in search.find(query[None], 20)[0]] == ["/new", *right[1:]]
+    store.delete([expected_paths[0]])
+    assert [hit.path for hit in search.find(query[None], 20)[0]] == ["/new", *expected_paths[1:]]
     (newer,) = matrix_files(folder)
     assert newer != name
     from lancedb.index import BTree
@@ -166,19 +167,19 @@ def test_processes_share_one_file_that_follows_the_table(
 
     monkeypatch.setattr(matrix_room, "BLOCK", 100)
     monkeypatch.setattr(matrix_room, "_read_block", counted)
-    again = -query[None].astype(np.float32)
-    store.put([File("/newer", 0, 0), File("/0150", 1, 1)], np.repeat(again, 2, 0))
+    opposite = -query[None].astype(np.float32)
+    store.put([File("/newer", 0, 0), File("/0150", 1, 1)], np.repeat(opposite, 2, 0))
     assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
     assert (
         find_paths(folder, query, 19)
-        == ["/new", *(row for row in right[1:] if row != "/0150")][:19]
+        == ["/new", *(row for row in expected_paths[1:] if row != "/0150")][:19]
     )
     assert reads == [500]  # both are at the end
-    whole, (old,) = (folder / matrix_files(folder)[0]).stat().st_ino, matrix_files(folder)
+    inode, (old,) = (folder / matrix_files(folder)[0]).stat().st_ino, matrix_files(folder)
     store.do(lambda table: table.create_index("path", config=BTree()))
     assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
     assert matrix_files(folder) != [old]
-    assert (folder / matrix_files(folder)[0]).stat().st_ino == whole
+    assert (folder / matrix_files(folder)[0]).stat().st_ino == inode
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(1, "no links")))
     store.do(lambda table: table.create_index("size", config=BTree()))
     assert find_paths(folder, -query, 2) == ["/0150", "/newer"]
@@ -196,29 +197,31 @@ def test_a_damaged_file_is_made_anew(
     """bytes_alone: what most searches read; the others read the vectors in float16 as well."""
     if not bytes_alone:
         monkeypatch.setattr(quantized, "_library", lambda: None)
-    right = expected(vectors, query, 20)
-    assert find_paths(folder, query) == right
+    expected_paths = expected(vectors, query, 20)
+    assert find_paths(folder, query) == expected_paths
     (name,) = matrix_files(folder)
-    whole = (folder / name).read_bytes()
+    content = (folder / name).read_bytes()
     half = 4096, 4096 + (ROWS - 3) * DIM * 2
     draw = np.random.default_rng(0)
-    behind = draw.integers(half[1], len(whole), 3)
-    for place in [*draw.integers(0, 150, 3), *draw.integers(*half, 3), *behind]:
-        broken = bytearray(whole)
-        broken[place] ^= 1 << int(draw.integers(8))
+    behind = draw.integers(half[1], len(content), 3)
+    for position in [*draw.integers(0, 150, 3), *draw.integers(*half, 3), *behind]:
+        broken = bytearray(content)
+        broken[position] ^= 1 << int(draw.integers(8))
         (folder / name).write_bytes(broken)
-        assert find_paths(folder, query) == right
-        if not (bytes_alone and half[0] <= place < half[1]):
-            assert (folder / name).read_bytes() == whole
+        assert find_paths(folder, query) == expected_paths
+        if not (bytes_alone and half[0] <= position < half[1]):
+            assert (folder / name).read_bytes() == content
         Nearest(Store(str(folder))).on_rows(lambda table, matrix, rows: matrix.read(None))
-        assert (folder / name).read_bytes() == whole
-    for part in (b"", whole[:5000], whole + b"more"):
+        assert (folder / name).read_bytes() == content
+    for part in (b"", content[:5000], content + b"more"):
         (folder / name).write_bytes(part)
-        assert find_paths(folder, query) == right
-    earlier = whole.replace(b'"form": 2, ', b"", 1)  # as before there were codes
-    (folder / name).write_bytes(earlier)
-    assert find_paths(folder, query) == right
-    assert (folder / name).read_bytes() == whole
+        assert find_paths(folder, query) == expected_paths
+    header, _, rest = content.partition(b"\n")
+    text = header.partition(b" ")[2].replace(b'"form": 3', b'"form": 2')  # of an earlier format
+    assert not header.endswith(text)
+    (folder / name).write_bytes(b"%08x %s\n" % (zlib.crc32(text), text) + rest)
+    assert find_paths(folder, query) == expected_paths
+    assert (folder / name).read_bytes() == content
 
 
 @pytest.mark.parametrize("deleted", [True, False])
@@ -228,7 +231,7 @@ def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
     search = Nearest(Store(str(folder)))
     search.on_rows(lambda table, matrix, rows: None)
     (name,) = matrix_files(folder)
-    whole = (folder / name).read_bytes()
+    content = (folder / name).read_bytes()
     if deleted:  # it stays with who has mapped it
         (folder / name).unlink()
     else:
@@ -237,7 +240,7 @@ def test_a_file_that_is_lost_while_it_is_mapped_changes_no_answer(
             file.write(bytes((ROWS - 3) * DIM * 2))
     (hits,) = search.find(query[None], 20)
     assert [hit.path for hit in hits] == expected(vectors, query, 20)
-    assert deleted or (folder / name).read_bytes() == whole
+    assert deleted or (folder / name).read_bytes() == content
 
 
 def test_a_file_of_an_earlier_index_is_not_used(
@@ -318,7 +321,7 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "like": list(rows),
     }
     store.update(pa.table(columns))
-    wanted = {
+    conditions = {
         "width >= 150 AND width != 170": lambda row: row in (15, 16, 18, 19),
         "caption = 'it''s 7' OR caption LIKE '%19'": lambda row: row in (7, 19),
         "caption IS NULL": lambda row: row % 2 == 0,
@@ -333,9 +336,9 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "like > 17 AND path like '/%'": lambda row: row > 17,
     }
     query = np.eye(1, DIM)[0]
-    for where, expected in wanted.items():
+    for where, matches in conditions.items():
         assert sorted(find_paths(store, query, 99, where=where)) == [
-            f"/{row:04d}" for row in rows if expected(row)
+            f"/{row:04d}" for row in rows if matches(row)
         ], where
     refused = {
         "width = '3'": "`width` is a number, and '3' is none",

@@ -42,18 +42,18 @@ def test_scores_are_within_their_error_bounds(kind: str, dim: int) -> None:
     draw = np.random.default_rng(dim)
     vectors = rows_of(kind, draw, 500, dim)
     codes, half, error = coded(vectors)
-    exactly = codes.numbers * codes.scales[:, None].astype(np.float64) + codes.mean
-    left = np.linalg.norm(half.astype(np.float64) - exactly, axis=1)
-    assert (left <= codes.residuals + 5e-7).all()
-    assert (codes.residuals < left * (1 + dim * 2.0**-22) + 1e-6).all()
+    decoded_rows = codes.numbers * codes.scales[:, None].astype(np.float64) + codes.mean
+    residual_lengths = np.linalg.norm(half.astype(np.float64) - decoded_rows, axis=1)
+    assert (residual_lengths <= codes.residuals + 5e-7).all()
+    assert (codes.residuals < residual_lengths * (1 + dim * 2.0**-22) + 1e-6).all()
     query = unit(draw.standard_normal(dim))
-    two, scales, rest = quantized._encode_query(query)
-    again = (two * scales[:, None].astype(np.float64)).sum(axis=0)
-    assert np.linalg.norm(query - again) == pytest.approx(rest, abs=1e-12)
-    scores = quantized._scores(codes, two, scales)[0].astype(np.float64)
-    right = (vectors.astype(np.float64) - codes.mean) @ query
-    known = codes.residuals + 3 * rest + error + quantized.ROUNDING
-    assert (np.abs(scores - right) <= known).all()
+    query_rows, scales, query_residual = quantized._encode_query(query)
+    decoded = (query_rows * scales[:, None].astype(np.float64)).sum(axis=0)
+    assert np.linalg.norm(query - decoded) == pytest.approx(query_residual, abs=1e-12)
+    scores = quantized._scores(codes, query_rows, scales)[0].astype(np.float64)
+    exact_scores = (vectors.astype(np.float64) - codes.mean) @ query
+    bounds = codes.residuals + 3 * query_residual + error + quantized.ROUNDING
+    assert (np.abs(scores - exact_scores) <= bounds).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,16 +66,16 @@ def test_likely_rows_include_the_nearest(kind: str) -> None:
     some = np.flatnonzero(draw.random(len(vectors)) < 0.5)
     few = np.flatnonzero(draw.random(len(vectors)) < 0.01)
     for query in unit(draw.standard_normal((2, 64))), vectors[:2].astype(np.float64):
-        for one in unit(query):
-            scores = vectors.astype(np.float64) @ one
-            for kept in (None, some, few):
-                allowed = ids.astype(np.intp) if kept is None else kept
+        for unit_query in unit(query):
+            scores = vectors.astype(np.float64) @ unit_query
+            for choice in (None, some, few):
+                allowed = ids.astype(np.intp) if choice is None else choice
                 for k in (1, 10, 150):
                     best = allowed[np.argsort(-scores[allowed], kind="stable")[:k]]
-                    assert set(best) <= set(exact.candidates(with_codes, one, k, kept))
-                    assert set(best) <= set(likely_rows(codes, one, k, error, kept))
+                    assert set(best) <= set(exact.candidates(with_codes, unit_query, k, choice))
+                    assert set(best) <= set(likely_rows(codes, unit_query, k, error, choice))
     if kind != "equal":  # which are nearer to each other than float16 tells
-        assert len(likely_rows(codes, one, 10, error)) < len(vectors) / 50
+        assert len(likely_rows(codes, unit_query, 10, error)) < len(vectors) / 50
 
 
 def test_more_neighbours_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +100,9 @@ def test_without_numkong_codes_are_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     def absent(name: str, *args: object) -> object:
         if name == "numkong":
             raise ImportError(name)
-        return there(name, *args)
+        return original_import(name, *args)
 
-    there = builtins.__import__
+    original_import = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", absent)
     quantized._library.cache_clear()
     assert not quantized.is_available()

@@ -70,9 +70,9 @@ def test_novelty_is_the_residual_of_principal_components() -> None:
     rows, others = cloud(400, 0), cloud(50, 1)
     pca = PCA(4, svd_solver="full").fit(rows.astype(np.float64))
     rebuilt = pca.inverse_transform(pca.transform(others.astype(np.float64)))
-    left = np.square(others - rebuilt).sum(1) / np.square(others - pca.mean_).sum(1)
+    shares = np.square(others - rebuilt).sum(1) / np.square(others - pca.mean_).sum(1)
     near = Domain("near", pca.mean_.astype(np.float32), pca.components_.astype(np.float32), 0.25)
-    np.testing.assert_allclose(near.novelty(others), left / 0.25, rtol=1e-4)
+    np.testing.assert_allclose(near.novelty(others), shares / 0.25, rtol=1e-4)
     far = Domain("far", near.mean + 50, near.basis, 0.25)
     both = Scope("", (far, near), frozenset(), {}, {})
     np.testing.assert_allclose(both.novelty(others), near.novelty(others))
@@ -88,25 +88,25 @@ def test_a_boundary_is_a_perceptron(tmp_path: Path) -> None:
     (first, last), (bias, offset) = fitted.coefs_, fitted.intercepts_
     parts = (first.T.astype(np.float32), bias.astype(np.float32), last[:, 0].astype(np.float32))
     edge = Boundary(*parts, limit=0.5 - float(offset[0]))
-    asked = cloud(200, 2) + np.linspace(0, 1.5, 200, dtype=np.float32)[:, None]
-    probable = fitted.predict_proba(asked.astype(np.float64))
+    inputs = cloud(200, 2) + np.linspace(0, 1.5, 200, dtype=np.float32)[:, None]
+    probable = fitted.predict_proba(inputs.astype(np.float64))
     odds = probable[:, 1] / probable[:, 0]
-    np.testing.assert_allclose(edge.novelty(asked), odds / np.exp(0.5), rtol=1e-3)
+    np.testing.assert_allclose(edge.novelty(inputs), odds / np.exp(0.5), rtol=1e-3)
     wide = Domain("", np.zeros(12, np.float32), np.eye(12, dtype=np.float32), 1.0)
     both = Scope("", (wide,), frozenset(), {}, {}, boundary=edge)
     scope_files.save(both, tmp_path)
-    kept = scope_files.read(tmp_path)
-    assert kept is not None
-    np.testing.assert_allclose(both.novelty(asked), edge.novelty(asked))
-    assert 0 < (edge.novelty(asked) > 1).sum() < 200
+    read_back = scope_files.read(tmp_path)
+    assert read_back is not None
+    np.testing.assert_allclose(both.novelty(inputs), edge.novelty(inputs))
+    assert 0 < (edge.novelty(inputs) > 1).sum() < 200
     deep = replace(both, inner=replace(edge, layer="blocks.1"))
     scope_files.save(deep, tmp_path)
     read = scope_files.read(tmp_path)
     assert read is not None
     assert read.layer == "blocks.1"
-    np.testing.assert_allclose(read.novelty(asked[::-1], asked), edge.novelty(asked))
-    np.testing.assert_allclose(read.novelty(asked), edge.novelty(asked))
-    np.testing.assert_allclose(kept.novelty(asked), edge.novelty(asked))
+    np.testing.assert_allclose(read.novelty(inputs[::-1], inputs), edge.novelty(inputs))
+    np.testing.assert_allclose(read.novelty(inputs), edge.novelty(inputs))
+    np.testing.assert_allclose(read_back.novelty(inputs), edge.novelty(inputs))
 
 
 def test_plain_drawings_lie_outside(model: patchword.Model) -> None:
