@@ -16,6 +16,7 @@ from patchword.bundle import Vector
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.images.photo import RGB
 from patchword.models.generate import BEAMS, GenerationOptions
+from patchword.scope import ScopeReport
 from patchword.serve.bodies import FailFastList
 from patchword.serve.decoding import Image
 from patchword.serve.error_responses import RefusalError, refusal_of
