@@ -343,8 +343,7 @@ SCRIPT = """
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
     from photos import PREPROCESS
-    from dataclasses import replace
-from functools import partial
+    from functools import partial
     from patchword.data import Plan, SourceConfig, batches, collate_pairs, open_sources
     from patchword.text.tokenizer import Tokenizer
     from torch.utils.data._utils import worker

@@ -219,7 +219,7 @@ def test_samples_are_webdatasets_or_an_error(
             assert row["caption"] == [sample["txt"].decode()]
 
 
-@given(at=st.floats(0, 1), damage=st.sampled_from(["cut", "zeros", "letters"]))
+@given(position=st.floats(0, 1), damage=st.sampled_from(["cut", "zeros", "letters"]))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_damage_is_said(
     tmp_path_factory: pytest.TempPathFactory, position: float, damage: str
