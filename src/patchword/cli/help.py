@@ -97,7 +97,7 @@ class Command(_PlainHelp, TyperCommand):
 
 
 def _habit(name: str, known: set[str]) -> str:
-    from patchword.options import NEEDLESS, SYNONYMS
+    from patchword.options import SYNONYMS, UNNEEDED
 
     if not name.startswith("--"):
         return ""
@@ -106,7 +106,7 @@ def _habit(name: str, known: set[str]) -> str:
     for option in (f"--{ours}", f"-{ours}", f"--{ours.removesuffix('s')}"):
         if option in known:
             return f"is called {option} here"
-    return NEEDLESS.get(plain, "")
+    return UNNEEDED.get(plain, "")
 
 
 class Group(_PlainHelp, TyperGroup):
