@@ -26,7 +26,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_bench, "on_engine", engine)
     monkeypatch.setattr(engine_bench, "in_int8", broken)
     monkeypatch.setattr(engine_bench, "LIMIT", 3.0)
-    monkeypatch.setattr(engine_bench, "EACH", 0.01)
+    monkeypatch.setattr(engine_bench, "SECONDS", 0.01)
     model = with_methods(tiny_bundle(tiny_clip()))
     photos = list(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8))
     found = engine_bench.engine_rows(model, photos, ["x.png"])
@@ -48,7 +48,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = (("torch", "float32"), ("nothing", "float32"))
     monkeypatch.setattr(engine_bench, "CPU", ways)
-    monkeypatch.setattr(engine_bench, "EACH", 0.01)
+    monkeypatch.setattr(engine_bench, "SECONDS", 0.01)
     first, second = run("info", "demo", "--bench", "--json").records
     assert (first["engine"], first["same"]) == ("torch", 1)
     assert "there are torch" in second["why"]

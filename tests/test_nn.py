@@ -1,4 +1,4 @@
-"""The parts every tower is made of, against their formulas."""
+"""Layers of the towers against torch's own layers and against their formulas."""
 
 import pytest
 import torch
@@ -62,23 +62,24 @@ def test_one_query_of_self_attention_is_its_row() -> None:
     assert_close(attention(x[:, :1], context=x), attention(x)[:, :1])
 
 
-def test_open_and_fused_attention_agree() -> None:
+def test_explicit_and_fused_attention_agree() -> None:
     attention, x = Attention(48, 3), torch.randn(3, 11, 48)
     taps = Taps(["attn", "attn.q", "attn.k", "attn.v"])
     assert_close(attention(x, taps=taps), attention(x))
-    kept = taps.result()
-    scores = kept["attn.q"].double() @ kept["attn.k"].double().mT / 16**0.5
-    assert_close(kept["attn"], scores.softmax(-1).float())
-    assert_close(kept["attn"].sum(-1), torch.ones(3, 3, 11))
+    tensors = taps.result()
+    scores = tensors["attn.q"].double() @ tensors["attn.k"].double().mT / 16**0.5
+    assert_close(tensors["attn"], scores.softmax(-1).float())
+    assert_close(tensors["attn"].sum(-1), torch.ones(3, 3, 11))
 
 
-# On one thread: a head, two, two rows, all; and by torch, as with AMX.
+# Scores of a chunk: those of one head, of two heads, of two rows, of all; None: torch's kernel, as
+# with AMX.
 @pytest.mark.parametrize("scores", [1, 60, 200, 2**19, None])
 @pytest.mark.parametrize("masked", ["no", "causal", "padding"])
 def test_attention_in_bfloat16(
     masked: str, scores: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In inference mode: of each row and head, what float32 says."""
+    """In inference mode the result is that of float32, up to rounding."""
     monkeypatch.setattr(attention, "HAS_AMX", scores is None)
     monkeypatch.setattr(attention, "MANY_QUERIES", 4)
     monkeypatch.setattr(attention, "SCORES_PER_THREAD", scores)
@@ -90,10 +91,11 @@ def test_attention_in_bfloat16(
     expected = ours(x, mask=mask)
     with torch.inference_mode():
         half = None if mask is None else mask.bfloat16()
-        found = ours.bfloat16()(x.bfloat16(), mask=half)
-    # bfloat16 has 8 bits: of values below 1 a product is rounded by 2**-9, and some go before.
+        result = ours.bfloat16()(x.bfloat16(), mask=half)
+    # bfloat16 has 8 bits: rounding a value below 1 changes it by at most 2**-9, and intermediate
+    # values are rounded too.
     assert expected.abs().max() < 1
-    assert_close(found.float(), expected, rtol=0, atol=2**-8)
+    assert_close(result.float(), expected, rtol=0, atol=2**-8)
 
 
 def test_cached_equals_uncached() -> None:
@@ -141,7 +143,7 @@ def test_patches_equal_unfold_and_linear() -> None:
     assert_close(embed(pixels).flatten(2).mT, linear)
 
 
-def test_the_first_end_counts() -> None:
+def test_the_first_end_token_counts() -> None:
     ids = torch.tensor([[1, 5, 9, 9, 9], [1, 9, 0, 0, 0]])
     assert end_position(ids, 9).tolist() == [2, 1]
 
@@ -156,7 +158,7 @@ def test_positions_resample_to_any_grid() -> None:
     assert_close(flat, torch.ones(1, 51, 16))
 
 
-def test_unknown_tap_names_what_there_is() -> None:
+def test_an_unknown_tap_is_refused_with_the_known_names() -> None:
     taps = Taps(["nonsense", "attn"])
     Attention(8, 2)(torch.randn(1, 2, 8), taps=taps)
     with pytest.raises(UnsupportedError, match=r"no tap nonsense; it has attn, attn\.k"):

@@ -1,4 +1,5 @@
-"""The last block makes only the tokens that are pooled; forgotten activations are made again."""
+"""The last block computes only the tokens that are pooled; activations that were not kept are
+recomputed."""
 
 import copy
 import os
@@ -59,12 +60,12 @@ def gradients(network: nn.Module, out: Tensor, *inputs: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((out * weights).sum(), [*inputs, *network.parameters()]))
 
 
-# The last block makes what is wanted.
+# The last block computes selected tokens.
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mask", MASKS)
-def test_some_tokens_are_those_of_the_whole(kind: str, mask: str) -> None:
+def test_selected_tokens_equal_those_of_the_full_block(kind: str, mask: str) -> None:
     (block,) = blocks = stack(1, **KINDS[kind])
     x = tokens(3, 7, 16).requires_grad_()
     turns = rope_2d((2, 3), 8, prefix=1).double()
@@ -78,14 +79,14 @@ def test_some_tokens_are_those_of_the_whole(kind: str, mask: str) -> None:
     assert all(gradient.abs().max() > 0 for gradient in found)
 
 
-def test_some_tokens_look_at_a_context() -> None:
+def test_selected_tokens_attend_to_a_context() -> None:
     (block,) = stack(1, cross_width=10)
     x, context = tokens(3, 7, 16), tokens(3, 4, 10)
     some = block(x, context=context, output_indices=PLACES)
     assert_close(some, select_tokens(block(x, context=context), PLACES))
 
 
-def test_a_tap_of_the_last_block_sees_all_tokens() -> None:
+def test_with_a_tap_the_last_block_computes_all_tokens() -> None:
     blocks, x = stack(2), tokens(3, 7, 16)
     plain = run_blocks(blocks, x, output_indices=PLACES)
     for tap, shape in (("attn", (3, 2, 7, 7)), ("attn.q", (3, 2, 7, 8)), ("", (3, 7, 16))):

@@ -1,4 +1,4 @@
-"""Images opened by other processes: the same pixels, sights, warnings and errors as in threads."""
+"""Images opened by worker processes: results, warnings and errors are those of threads."""
 
 import mmap
 import os
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def two() -> Iterator[None]:
-    """Two processes, whatever the machine has."""
+def two_processes() -> Iterator[None]:
+    """Two worker processes, independent of the number of processors."""
     pool = processes._pool()
     pool.end()
     pool.count = 2
@@ -74,10 +74,12 @@ def look(opener: Opener | None = None) -> Look:
     return Look(opener or Opener(), Preprocess(patchword.load("demo").config.preprocess), False)
 
 
-def found(images: list[ImageLike], opener: Opener | None = None) -> tuple[list[object], list[str]]:
-    """What is found in each image, as values that can be compared, and the warnings."""
+def open_all(
+    images: list[ImageLike], opener: Opener | None = None
+) -> tuple[list[object], list[str]]:
+    """The result of each image as values that can be compared, and the warnings."""
     out: list[object] = []
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for image, answer in processes.map_images(look(opener), images, 4):
             if isinstance(answer, ImageError):
@@ -85,19 +87,19 @@ def found(images: list[ImageLike], opener: Opener | None = None) -> tuple[list[o
             else:
                 assert answer[0].dtype == np.uint8
                 out.append((answer[0].tobytes(), answer[0].shape, answer[1], str(type(image))))
-    return out, [str(each.message) for each in told]
+    return out, [str(each.message) for each in caught]
 
 
-def test_processes_find_what_threads_find(
+def test_processes_give_the_results_of_threads(
     photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(processes._pool(), "count", 0)
-    in_threads = found(photos)
+    in_threads = open_all(photos)
     monkeypatch.undo()
-    request.getfixturevalue("two")
-    asked = spied(monkeypatch)
-    assert found(photos) == in_threads
-    assert sum(asked) >= 20  # not the arrays and pictures
+    request.getfixturevalue("two_processes")
+    requests = count_requests(monkeypatch)
+    assert open_all(photos) == in_threads
+    assert sum(requests) >= 20  # not the arrays and pictures
     assert len(in_threads[1]) == 1
     assert "page 1 of 3" in in_threads[1][0]
     assert [answer[1][:6] for answer in in_threads[0] if len(answer) == 3] == [  # type: ignore
@@ -105,36 +107,36 @@ def test_processes_find_what_threads_find(
     ]
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images processes are asked for."""
-    asked: list[int] = []
+def count_requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Records the number of images in each request to a process."""
+    requests: list[int] = []
     ask = processes._Process.ask
 
     def counted(
         process: processes._Process, folder: str, work: worker.Work, images: list[ImageLike]
     ) -> list:
-        asked.append(len(images))
+        requests.append(len(images))
         return ask(process, folder, work, images)
 
     monkeypatch.setattr(processes._Process, "ask", counted)
-    return asked
+    return requests
 
 
-def test_what_does_not_fit_the_shared_memory_is_sent(
-    two: None, photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
+def test_pixels_beyond_the_shared_memory_are_sent(
+    two_processes: None, photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = found(photos)[0]
+    whole = open_all(photos)[0]
     large = np.zeros((3, 3000, 4000), np.uint8)
     assert 8 * large.nbytes > worker.MEMORY
     work = Large()
     answers = [pixels for _, (pixels, _) in processes.map_images(work, ["x"] * 9, 9)]  # type: ignore
     assert len(answers) == 9
     assert all((pixels == 7).all() for pixels in answers)
-    assert found(photos)[0] == whole
+    assert open_all(photos)[0] == whole
 
 
 class Large:
-    """Finds much in any image."""
+    """Gives large pixels for any image."""
 
     def __call__(self, image: ImageLike) -> worker.Result:
         return np.full((3, 3000, 4000), 7, np.uint8), None
@@ -142,22 +144,22 @@ class Large:
     def to_send(self, image: ImageLike) -> ImageLike:
         return image
 
-    def received(self, image: ImageLike, found: worker.Result) -> worker.Result:
-        return found
+    def received(self, image: ImageLike, result: worker.Result) -> worker.Result:
+        return result
 
 
-def test_a_killed_process_costs_no_image(two: None, photos: list[ImageLike]) -> None:
-    expected = found(photos)
+def test_a_killed_process_costs_no_image(two_processes: None, photos: list[ImageLike]) -> None:
+    expected = open_all(photos)
     for process in processes._pool()._all:
         os.kill(process._process.pid, signal.SIGKILL)
-    assert found(photos) == expected
+    assert open_all(photos) == expected
     assert not processes._pool()._all
     assert processes.start_and_wait() == 2  # the next time they are wanted
-    assert found(photos) == expected
+    assert open_all(photos) == expected
 
 
 def test_relative_paths_are_of_the_current_folder(
-    two: None, photos: list[ImageLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_processes: None, photos: list[ImageLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, folder in enumerate(("a", "b")):
         (tmp_path / folder).mkdir()
@@ -165,26 +167,26 @@ def test_relative_paths_are_of_the_current_folder(
     answers = []
     for folder in ("a", "b"):
         monkeypatch.chdir(tmp_path / folder)
-        answers.append(found(["x.png"])[0][0])
+        answers.append(open_all(["x.png"])[0][0])
     assert answers == [
-        (*found([photos[n]])[0][0][:2], *answers[n // 2][2:])  # type: ignore
+        (*open_all([photos[n]])[0][0][:2], *answers[n // 2][2:])  # type: ignore
         for n in (0, 2)
     ]
 
 
 def test_a_current_folder_that_is_deleted_ends_no_process(
-    two: None, photos: list[ImageLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_processes: None, photos: list[ImageLike], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    answers = found([photos[0], "x.png"])[0]
+    answers = open_all([photos[0], "x.png"])[0]
     assert [len(answer) for answer in answers] == [4, 3]  # type: ignore[arg-type]
     assert len(processes._pool()._all) == 2
 
 
 class Named(str):
-    """A path of a class that no process knows."""
+    """A path of a class that a worker process cannot import."""
 
     __slots__ = ()
 
@@ -195,7 +197,7 @@ def test_paths_are_sent_as_plain_texts(photos: list[ImageLike]) -> None:
 
 
 class Fails:
-    """Raises what is no ImageError."""
+    """Raises an error that is not an ImageError."""
 
     def __call__(self, image: ImageLike) -> worker.Result:
         raise ZeroDivisionError(str(image))
@@ -203,8 +205,8 @@ class Fails:
     to_send, received = Large.to_send, Large.received
 
 
-def test_what_fails_in_a_process_is_raised_here_and_ends_none(
-    two: None, capfd: pytest.CaptureFixture[str]
+def test_an_error_in_a_process_is_raised_here_and_the_process_stays(
+    two_processes: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ZeroDivisionError, match="x"):
         list(processes.map_images(Fails(), ["x"] * 3, 3))
@@ -215,25 +217,27 @@ def test_what_fails_in_a_process_is_raised_here_and_ends_none(
 
 
 class Warns:
-    """As a library that warns of its own line."""
+    """Warns at its own line, as another library does."""
 
     def __call__(self, image: ImageLike) -> worker.Result:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         return np.zeros((3, 2, 2), np.uint8), None
 
 
-def test_what_a_library_warns_of_is_left_to_whoever_asks() -> None:
+def test_an_image_with_warnings_of_a_library_is_opened_again_here() -> None:
     assert list(worker._answers(Warns(), ["x"], mmap.mmap(-1, 4096))) == [None]
 
 
-def test_warnings_as_errors_are_raised(two: None, photos: list[ImageLike]) -> None:
+def test_warnings_as_errors_are_raised(two_processes: None, photos: list[ImageLike]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ImageWarning)
         with pytest.raises(ImageWarning, match="page 1 of 3"):
             list(processes.map_images(look(), photos, 4))
 
 
-def test_an_index_keeps_what_processes_see(two: None, photos: list[ImageLike]) -> None:
+def test_records_of_an_index_come_back_from_processes(
+    two_processes: None, photos: list[ImageLike]
+) -> None:
     paths = [str(path) for path in photos[:8]]
 
     def gone() -> bytes:
@@ -273,7 +277,7 @@ def test_warnings_name_what_is_inside_other_files(photos: list[ImageLike], tmp_p
         Inside().sized(f"{tmp_path}/a.tar/empty.jpg")
 
 
-def test_they_are_started_when_images_are_waited_for(
+def test_processes_start_when_callers_wait_for_images(
     photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = processes._pool()
@@ -291,7 +295,7 @@ def test_they_are_started_when_images_are_waited_for(
     pool.end()
 
 
-def test_nobody_waits_and_none_is_started() -> None:
+def test_no_process_starts_for_short_waits() -> None:
     pool = processes._pool()
     pool.end()
     pool.record_wait(0.2, 1.1)
@@ -330,7 +334,7 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_nothing(
             os.kill(int(pid), 0)
 
 
-def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import os, time\nfrom patchword.images import processes\nprocesses.start_and_wait()\n"
@@ -353,7 +357,7 @@ def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     raise AssertionError("it goes on")
 
 
-def test_where_none_can_be_started_threads_go_on(
+def test_threads_open_images_if_no_process_can_start(
     photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = processes._pool()
@@ -362,14 +366,14 @@ def test_where_none_can_be_started_threads_go_on(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.warns(UserWarning, match="no process can be started that opens images"):
         assert processes.start_and_wait() == 0
-    assert len(found(photos)[0]) == len(photos)
+    assert len(open_all(photos)[0]) == len(photos)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     monkeypatch.setattr(pool, "count", 2)
     with pytest.warns(UserWarning, match="threads open them: .*No such file"):
         assert processes.start_and_wait() == 0
 
 
-def test_as_many_as_can_be_started_are_used(
+def test_the_processes_that_could_start_are_used(
     photos: list[ImageLike], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = processes._pool()
@@ -381,7 +385,7 @@ def test_as_many_as_can_be_started_are_used(
         warnings.simplefilter("error")
         assert processes.start_and_wait() == 1
     assert pool.count == 1
-    assert len(found(photos)[0]) == len(photos)
+    assert len(open_all(photos)[0]) == len(photos)
     pool.end()
 
 
@@ -405,7 +409,7 @@ def test_nothing_is_imported_from_the_current_folder(
     pool.end()
 
 
-def test_many_that_run_at_once_do_not_start_many_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_torchrun_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
     assert processes._Pool().count == 96
     for ranks, count in {"8": 12, "200": 1, "0": 96, "x": 96}.items():
@@ -421,7 +425,7 @@ def test_a_frozen_application_is_not_started_again(monkeypatch: pytest.MonkeyPat
     assert not processes._Pool().count
 
 
-def test_vectors_are_the_same(two: None, photos: list[ImageLike]) -> None:
+def test_vectors_are_the_same(two_processes: None, photos: list[ImageLike]) -> None:
     model = patchword.load("demo")
     paths = [str(path) for path in photos[:9]]
     there = model.embed_images(paths)
@@ -429,8 +433,8 @@ def test_vectors_are_the_same(two: None, photos: list[ImageLike]) -> None:
     assert (there == model.embed_images(paths)).all()
 
 
-def test_the_line_that_called_is_named(two: None, tmp_path: Path) -> None:
+def test_the_line_that_called_is_named(two_processes: None, tmp_path: Path) -> None:
     Image.new("RGB", (900, 90), "red").save(tmp_path / "strip.png")
-    with pytest.warns(UnseenWarning, match="strip.png") as told:
+    with pytest.warns(UnseenWarning, match="strip.png") as caught:
         patchword.load("demo").embed_images([tmp_path / "strip.png"] * 3)
-    assert {each.filename for each in told} == {__file__}
+    assert {each.filename for each in caught} == {__file__}

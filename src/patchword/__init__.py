@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from patchword.where.locate import Located, Region
     from patchword.where.segment import Segmentation, Share
 
-# torch reads it at its first allocation: what has 2 MiB or more then lies on huge pages, and the
-# system does not fill thousands of small ones with zeros in each batch.
+# torch reads it at its first allocation: memory of 2 MiB or more is then on huge pages, so that the
+# system does not fill thousands of small pages with zeros for each batch.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
@@ -115,7 +115,7 @@ __all__ = [
 __version__ = version("patchword")
 
 
-_HOMES = {  # of what is not in `api` itself
+_MODULES = {  # of public names that are not in `api`
     "export": "api.exports",
     "inspector": "api.inspecting",
     "Tiling": "images.tiles",
@@ -145,15 +145,15 @@ _HOMES = {  # of what is not in `api` itself
 
 
 def _public(name: str) -> Any:
-    """Public names are imported when first used, so that `patchword --help` waits for no torch."""
+    """Import a public name at its first use, so that `patchword --help` does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'patchword' has no attribute {name!r}")
-    above = "errors" if name.endswith(("Error", "Warning")) else "api"
+    default = "errors" if name.endswith(("Error", "Warning")) else "api"
     with uncollected():
-        return getattr(import_module(f"patchword.{_HOMES.get(name, above)}"), name)
+        return getattr(import_module(f"patchword.{_MODULES.get(name, default)}"), name)
 
 
-if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others
+if not TYPE_CHECKING:  # a type checker must not accept any other name
     __getattr__ = _public
 
 

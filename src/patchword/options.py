@@ -1,9 +1,9 @@
-"""Checks of options: a misspelt one is refused with the nearest name, and an impossible value
-before any work is done.
+"""Checks options before any work is done: a misspelt option is refused with the nearest name, and
+so is a value that is not possible.
 
-`checked` reads the arguments of a function by their annotations. Numbers of NumPy become Python's,
-text of any subclass of str becomes plain, collections of texts, numbers or paths become lists. What
-it does not know, such as images and tensors, it leaves to those who use it.
+`checked` converts the arguments of a function by their annotations: NumPy's numbers to Python's,
+subclasses of str to str, collections of texts, numbers or paths to lists. Arguments of other types,
+such as images and tensors, are checked where they are used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from patchword.errors import ConfigError, UnsupportedError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LARGEST = 2**62  # whole number that memory and files can count
-# Whole numbers that mean the same in every function, and how small they may be.
+LARGEST = 2**62  # whole number; no count in memory or files is larger
+# By name, in every function: the least value of a whole number.
 LEAST = dict.fromkeys(
     ("batch", "batch_size", "count", "height", "k", "shortlist", "top", "width"), 1
 )
-# Checked where they are used, by errors that say what a model and an image may be.
-LEFT = ("self", "return", "source", "image_size", "sources", "image", "images")
-WANTED = {"Bundle": "a model, as patchword.load gives it", "Found": "a hit of a search"}
+# Arguments that are checked where they are used, with more specific errors.
+UNCHECKED = ("self", "return", "source", "image_size", "sources", "image", "images")
+CLASS_NAMES = {"Bundle": "a model, as patchword.load gives it", "Found": "a hit of a search"}
 
-# Options as other libraries call them (transformers, open_clip, timm, LanceDB), and as we do.
+# Names of options in other libraries (transformers, open_clip, timm, LanceDB), and here.
 SYNONYMS = {
     "candidate_labels": "labels",
     "class_names": "labels",
@@ -67,7 +67,7 @@ SYNONYMS = {
     "vision_feature_layer": "layer",
 }
 # Options of other libraries that are not needed here, with the reason.
-NEEDLESS = {
+UNNEEDED = {
     "do_sample": "texts are sampled where temperature, top_k or top_p is given",
     "return_tensors": "arrays are NumPy's; torch.from_numpy makes tensors of them",
     "normalize": "vectors always have length 1",
@@ -78,20 +78,22 @@ NEEDLESS = {
     "use_fast": "there is one tokenizer",
     "resume": "the same command goes on where a run was stopped",
 }
-# How functions are used whose first argument alone says little.
-USED = {"open_index": 'index = open_index(path); index.add(photos, model); index.search("words")'}
+# By function: an example, added to the error for wrong arguments.
+EXAMPLES = {
+    "open_index": 'index = open_index(path); index.add(photos, model); index.search("words")'
+}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A decorator: the function, checked before it is called. It raises UnsupportedError for an
-    option that it does not have, with the nearest of those that it has, for arguments that are
-    missing or too many, and for a value that does not fit its annotation."""
+    """A decorator that checks the arguments of a function. It raises UnsupportedError for an
+    unknown option, with the nearest known name, for missing or superfluous arguments, and for a
+    value that does not fit its annotation."""
     parameters = inspect.signature(function).parameters.values()
     order = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     known = [p.name for p in parameters if p.name != "self"]
     needed = [p.name for p in parameters if p.default is p.empty]
 
-    @functools.cache  # when first called: annotations may name what is defined further down
+    @functools.cache  # at the first call: annotations may name classes that are defined later
     def kinds() -> dict[str, list[Kind]]:
         return _kinds_of(function)
 
@@ -100,53 +102,62 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name in options:
             if name not in known:
                 raise UnsupportedError(
-                    f"{function.__name__} has no option {name}{_habit(name, known)}; it has "
+                    f"{function.__name__} has no option {name}{_hint(name, known)}; it has "
                     f"{', '.join(known)}"
                 )
-        missing = [n for n in needed if n not in options and n not in order[: len(arguments)]]
-        twice = [n for n in order[: len(arguments)] if n in options]
+        positional = order[: len(arguments)]
+        missing = [name for name in needed if name not in options and name not in positional]
+        twice = [name for name in positional if name in options]
         if missing or twice or len(arguments) > len(order):
-            raise _misused(function.__name__, missing, twice, [n for n in order if n != "self"])
+            raise _wrong_arguments(function.__name__, missing, twice, order)
         by_name = kinds()
-        ordered: Any = list(arguments)
-        for place, name in enumerate(order[: len(ordered)]):
+        converted: Any = list(arguments)
+        for index, name in enumerate(positional):
             if name in by_name:
-                ordered[place] = _read(by_name[name], name, ordered[place])
-        named: Any = {
-            name: _read(by_name[name], name, value) if name in by_name else value
-            for name, value in options.items()
-        }
-        return function(*ordered, **named)
+                converted[index] = _read(by_name[name], name, converted[index])
+        converted_options: Any = dict(options)
+        for name, value in options.items():
+            if name in by_name:
+                converted_options[name] = _read(by_name[name], name, value)
+        return function(*converted, **converted_options)
 
     return call
 
 
-def _misused(
+def _wrong_arguments(
     name: str, missing: Sequence[str], twice: Sequence[str], order: Sequence[str]
 ) -> UnsupportedError:
-    """The error for a call without arguments that are needed, or with more than there are."""
-    said = f"takes {', '.join(order)} and no more without a name"
-    said = f"is given {', '.join(twice)} twice" if twice else said
-    said = f"needs {', '.join(missing)}" if missing else said
-    return UnsupportedError(f"{name} {said}{': ' if name in USED else ''}{USED.get(name, '')}")
+    """The error for missing, repeated or superfluous arguments."""
+    if missing:
+        problem = f"needs {', '.join(missing)}"
+    elif twice:
+        problem = f"is given {', '.join(twice)} twice"
+    else:
+        positional = [parameter for parameter in order if parameter != "self"]
+        problem = f"takes {', '.join(positional)} and no more without a name"
+    example = f": {EXAMPLES[name]}" if name in EXAMPLES else ""
+    return UnsupportedError(f"{name} {problem}{example}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest of the known names, as a question in brackets; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (do you mean {near[0]}?)" if near else ""
+    """The nearest of the known names as a question in brackets; empty if none is similar."""
+    matches = difflib.get_close_matches(name, list(known), 1)
+    return f" (do you mean {matches[0]}?)" if matches else ""
 
 
-def _habit(name: str, known: Sequence[str]) -> str:
-    """The name of an option here, why it is not needed, or the nearest of the known names; in
-    brackets."""
+def _hint(name: str, known: Sequence[str]) -> str:
+    """In brackets: the name of another library's option here, the reason why it is not needed, or
+    the nearest of the known names."""
     if SYNONYMS.get(name) in known:
         return f" (it is called {SYNONYMS[name]} here)"
-    return f" ({NEEDLESS[name]})" if name in NEEDLESS else nearest(name, known)
+    if name in UNNEEDED:
+        return f" ({UNNEEDED[name]})"
+    return nearest(name, known)
 
 
 def at_least(name: str, value: Any, least: int = 1) -> int:
-    """A whole number that is not too small. Raises UnsupportedError otherwise."""
+    """`value` as a whole number. Raises UnsupportedError for any other value or one below
+    `least`."""
     return _whole(least, name, value)
 
 
@@ -158,57 +169,63 @@ def in_range(
     above: bool = False,
     below: bool = False,
 ) -> None:
-    """Raise ConfigError for a number of a configuration outside [least, most], for `least` itself
-    with `above`, for `most` itself with `below`, and for one that is not finite."""
-    low = value > least if above else value >= least
-    high = value < most if below else value <= most
-    if math.isfinite(value) and low and high:
+    """Raise ConfigError for a number of a configuration that is not finite or outside [least,
+    most]. above: `least` itself is outside; below: `most` itself is."""
+    large_enough = value > least if above else value >= least
+    small_enough = value < most if below else value <= most
+    if math.isfinite(value) and large_enough and small_enough:
         return
-    first = f"above {least:g}" if above else f"{least:g} or more"
-    last = f"below {most:g}" if below else f"at most {most:g}"
-    wanted = first if most == math.inf else f"{first}, and {last}"
-    raise ConfigError(f"{name} is {value}; it must be {wanted}")
+    allowed = f"above {least:g}" if above else f"{least:g} or more"
+    if most != math.inf:
+        allowed += f", and below {most:g}" if below else f", and at most {most:g}"
+    raise ConfigError(f"{name} is {value}; it must be {allowed}")
 
 
 def checked_probability(name: str, value: float | None) -> None:
-    """Raise UnsupportedError for a number that is no probability; None is what was not given."""
+    """Raise UnsupportedError for a number that is not a probability. None is allowed."""
     if value is not None and not 0 <= value <= 1:
         raise UnsupportedError(f"{name} is {value!r}; it is a probability, 0 to 1")
 
 
 def text_list(texts: Any) -> list[str]:
-    """Texts as a list; a single one becomes a list of one. Raises UnsupportedError for what is no
-    text, by its number."""
-    found = _read(_TEXTS, "texts", texts)
-    return [found] if isinstance(found, str) else found
+    """Texts as a list; a single text becomes a list of one. Raises UnsupportedError, with its
+    number, for an item that is not a text."""
+    result = _read(_TEXTS, "texts", texts)
+    return [result] if isinstance(result, str) else result
 
 
 class Kind(NamedTuple):
-    """One kind of value that an argument may be: its types, how errors call it, and what makes of
-    (name, value) what the function is given."""
+    """One kind of value that an argument may have."""
 
     types: type | tuple[type, ...]
-    wanted: str
-    read: Callable[[str, Any], Any]
+    description: str  # in errors
+    read: Callable[[str, Any], Any]  # (name, value) -> the value for the function
 
 
 def _kinds_of(function: Callable[..., Any]) -> dict[str, list[Kind]]:
-    """By name, the kinds of value that each argument may be; without those checked elsewhere."""
-    wanted = {n: h for n, h in function.__annotations__.items() if n not in LEFT}
-    given = types.SimpleNamespace(__annotations__=wanted)  # what is returned may not be imported
-    hints = typing.get_type_hints(given, function.__globals__)
-    found = {name: _kinds(hint, name) for name, hint in hints.items()}
-    return {name: kinds for name, kinds in found.items() if kinds is not None}
+    """The kinds of value of each argument, by name; without those that are checked elsewhere."""
+    annotations = {
+        name: hint for name, hint in function.__annotations__.items() if name not in UNCHECKED
+    }
+    # Without "return": its class may not be imported at run time.
+    holder = types.SimpleNamespace(__annotations__=annotations)
+    hints = typing.get_type_hints(holder, function.__globals__)
+    kinds_by_name = {name: _kinds(hint, name) for name, hint in hints.items()}
+    return {name: kinds for name, kinds in kinds_by_name.items() if kinds is not None}
 
 
 def _kinds(hint: Any, name: str) -> list[Kind] | None:
-    """The kinds of an annotation; None where one of them is not known here."""
+    """The kinds of an annotation; None if one of them is not checked here."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     parts = typing.get_args(hint) if union else (hint,)
-    paths = any(part is os.PathLike or typing.get_origin(part) is os.PathLike for part in parts)
-    found = [_PATH if paths and part is str else _kind(part, name) for part in parts]
-    kinds = [kind for kind in found if kind is not None]
-    return kinds if len(kinds) == len(found) else None
+    is_path = any(part is os.PathLike or typing.get_origin(part) is os.PathLike for part in parts)
+    kinds = []
+    for part in parts:
+        kind = _PATH if is_path and part is str else _kind(part, name)
+        if kind is None:
+            return None
+        kinds.append(kind)
+    return kinds
 
 
 def _kind(hint: Any, name: str) -> Kind | None:
@@ -217,51 +234,51 @@ def _kind(hint: Any, name: str) -> Kind | None:
     origin = typing.get_origin(hint) or hint
     if origin is int:
         least = LEAST.get(name)
-        return Kind(Integral, _wanted_whole(least), partial(_whole, least))
+        return Kind(Integral, _describe_whole(least), partial(_whole, least))
     if origin in _PLAIN:
         return _PLAIN[origin]
     if origin in (Sequence, Iterable):
-        inside = _kinds(typing.get_args(hint)[0], name)
-        if inside is None:
+        item_kinds = _kinds(typing.get_args(hint)[0], name)
+        if item_kinds is None:
             return None
-        wanted = f"a list, each item {inside[0].wanted}"
-        return Kind(Iterable, wanted, partial(_items, inside, origin is Sequence))
+        description = f"a list, each item {item_kinds[0].description}"
+        return Kind(Iterable, description, partial(_items, item_kinds, origin is Sequence))
     if isinstance(origin, type) and origin.__module__.startswith("patchword."):
-        return Kind(origin, WANTED.get(origin.__name__, f"a {origin.__name__}"), _same)
+        return Kind(origin, CLASS_NAMES.get(origin.__name__, f"a {origin.__name__}"), _same)
     return None
 
 
 def _read(kinds: Sequence[Kind], name: str, value: Any) -> Any:
-    """The value as the first kind that it is. Raises UnsupportedError if it is none of them."""
+    """The value, read by the first kind that it has. Raises UnsupportedError if it has none."""
     for kind in kinds:
         if isinstance(value, kind.types):
             return kind.read(name, value)
-    raise _refused(name, value, " or ".join(dict.fromkeys(kind.wanted for kind in kinds)))
+    raise _refused(name, value, " or ".join(dict.fromkeys(kind.description for kind in kinds)))
 
 
-def _refused(name: str, value: Any, wanted: str) -> UnsupportedError:
-    return UnsupportedError(f"{name} is {reprlib.repr(value)}; it must be {wanted}")
+def _refused(name: str, value: Any, description: str) -> UnsupportedError:
+    return UnsupportedError(f"{name} is {reprlib.repr(value)}; it must be {description}")
 
 
-def _wanted_whole(least: int | None) -> str:
+def _describe_whole(least: int | None) -> str:
     return "a whole number" if least is None else f"a whole number of {least} or more"
 
 
 def _whole(least: int | None, name: str, value: Any) -> int:
-    """An int, or NumPy's; a bool is none."""
+    """An int of Python or NumPy, but not a bool."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise _refused(name, value, _wanted_whole(least))
+        raise _refused(name, value, _describe_whole(least))
     number = int(value)
     if least is not None and number < least:
-        raise _refused(name, value, _wanted_whole(least))
+        raise _refused(name, value, _describe_whole(least))
     if abs(number) > LARGEST:
         raise _refused(name, value, "between -2**62 and 2**62")
     return number
 
 
 def _number(name: str, value: Any) -> float:
-    """A float; a whole number is one too, a bool is none."""
-    if isinstance(value, bool) or not abs(value) < LARGEST:  # nor is NaN
+    """A float or a whole number, but not a bool."""
+    if isinstance(value, bool) or not abs(value) < LARGEST:  # true for NaN too
         raise _refused(name, value, "a finite number")
     return float(value)
 
@@ -273,7 +290,7 @@ def _path(name: str, value: str) -> str:
 
 
 def _plain(name: str, value: str) -> str:
-    """The text alone, without what a subclass of str adds."""
+    """The text as a str, not of a subclass."""
     return str.__str__(value)
 
 
@@ -282,14 +299,15 @@ def _same(name: str, value: Any) -> Any:
 
 
 def _items(kinds: Sequence[Kind], ordered: bool, name: str, values: Any) -> list[Any]:
-    """A collection as a list, each of its items read. A set is one only where order means nothing,
+    """A collection as a list, with each item read. A set is allowed only if order has no meaning,
     a mapping never."""
     if isinstance(values, (str, bytes, bytearray)):
-        parts = (
-            [each.strip() for each in values.split(",")] if isinstance(values, str) else [values]
+        example: list[Any] = [values]
+        if isinstance(values, str):
+            example = [part.strip() for part in values.split(",")]
+        raise UnsupportedError(
+            f"{name} must be a list, not one string: {name}={reprlib.repr(example)}"
         )
-        shown = reprlib.repr(parts)
-        raise UnsupportedError(f"{name} must be a list, not one string: {name}={shown}")
     if isinstance(values, Mapping) or (ordered and isinstance(values, (set, frozenset))):
         raise _refused(name, values, "a list, which has an order: list(...)")
     if getattr(values, "ndim", 1) == 0:
@@ -297,8 +315,11 @@ def _items(kinds: Sequence[Kind], ordered: bool, name: str, values: Any) -> list
     items = list(values)
     if kinds[0] is _PLAIN[str] and set(map(type, items)) <= {str}:
         return items
-    one = name.removesuffix("es" if name.endswith("xes") else "s")
-    return [_read(kinds, f"{one} {n} of {len(items)}", item) for n, item in enumerate(items, 1)]
+    singular = name.removesuffix("es" if name.endswith("xes") else "s")
+    return [
+        _read(kinds, f"{singular} {number} of {len(items)}", item)
+        for number, item in enumerate(items, 1)
+    ]
 
 
 _PATH = Kind(str, "a path", _path)

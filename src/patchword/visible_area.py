@@ -1,9 +1,9 @@
-"""What of a photo a network sees: the share that is cropped away, how small the rest becomes, and
-whether there is anything to see.
+"""Records which part of each photo a network sees, and warns about it: the share that is cropped
+away, how small the rest becomes, and whether all pixels have one colour.
 
-A model answers as surely about a photo of which it saw the middle third, or one pixel in 41, or
-where all pixels are white, as about any other. Whatever opens photos for a network notes how it saw
-them; what a person would want to know is told once, in one warning of a kind.
+A model's answer looks equally sure if it saw only the middle third of a photo, or one pixel in 41,
+or white pixels only. All code that opens photos for a network records how they were seen, and gives
+at most one warning of each kind.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from patchword.images import Geometry, ImageLike, Opener, Preprocess
     from patchword.images.photo import RGB
 
-CROPPED = 0.1  # share of a photo: what loses more is told
-SMALL = 8.0  # pixels of a photo for one of the network's: what is seen smaller is told
+CROPPED = 0.1  # share of a photo; a warning if more is cropped away
+SMALL = 8.0  # pixels of a photo for one pixel of the input; a warning if there are more
 NAMED = 3  # photos that a warning names
 
 
 @dataclass(frozen=True)
 class Remedies:
-    """How whoever reads a warning gets more of a photo seen; empty where nothing does. named: how
-    many photos it names; inspected: of photos that are searched for defects."""
+    """Advice for the warnings: how to let the model see more of a photo; "" if that is not
+    possible. named: how many photos a warning names. inspected: advice for `inspect`."""
 
     whole: str = (
         "squash=True shows the whole, tiles=True of classify, ask, caption and match all parts"
@@ -53,13 +53,14 @@ advice: ContextVar[Remedies] = ContextVar("advice", default=_PYTHON)
 
 @dataclass(frozen=True)
 class Sight:
-    """How a photo of `source` (height, width) pixels is seen.
+    """How a network sees a photo.
 
-    name     of its file; empty where it has none
-    cropped  the share of it that is cropped away, 0 to 1
-    scale    how many of its pixels become one of the network's, along the side where they are most
-    size     (height, width) of what the network is given
-    colour   "#ffffff", of all its pixels; empty where they differ
+    name     of its file; "" without one
+    source   (height, width) of the photo in pixels
+    cropped  the share that is cropped away, 0 to 1
+    scale    pixels of the photo that become one pixel of the input, along the side with more
+    size     (height, width) of the network's input
+    colour   the colour of all its pixels, such as "#ffffff"; "" if they differ
     """
 
     name: str
@@ -73,29 +74,31 @@ class Sight:
     def of(
         cls, image: object, geometry: Geometry, pixels: RGB | Image.Image | None = None
     ) -> Sight:
-        """geometry: from the size of the photo in its file. pixels: as they were opened, all of
-        them."""
-        shown = 1.0
+        """geometry: its source is the size in the file. pixels: all pixels of the opened photo."""
+        visible = 1.0
         for whole, start, size in zip(geometry.resized, geometry.crop, geometry.size, strict=True):
-            shown *= (min(start + size, whole) - max(start, 0)) / whole
-        factors = [s / r for s, r in zip(geometry.source, geometry.resized, strict=True)]
-        seen = cls(file_name(image), geometry.source, 1 - shown, max(factors), geometry.size)
-        return seen if pixels is None else replace(seen, colour=_colour(image, pixels))
+            visible *= (min(start + size, whole) - max(start, 0)) / whole
+        scale = max(
+            source / resized
+            for source, resized in zip(geometry.source, geometry.resized, strict=True)
+        )
+        colour = "" if pixels is None else _colour(image, pixels)
+        return cls(file_name(image), geometry.source, 1 - visible, scale, geometry.size, colour)
 
     @classmethod
     def whole(cls, image: object, pixels: RGB) -> Sight:
-        """Of a photo whose parts are all looked at, pixel by pixel."""
+        """Of a photo that is seen completely and at its full size."""
         size = pixels.shape[0], pixels.shape[1]
         return cls(file_name(image), size, 0.0, 1.0, size, _colour(image, pixels))
 
     @property
     def in_part(self) -> bool:
-        """True if so much is cropped away that it is told."""
+        """True if enough is cropped away for a warning."""
         return self.cropped > CROPPED
 
     @property
     def small(self) -> bool:
-        """True if it is seen so small that it is told."""
+        """True if it is seen small enough for a warning."""
         return self.scale > SMALL
 
 
@@ -109,8 +112,8 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """Opens photos as a network sees them before they are normalised, uint8 (3, h, w): here, or in
-    another process, see `images.processes`."""
+    """Opens and preprocesses photos up to normalisation: uint8 (3, h, w). It is a `Work` of
+    `images.worker`, which another process can do."""
 
     opener: Opener
     preprocess: Preprocess
@@ -126,48 +129,57 @@ class Look:
         return self.opener.to_send(image)
 
     def received(
-        self, image: ImageLike, found: tuple[NDArray[np.uint8], Known]
+        self, image: ImageLike, result: tuple[NDArray[np.uint8], Known]
     ) -> tuple[NDArray[np.uint8], Known]:
-        pixels, known = found
+        pixels, known = result
         self.opener.record(image, known.opener_data)
         return pixels, known._replace(sight=replace(known.sight, name=file_name(image)))
 
 
 class Sights:
-    """How the photos of one task were seen, by their names; those without are numbered."""
+    """How the photos of one task were seen, by name; photos without a name are numbered."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Sight] = {}
+        self._by_name: dict[str, Sight] = {}
         self.remedies = advice.get()
 
     def note(self, sight: Sight) -> None:
-        """A photo that was shown to a network."""
-        name = sight.name or f"image {len(self._of) + 1}"
-        self._of[canonical_name(name)] = replace(sight, name=name)
+        """Record a photo that a network saw."""
+        name = sight.name or f"image {len(self._by_name) + 1}"
+        self._by_name[canonical_name(name)] = replace(sight, name=name)
 
     @property
     def pixels(self) -> int:
-        """Of all photos together, in their files."""
-        return sum(each.source[0] * each.source[1] for each in self._of.values())
+        """The number of pixels of all photos in their files."""
+        return sum(sight.source[0] * sight.source[1] for sight in self._by_name.values())
 
     def record(self, name: str) -> dict[str, float | str]:
-        """Of a photo "cropped", "scale" and "one_colour" where they are told."""
-        sight = self._of.get(canonical_name(name))
+        """The fields "cropped", "scale" and "one_colour" of a photo, as far as there is a warning
+        about them."""
+        sight = self._by_name.get(canonical_name(name))
+        fields: dict[str, float | str] = {}
         if sight is None:
-            return {}
-        found: dict[str, float | str] = {"cropped": sight.cropped} if sight.in_part else {}
-        found |= {"scale": sight.scale} if sight.small else {}
-        return found | ({"one_colour": sight.colour} if sight.colour else {})
+            return fields
+        if sight.in_part:
+            fields["cropped"] = sight.cropped
+        if sight.small:
+            fields["scale"] = sight.scale
+        if sight.colour:
+            fields["one_colour"] = sight.colour
+        return fields
 
     def tell(self) -> None:
-        """Warn of the photos that were seen in part, of those that were seen small, and of those
-        with nothing to see."""
-        sights = list(self._of.values())
-        if in_part := sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped):
+        """Warn about photos that are cropped, photos that are seen small, and photos of one
+        colour."""
+        sights = list(self._by_name.values())
+        in_part = sorted((s for s in sights if s.in_part), key=lambda s: -s.cropped)
+        if in_part:
             warn(_in_part(in_part, len(sights), self.remedies), UnseenWarning)
-        if small := sorted((s for s in sights if s.small), key=lambda s: -s.scale):
+        small = sorted((s for s in sights if s.small), key=lambda s: -s.scale)
+        if small:
             warn(_small(small, len(sights), self.remedies), UnseenWarning)
-        if plain := [s for s in sights if s.colour]:
+        plain = [sight for sight in sights if sight.colour]
+        if plain:
             warn(_plain(plain, len(sights), self.remedies), ImageWarning)
 
 
@@ -175,15 +187,15 @@ _once: CurrentCollector[Sights] = CurrentCollector("sights")
 
 
 def together() -> AbstractContextManager[Sights]:
-    """What many tasks see is told once, at the end, instead of by each; within tasks that are told
-    together, with them."""
+    """A context that collects the warnings of several tasks and gives them once, at the end. Nested
+    contexts join the outer one."""
     return _once.together(Sights())
 
 
 @contextmanager
 def apart(remedies: Remedies) -> Iterator[None]:
-    """What is seen here is told by each task, whoever is told `together` around it, with these
-    remedies."""
+    """A context in which each task gives its own warnings, with this advice, even inside
+    `together`."""
     token = advice.set(remedies)
     try:
         with _once.apart():
@@ -193,55 +205,53 @@ def apart(remedies: Remedies) -> Iterator[None]:
 
 
 def untold() -> AbstractContextManager[None]:
-    """What is seen here is told elsewhere."""
+    """A context without warnings: the caller gives them."""
     return _once.untold(Sights())
 
 
 @contextmanager
 def noted() -> Iterator[Sights]:
-    """Where a task notes what it sees: it is told at the end, unless it is told `together`."""
+    """A context in which a task records photos. It warns at the end, unless it is inside
+    `together`."""
     outer = _once.current
-    found = outer or Sights()
+    sights = outer or Sights()
     try:
-        yield found
+        yield sights
     finally:
         if outer is None:
-            found.tell()
+            sights.tell()
 
 
 def current() -> Sights:
-    """The sights that are told `together`, of commands that print them; else empty ones."""
+    """The photos recorded inside `together`; without it, an empty record."""
     return _once.current or Sights()
 
 
 def _colour(image: object, pixels: RGB | Image.Image) -> str:
-    """The one colour of an image; of numbers from 0 to 1 that is told where they are opened."""
+    """The colour of all pixels of an image; "" for floats, for which `images.open` warns."""
     from patchword.images.photo import one_colour
 
     return "" if "float" in str(getattr(image, "dtype", "")) else one_colour(pixels)
 
 
-def _in_part(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
-    remedy = remedies.whole
-    lost = listed(
-        [f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in found], remedies.named
-    )
-    return f"{_count(found, total)} in part, {lost} is cropped away{remedy and ': '}{remedy}"
+def _in_part(sights: Sequence[Sight], total: int, remedies: Remedies) -> str:
+    shares = [f"{sight.cropped:.0%} of {_short(sight.name)}" for sight in sights]
+    lost = listed(shares, remedies.named)
+    message = f"{_are_seen(len(sights), total)} in part, {lost} is cropped away"
+    return f"{message}: {remedies.whole}" if remedies.whole else message
 
 
-def _small(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
-    remedy = remedies.closer
-    scales = listed(
-        [f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in found], remedies.named
-    )
-    return f"{_count(found, total)} very small, {scales}{remedy and ': '}{remedy}"
+def _small(sights: Sequence[Sight], total: int, remedies: Remedies) -> str:
+    scales = [f"{_short(sight.name)} at 1:{sight.scale:.0f}" for sight in sights]
+    message = f"{_are_seen(len(sights), total)} very small, {listed(scales, remedies.named)}"
+    return f"{message}: {remedies.closer}" if remedies.closer else message
 
 
-def _plain(found: Sequence[Sight], total: int, remedies: Remedies) -> str:
-    many = f"{len(found)} of {total} photos {'has' if len(found) == 1 else 'have'}"
-    named = listed([f"{_short(sight.name)} ({sight.colour})" for sight in found], remedies.named)
-    who = "the photo has" if total == 1 else many
-    return f"{who} one colour alone, about which no answer means anything: {named}"
+def _plain(sights: Sequence[Sight], total: int, remedies: Remedies) -> str:
+    colours = listed([f"{_short(sight.name)} ({sight.colour})" for sight in sights], remedies.named)
+    verb = "has" if len(sights) == 1 else "have"
+    subject = "the photo has" if total == 1 else f"{len(sights)} of {total} photos {verb}"
+    return f"{subject} one colour alone, about which no answer means anything: {colours}"
 
 
 def _short(name: str) -> str:
@@ -249,7 +259,8 @@ def _short(name: str) -> str:
     return one_line(os.path.basename(name) or name)
 
 
-def _count(found: Sequence[Sight], total: int) -> str:
+def _are_seen(count: int, total: int) -> str:
     if total == 1:
         return "the photo is seen"
-    return f"{len(found)} of {total} photos {'is' if len(found) == 1 else 'are'} seen"
+    verb = "is" if count == 1 else "are"
+    return f"{count} of {total} photos {verb} seen"

@@ -1,4 +1,4 @@
-"""A model on another device, or with weights of another type."""
+"""Converts a model to another device, or its weights to another type."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from patchword.bundle import Bundle, make
 
 @torch.inference_mode(False)  # as `checkpoints.load`
 def converted(model: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
-    """A copy of a bundle on that device, its weights of that type. Raises UnsupportedError for one
-    that torch does not run."""
+    """A copy of a bundle on that device, with weights of that type. Raises UnsupportedError for a
+    model with another engine than torch's."""
     network = copy.deepcopy(model.own_network).to(device=device, dtype=dtype)
     options = {name: value for name, value in model.options.items() if name != "dtype"}
     if dtype != torch.float32:

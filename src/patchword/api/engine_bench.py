@@ -1,4 +1,4 @@
-"""Engines beside each other on this machine: how fast each is, and how far from float32."""
+"""Measures the engines on this machine: their speed, and their agreement with float32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -23,8 +22,8 @@ from patchword.engines.libraries import last_line
 from patchword.errors import PatchwordError
 from patchword.images import ImageLike
 
-LIMIT = 120.0  # seconds for all
-EACH = 1.0  # seconds that one number is measured for
+LIMIT = 120.0  # seconds for all engines
+SECONDS = 1.0  # that one measurement takes
 MANY = 32  # images in a batch
 CPU = (
     ("torch", "float32"),
@@ -34,23 +33,23 @@ CPU = (
     ("openvino", "bfloat16"),
     ("openvino", "int8"),
     ("onnx", "int8"),
-    ("compile", "float32"),  # last: it may take all the time that is left
+    ("compile", "float32"),  # last, because it may take all of the remaining time
 )
 OTHER = (("torch", "float32"), ("torch", "bfloat16"), ("compile", "bfloat16"))
 
 
 class LateError(BaseException):
-    """Time is over. No Exception, which a compiler might take for a step that failed, and go on."""
+    """The time is over. Not an Exception, which a compiler might catch as a failed step."""
 
 
 @dataclass(frozen=True)
 class EngineRow:
-    """What one engine does.
+    """The measurements of one engine.
 
     one, many    images/s, one at a time and 32 at a time
-    mean, least  cosine of its vectors to those of torch in float32
-    same         of the photos, the share whose nearest other photo is the same one
-    why          why there are no numbers; "" where there are
+    mean, least  cosine between its vectors and those of torch in float32
+    same         share of the photos whose nearest other photo is the same
+    why          why there are no measurements; "" if there are
     """
 
     engine: str
@@ -68,17 +67,19 @@ def engine_rows(
 ) -> Iterator[EngineRow]:
     """A row for each engine and number type, in about LIMIT seconds.
 
-    model: in float32, run by torch. photos: two or more. calibrate: other photos, for int8; see
-    `in_int8`. Raises ImageError for one that cannot be opened, UnsupportedError for a model that
-    sees no images, PatchwordError where not even the first is ready in that time.
+    model: in float32, with torch's engine. photos: two or more. calibrate: other photos, for int8;
+    see `in_int8`. Raises ImageError for a photo that cannot be opened, UnsupportedError for a model
+    without image tower, PatchwordError if not even the first engine is ready in that time.
     """
     start = time.perf_counter()
     pixels = [model.open(photo)[0] for photo in photos]
-    ways = CPU if model.device.type == "cpu" else OTHER
+    engines = CPU if model.device.type == "cpu" else OTHER
     exact: Vector | None = None
-    for number, (engine, dtype) in enumerate(ways):
+    for number, (engine, dtype) in enumerate(engines):
         left = LIMIT - (time.perf_counter() - start)
-        share = left if exact is None or number == len(ways) - 1 else max(left / 2, 1)
+        share = max(left / 2, 1)
+        if exact is None or number == len(engines) - 1:
+            share = left
         try:
             if left < 1:
                 raise LateError
@@ -86,8 +87,8 @@ def engine_rows(
                 other = ready(model, engine, dtype, calibrate)
                 rows = vectors(other, pixels)
                 exact = rows if exact is None else exact
-                one, many = (rate(other, pixels, count) for count in (1, MANY))
-        except (Exception, LateError) as error:  # each library has its own, and the row says which
+                one, many = rate(other, pixels, 1), rate(other, pixels, MANY)
+        except (Exception, LateError) as error:  # of any library; the row reports it
             if exact is None and isinstance(error, LateError):
                 raise PatchwordError(
                     f"{model.name}: {engine} in {dtype}, which the others are compared with, was "
@@ -104,7 +105,7 @@ def engine_rows(
 
 
 def ready(model: Model, engine: str, dtype: str, calibrate: Sequence[str] | None) -> Model:
-    """The model on that engine, its warnings unsaid: they are of graphs that nobody asked for."""
+    """The model with that engine. Warnings about the graphs are hidden."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dtype == "int8":
@@ -114,7 +115,7 @@ def ready(model: Model, engine: str, dtype: str, calibrate: Sequence[str] | None
 
 
 def vectors(model: Model, pixels: Sequence[Vector]) -> Vector:
-    """Unit vectors (N, D), in float64, of opened photos."""
+    """Unit vectors (N, D), in float64, of preprocessed photos."""
     parts = [
         model.engine.encode_image(pixels[start : start + MANY])
         for start in range(0, len(pixels), MANY)
@@ -124,18 +125,19 @@ def vectors(model: Model, pixels: Sequence[Vector]) -> Vector:
 
 
 def rate(model: Model, pixels: Sequence[Vector], count: int) -> float:
-    """Images/s in batches of `count`: the median of as many as fit into EACH seconds, after one."""
+    """Images/s in batches of `count`: by the median of the batches of SECONDS seconds, without the
+    first batch."""
     batch = [pixels[i % len(pixels)] for i in range(count)]
     model.engine.encode_image(batch)
-    marks = [time.perf_counter()]
-    while marks[-1] - marks[0] < EACH:
+    times = [time.perf_counter()]
+    while times[-1] - times[0] < SECONDS:
         model.engine.encode_image(batch)
-        marks.append(time.perf_counter())
-    return float(count / np.median([end - begin for begin, end in pairwise(marks)]))
+        times.append(time.perf_counter())
+    return float(count / np.median(np.diff(times)))
 
 
 def nearest(rows: Vector) -> NDArray[np.int64]:
-    """The number of the nearest other row of each."""
+    """The index of the nearest other row of each row."""
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -2)
     return cosines.argmax(axis=1)  # type: ignore[no-any-return]
@@ -143,31 +145,33 @@ def nearest(rows: Vector) -> NDArray[np.int64]:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise LateError when that much time is over, where there is a way to: in the main thread
-    of a system with alarms."""
-    alarms = hasattr(signal, "setitimer")
-    if not alarms or threading.current_thread() is not threading.main_thread():
+    """Raise LateError after that time. Only possible in the main thread of a system with alarms;
+    elsewhere there is no limit."""
+    has_alarms = hasattr(signal, "setitimer")
+    if not has_alarms or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def over(number: int, frame: FrameType | None) -> None:
+    def on_alarm(number: int, frame: FrameType | None) -> None:
         raise LateError
 
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGALRM, over)
+    previous: Callable[..., Any] | int | None = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _why(error: BaseException, seconds: float) -> str:
-    """Why an engine has no numbers, in one line."""
+    """Why an engine has no measurements, in one line."""
     origin: BaseException | None = error
-    while origin is not None:  # compilers wrap what interrupts them in errors of their own
+    while origin is not None:  # compilers wrap a LateError in errors of their own
         if isinstance(origin, LateError):
             return f"not ready in the {max(seconds, 0):.0f} s that were left of {LIMIT:.0f}"
         origin = origin.__cause__ or origin.__context__
-    said = last_line(error)
-    return said if isinstance(error, PatchwordError) else f"{type(error).__name__}: {said}"
+    message = last_line(error)
+    if isinstance(error, PatchwordError):
+        return message
+    return f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""Another engine for a model."""
+"""Models with other engines."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Photos = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def on_engine(model: Model, name: str) -> Model:
-    """The model, its vectors computed by the engine of that name. Graphs are kept in the cache, by
-    the model's fingerprint. Raises UnsupportedError, see `choose.engine`."""
+    """The model with the engine of that name. Graphs are cached by the model's fingerprint. Raises
+    UnsupportedError, see `choose.engine`."""
     shapes = replace(shapes_of(model.config), levels=model.preprocess.levels)
     return replace(model, engine=choose.engine(name, model.own_network, shapes, _graphs(model)))
 
 
 def in_int8(model: Model, engine: str, photos: Photos | None) -> Model:
-    """The model, its vectors computed in int8 by "openvino" or "onnx". Graphs are kept in the
-    cache, by the model's fingerprint and the paths, sizes and times of the photos.
+    """The model with vectors in int8 by "openvino" or "onnx". Graphs are cached by the model's
+    fingerprint and the paths, sizes and times of the photos.
 
-    photos: to calibrate and to measure, see `exporting.export`; None: for the embedded models
-    alone. Raises UnsupportedError for another engine, a device other than the CPU,
-    a model without such photos, and one that int8 changes too much.
+    photos: for calibration and measurement, see `exporting.export`; None: only for the embedded
+    models. Raises UnsupportedError for another engine, for another device than the CPU, if photos
+    are missing, and for a model that int8 changes too much.
     """
     if engine not in LIBRARIES:
         raise UnsupportedError(
@@ -48,9 +48,11 @@ def in_int8(model: Model, engine: str, photos: Photos | None) -> Model:
     options: dict[str, Any] = {"dtype": "int8", "engine": engine}
     place, names = _graphs(model) / f"{engine}-int8", None
     if photos is not None:
-        given = [os.fspath(each) for each in several(photos)]
-        options["calibrate"] = [os.path.abspath(p) if os.path.exists(p) else p for p in given]
-        names = find_images(given)
+        paths = [os.fspath(path) for path in several(photos)]
+        options["calibrate"] = [
+            os.path.abspath(path) if os.path.exists(path) else path for path in paths
+        ]
+        names = find_images(paths)
         place = place.with_name(f"{place.name}-{_digest(names)}")
     return exporting.in_int8(model, engine, place, lambda: calibration(model, names), options)
 
@@ -60,11 +62,13 @@ def _graphs(model: Model) -> Path:
 
 
 def _digest(names: Iterable[str]) -> str:
-    """By which other photos, and changed ones, are known."""
+    """A hash that differs for other photos and for changed ones."""
     digest = hashlib.sha256()
     for name in names:
-        path = split(name)[0]  # stack.tif, of stack.tif#3
-        known = os.stat(path) if os.path.isfile(path) else None
-        of_file = (known.st_size, known.st_mtime_ns) if known else ()
-        digest.update(repr((os.path.abspath(name), *of_file)).encode())
+        parts: list[str | int] = [os.path.abspath(name)]
+        path, _ = split(name)  # stack.tif, of stack.tif#3
+        if os.path.isfile(path):
+            status = os.stat(path)
+            parts += [status.st_size, status.st_mtime_ns]
+        digest.update(repr(tuple(parts)).encode())
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Models for other programs, and such models again."""
+"""Exports models for other programs, and loads exported models."""
 
 from __future__ import annotations
 
@@ -29,33 +29,34 @@ def export(
     int8: bool = False,
     photos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
 ) -> Exported:
-    """Write a model for programs that run it without patchword: its parts as graphs, and its
-    preprocessing and tokenizer as transformers' processors and tokenizers read them.
+    """Write a model for programs that run it without patchword: its parts as graphs, and files for
+    transformers' processors and tokenizers.
 
-    to      "onnx": onnx/vision_model.onnx and onnx/text_model.onnx, as transformers.js reads them,
-            or onnx/model.onnx of an image classifier; "openvino": openvino_model_vision.xml and
-            openvino_model_text.xml, or openvino_model.xml, as optimum-intel calls them
-    int8    weights in int8. Activations are int8 too: by onnxruntime all of them; by OpenVINO those
-            of the image tower, if photos are given and the vectors of other photos still agree with
-            float32 by a cosine of 0.995. Files are then onnx/vision_model_quantized.onnx and so on
-    photos  for int8: at least 16 photos like those that the model is for, a folder or anything
-            `find_images` takes. Half of them calibrate, a quarter judges whether activations can be
-            int8, the rest measure how far the result is from float32; 128 are enough. None, for the
-            embedded models alone: it is measured on generated scenes
+    to      "onnx": onnx/vision_model.onnx and onnx/text_model.onnx, the names of transformers.js,
+            or onnx/model.onnx for an image classifier; "openvino": openvino_model_vision.xml and
+            openvino_model_text.xml, or openvino_model.xml, the names of optimum-intel
+    int8    weights in int8. Activations are int8 too: for onnxruntime all of them; for OpenVINO
+            those of the image tower, if photos are given and the vectors of other photos still
+            agree with float32 by a cosine of 0.995. The files are then
+            onnx/vision_model_quantized.onnx and so on
+    photos  for int8: at least 16 photos similar to those that the model is used for, a folder or
+            anything `find_images` takes. Half of them calibrate, a quarter decides whether
+            activations can be int8, the rest measure the agreement with float32; 128 are enough.
+            None: only for the embedded models, which are measured on generated scenes
 
-    Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), any number of them; outputs
-    "image_embeds" and "text_embeds" (B, D), not normalised, "pooler_output" of SigLIP and of towers
-    without a joint space, "logits" of a classifier. A BLIP has its matching head, questions and
-    decoder besides, which take the image's "last_hidden_state" as "encoder_hidden_states"; the
-    decoder computes all words so far, without a cache. What heatmaps and attention need is not
-    written.
+    Inputs are "pixel_values" (B, 3, H, W) and "input_ids" (B, L), with any B. Outputs are
+    "image_embeds" and "text_embeds" (B, D), not normalised; "pooler_output" for SigLIP and for
+    towers without a joint space; "logits" for a classifier. A BLIP also has its matching head,
+    questions and decoder, which take the image's "last_hidden_state" as "encoder_hidden_states".
+    The decoder computes all words so far, without a cache. Heatmaps and attention are not exported.
 
-    Returns the folder, its graphs and, for int8, their agreement: the mean and the least cosine of
-    vectors to those in float32, of "image" and "text". `load` opens the folder again; patchword
-    verify FOLDER FOLDER/receipt.json compares it with the model. It is written whole or not at all.
-    Raises CheckpointError for one that holds something else, another model's export too,
-    UnsupportedError for a model that takes each image in its own shape, or is not in float32, for
-    one that int8 changes too much (a cosine below 0.99), and for a library that is missing.
+    Returns the folder, its graphs and, for int8, the agreement of "image" and "text": the mean and
+    the least cosine between vectors in int8 and in float32. `load` opens the folder;
+    patchword verify FOLDER FOLDER/receipt.json compares it with the model. The folder is written
+    completely or not at all. Raises CheckpointError for a folder with other contents, also another
+    model's export; UnsupportedError for a model whose images have sizes of their own, or that is
+    not in float32, for one that int8 changes too much (a cosine below 0.99), and for a missing
+    library.
     """
     if photos is not None and not int8:
         raise UnsupportedError("photos are for int8: give int8 too, or leave them out")
@@ -63,7 +64,7 @@ def export(
 
 
 def calibration(model: Model, photos: Any) -> exporting.Photos:
-    """Photos for int8, as the network takes them; those that cannot be opened are named and left
+    """Preprocessed photos for int8. Photos that cannot be opened give a warning and are left
     out."""
     if photos is None and model.name not in EMBEDDED:
         raise UnsupportedError(
@@ -72,23 +73,27 @@ def calibration(model: Model, photos: Any) -> exporting.Photos:
         )
     if model.config.vision is None:
         raise UnsupportedError(f"{model.name} sees no images, with which int8 is calibrated")
-    names = [] if photos is None else find_images(photos)
-    some: Sequence[ImageLike] = names[:: max(len(names) // exporting.MOST, 1)][: exporting.MOST]
+    sources: Sequence[ImageLike]
     if photos is None:
-        some = [scene(0, number).image for number in range(64)]
-    found = []
-    for source in some:
+        sources = [scene(0, number).image for number in range(64)]
+    else:
+        names = find_images(photos)
+        step = max(len(names) // exporting.MOST, 1)
+        sources = names[::step][: exporting.MOST]
+    pixels = []
+    for source in sources:
         try:
-            found.append(model.open(source)[0])
+            pixels.append(model.open(source)[0])
         except ImageError as error:
             warn(f"{error}; int8 does without it", ImageWarning)
-    return exporting.calibrated(found, representative=photos is not None)
+    return exporting.calibrated(pixels, representative=photos is not None)
 
 
-def opened(source: Any, device: Any, dtype: Any, engine: str, given: dict[str, Any]) -> Model:
-    """The model of an exported folder. given: the options of `load` that are for weights; those
-    that are set raise UnsupportedError, as does another device or engine."""
-    if unfit := [name for name, value in given.items() if value is not None]:
+def opened(source: Any, device: Any, dtype: Any, engine: str, of_weights: dict[str, Any]) -> Model:
+    """The model of an exported folder. of_weights: the options of `load` that are for weights.
+    Raises UnsupportedError if one of them is set, and for another device or engine."""
+    unfit = [name for name, value in of_weights.items() if value is not None]
+    if unfit:
         raise UnsupportedError(
             f"{source} is an exported model, which takes no {' and no '.join(unfit)}: give it "
             "where the model is exported"

@@ -1,4 +1,4 @@
-"""Features inside the towers, for other models to go on with: diffusion, language models."""
+"""Features from inside the towers, for other models: diffusion models, language models."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Features(Bundle):
         pad: bool = True,
         batch_size: int = 32,
     ) -> Vector:
-        """Hidden states (N, L, D), float32, of every token of texts; arguments and errors are
-        those of `encode_texts`."""
+        """Hidden states (N, L, D), float32, of all tokens of texts. Arguments and errors are those
+        of `encode_texts`."""
         return encode_texts(self, texts, layer, norm, pad, batch_size).states
 
     @checked
@@ -44,11 +44,11 @@ class Features(Bundle):
         pad: bool = True,
         batch_size: int = 32,
     ) -> TextStates:
-        """Ids, hidden states and pooled vectors of texts, for a network that they condition.
+        """Ids, hidden states and pooled vectors of texts, to condition another network.
 
-        layer  0 is what enters the first block, i leaves block i, -1 leaves the last
-        norm   whether the final norm follows; None: after the last block only
-        pad    to the model's context, else to the longest text
+        layer  0: the input of the first block; i: the output of block i; -1: that of the last
+        norm   apply the final norm; None: after the last block only
+        pad    True: to the model's context; False: to the longest text
 
         Raises UnsupportedError for a model without a text tower or that layer, TokenizerError for
         one without a tokenizer.
@@ -69,9 +69,9 @@ class Features(Bundle):
     ) -> Vector:
         """Features (N, tokens, D), float32, of the patches of images, row by row.
 
-        layer        as for `encode_texts`; -2 is that of LLaVA
-        class_token  with all tokens before the patches
-        norm         with the final norm
+        layer        see `encode_texts`; LLaVA uses -2
+        class_token  include the tokens before the patches
+        norm         apply the final norm
 
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without that layer, or whose images have different numbers of patches.
@@ -89,7 +89,7 @@ class Features(Bundle):
         exact: bool = False,
         stretch: bool | None = None,
     ) -> AnyRes:
-        """Patch features of a photo's thumbnail and of its tiles, as LLaVA-NeXT has them.
+        """Patch features of a photo's thumbnail and of its tiles, as in LLaVA-NeXT.
 
         candidates: canvases (height, width) in pixels to choose from; None: LLaVA-NeXT's grids.
         Raises ImageError, and UnsupportedError for canvases that tiles do not fill.
@@ -104,6 +104,6 @@ class Features(Bundle):
         exact: bool = False,
         stretch: bool | None = None,
     ) -> tuple[Vector, Tiling]:
-        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), float32, and how they lie.
-        Raises ImageError and UnsupportedError as `anyres_features` does."""
+        """A photo's thumbnail and tiles (1 + rows * columns, 3, S, S), float32, and their
+        positions. Raises the errors of `anyres_features`."""
         return image_tiles(self.opening(stretch), image, candidates, exact)

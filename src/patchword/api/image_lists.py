@@ -1,4 +1,4 @@
-"""Images that are named by folders, glob patterns and lists, for the methods that take several."""
+"""Lists the images that folders, glob patterns and lists name."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from patchword.text.lines import list_lines
 def find_images(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
 ) -> list[str]:
-    """The images that are named, in order: of a folder those at any depth, by their suffix; of a
-    glob pattern, "photos/*.jpg" or "photos/**/*.jpg", what it matches; of "@list.txt" what its
-    lines name; of a file with several pages each page; an address on the web as it is.
+    """The images that these paths name, in order. A folder names the images in it at any depth, by
+    their suffix; a glob pattern, "photos/*.jpg" or "photos/**/*.jpg", its matches; "@list.txt" the
+    images of its lines; a file with several pages each page. An address on the web stays as it is.
 
     model.embed_images(patchword.find_images("photos"))
 
-    Raises ImageError for a name that matches nothing and a folder that cannot be listed;
-    UnsupportedError where there is no image at all.
+    Raises ImageError for a name without a match and for a folder that cannot be listed;
+    UnsupportedError if there is no image.
     """
     names = [os.fspath(path) for path in several(paths)]
-    found = [image for name in names for image in _named(name)]
-    if not found:
+    images = [image for name in names for image in _images_of(name)]
+    if not images:
         raise UnsupportedError(f"no images in {', '.join(names) or 'an empty list'}")
-    return found
+    return images
 
 
 def in_folder(folder: str | os.PathLike[str]) -> list[str]:
-    """The images in a folder, at any depth. Raises the ImageError of what cannot be listed."""
+    """The images in a folder at any depth. Raises ImageError for a folder that cannot be listed."""
     failed: list[ImageError] = []
-    found = pictures_in(folder, failed)
+    images = pictures_in(folder, failed)
     if failed:
         raise failed[0]
-    return found
+    return images
 
 
-def _named(name: str) -> list[str]:
-    """The images that one name stands for."""
-    file = split(name)[0]  # stack.tif, of stack.tif#3
+def _images_of(name: str) -> list[str]:
+    file, _ = split(name)  # stack.tif, of stack.tif#3
     if is_url(name) or file != name:
         return [name]
     if os.path.isdir(name):
@@ -53,8 +52,8 @@ def _named(name: str) -> list[str]:
     if os.path.exists(name):
         return every(name)
     if name.startswith("@"):
-        return [image for line in list_lines(name[1:]) for image in _named(line)]
+        return [image for line in list_lines(name[1:]) for image in _images_of(line)]
     matches = sorted(glob.glob(name, recursive=True))
     if not matches:
         raise ImageError(name, "no such file")
-    return [image for match in matches for image in _named(match)]
+    return [image for match in matches for image in _images_of(match)]

@@ -1,4 +1,4 @@
-"""Defects from photos of good products, as a function of the public face."""
+"""The public function `inspector`, which learns from photos of good products to find defects."""
 
 from __future__ import annotations
 
@@ -44,40 +44,41 @@ def inspector(
     exact: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspector:
-    """What has learned from good photos how others should look: `.inspect(images)` gives score,
-    p-value, verdict, map and boxes of each.
+    """Learn from good photos how others should look. The result's `.inspect(images)` gives score,
+    p-value, verdict, map and boxes of each image.
 
-    good          photos, or a folder of them; 2 are enough to begin. "winclip" and "mutual" need
-                  none: None, with one of these methods
-    method        "memory": far from every good patch (AnomalyDINO); "subspace": what the principal
-                  components of good patches leave over (SubspaceAD); "winclip": by sentences about
-                  good and bad things, and by the good photos (WinCLIP); "mutual": unlike the other
-                  photos of a batch (MuSc), which good ones are part of; "reference": unlike
-                  the same place of the first good photos, up to four
-    false_alarms  the share of good photos that may be rejected, 0.01; that takes 99 good photos
-                  that nothing is learned from, and where there are not so many the threshold is
-                  not calibrated: `.guarantee()` says so
-    confidence    the share holds with this probability for the good photos that were held out
-                  instead of in the mean over all that might have been
-    threshold     reject scores above it instead
+    good          photos, or a folder of them; at least 2. None for "winclip" and "mutual", which
+                  need none
+    method        how a patch is scored. "memory": by its distance to all good patches
+                  (AnomalyDINO); "subspace": by its part outside the principal components of good
+                  patches (SubspaceAD); "winclip": by sentences about good and bad things, and by
+                  good photos (WinCLIP); "mutual": by its difference from the other photos of a
+                  batch (MuSc), which good photos join; "reference": by its difference from the same
+                  place of the first good photos, up to four
+    false_alarms  the share of good photos that may be rejected, 0.01 by default. This needs 99 good
+                  photos from which nothing is learned. With fewer the threshold is not calibrated,
+                  and `.guarantee()` reports it
+    confidence    the probability with which the share holds for the good photos that were held out;
+                  None: it holds in the mean over all possible choices of them
+    threshold     reject scores above this instead
     calibration   good photos to hold out; None: drawn from `good`
-    by_folder     a threshold for each name of the folders that photos lie in
-    fitted        instead of good photos and options of the method: a folder that `.save` wrote
-    layers        blocks whose patch tokens are taken, 0 the first and -1 the last; None: those that
-                  were measured the best, as in the embedded models; else the one in the middle
-                  of a network that was trained by words or classes; else the last
-    short_side    pixels to which a photo's shorter side is resized, seen in tiles of the network's
-                  own size; None: one tile
+    by_folder     a threshold for each name of the photos' folders
+    fitted        a folder that `.save` wrote, instead of good photos and options of the method
+    layers        blocks whose patch tokens are used, 0 the first and -1 the last. None: those that
+                  are known to be best, as for the embedded models; else the middle block of a
+                  network that was trained with words or classes; else the last
+    short_side    pixels to which a photo's shorter side is resized; the network sees it in tiles of
+                  its own size. None: one tile
 
-    Of some methods alone: neighbours, coreset, reweight, half, patches, how many are kept at most,
-    foreground, above which a patch is the object, and mask_good, whether only such patches of good
-    photos are kept (`memory`, see `Memory`); variance, components (`subspace`), rotations (both);
-    subject, what photos show, and exact, every window by itself (`winclip`).
-    progress: called with the photos done and all of them.
-    Raises ImageError, and UnsupportedError for options that cannot be; CheckpointError for a
+    Options of some methods: neighbours, coreset, reweight, half, patches (most that are kept),
+    foreground (a patch with a higher value is the object) and mask_good (keep only such patches of
+    good photos) for "memory", see `Memory`; variance and components for "subspace"; rotations for
+    both; subject (what photos show) and exact (compute every window) for "winclip".
+    progress: called with the number of photos done and of all photos.
+    Raises ImageError; UnsupportedError for options that are not possible; CheckpointError for a
     folder of `fitted` that is damaged, or was fitted with another model.
     """
-    own = {
+    of_method = {
         "layers": layers, "short_side": short_side, "neighbours": neighbours,
         "rotations": rotations, "coreset": coreset, "reweight": reweight, "half": half,
         "patches": patches, "foreground": foreground, "mask_good": mask_good,
@@ -86,31 +87,31 @@ def inspector(
     numbers = {"false_alarms": false_alarms, "confidence": confidence, "threshold": threshold}
     given = {name: value for name, value in numbers.items() if value is not None}
     if fitted is not None:
-        extra = any(value is not None for value in own.values()) or method != "memory"
-        if good is not None or calibration is not None or by_folder or extra:
+        has_method = any(value is not None for value in of_method.values()) or method != "memory"
+        if good is not None or calibration is not None or by_folder or has_method:
             raise UnsupportedError(
                 "fitted stands for good photos, calibration, by_folder, method and its options"
             )
         return reopened(model, fitted, given)
-    way = chosen(method, own)
-    if good is None and way.needs.good:
+    chosen_method = chosen(method, of_method)
+    if good is None and chosen_method.needs.good:
         raise UnsupportedError(
             "give good photos, or fitted, the folder of a saved inspector; "
             f"{' and '.join(needless())} need neither"
         )
     return fit(
-        model, () if good is None else _photos(good), way, changed(Rule(), given),
+        model, () if good is None else _photos(good), chosen_method, changed(Rule(), given),
         calibration=None if calibration is None else _photos(calibration), grouped=by_folder,
         progress=progress,
     )  # fmt: skip
 
 
 def _photos(images: Images) -> Images:
-    """Images, or those in a folder. Raises the ImageError of what cannot be listed, and
-    UnsupportedError for a folder without any."""
+    """Images, or those in a folder. Raises ImageError for a folder that cannot be listed, and
+    UnsupportedError for one without images."""
     if not isinstance(images, (str, os.PathLike)) or not os.path.isdir(images):
         return images
-    found = in_folder(images)
-    if not found:
+    paths = in_folder(images)
+    if not paths:
         raise UnsupportedError(f"no images in {os.fspath(images)}")
-    return found
+    return paths

@@ -1,4 +1,4 @@
-"""What a model with words does with images: captions, answers, matches."""
+"""The methods of `Model` for language: captions, answers, matches."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Language(Features):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> list[Caption]:
-        """A caption for each image: a list, also of one image.
+        """A caption for each image: a list, also for one image.
 
-        prompt  the caption's first words, to go on from
-        tiles   look at overlapping tiles too, True or their side in pixels: their captions come
-                last in the `.others` of the whole's
+        prompt  the caption's first words, which the model continues
+        tiles   caption overlapping tiles too; True, or their side in pixels. Their captions are the
+                last of the photo's `.others`
 
         The options are those of `GenerationOptions`: beam search with 3 beams, unless
-        `temperature`, `top_k` or `top_p` is given; then tokens are sampled, always the same for the
-        same image and `seed`. max_length is 20 ids. Raises UnsupportedError for a model
-        that does not caption, ConfigError for options that cannot be, and the ImageError of the
-        first image that fails.
+        `temperature`, `top_k` or `top_p` is given. Then tokens are sampled, always the same ones
+        for the same image and `seed`. max_length is 20 ids by default. Raises UnsupportedError for
+        a model that does not caption, ConfigError for options that are not possible, and the
+        ImageError of the first image that fails.
         """
         options = GenerationOptions(
             beams=beams,
@@ -132,20 +132,20 @@ class Language(Features):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> Answer | list[Answer] | list[list[Answer]]:
-        """The answer to a question about an image, generated or chosen among `answers`.
+        """The answer to a question about an image, generated or chosen from `answers`.
 
         One image and one question give an `Answer`; a list of either gives a list, and lists of
-        both a list of lists: `found[image][question]`.
+        both give a list of lists: `found[image][question]`.
 
-        shortlist  with `answers`: so many of them, those with the most probable first tokens, are
-                   scored in full; None: all
-        tiles      look at overlapping tiles too, True or their side in pixels: "is there ...?" is
-                   "yes" where one of them says so, and `.box` of the answer is where
+        shortlist  with `answers`: score only this number of them, those with the most probable
+                   first tokens; None: all
+        tiles      look at overlapping tiles too; True, or their side in pixels. The answer to "is
+                   there ...?" is "yes" if that of a tile is, and its `.box` is that tile's
 
-        The others are for generated answers, as in `caption`, but max_length is 10 ids.
-        Raises UnsupportedError for a model that answers no questions, for questions or answers
-        that are empty, too long or twice the same; ConfigError; the ImageError of the first image
-        that fails.
+        The other options are for generated answers, as in `caption`, but max_length is 10 ids by
+        default. Raises UnsupportedError for a model that does not answer questions, and for
+        questions or answers that are empty, too long or repeated; ConfigError; the ImageError of
+        the first image that fails.
         """
         length = default_length(self, ANSWER_LENGTH) if max_length is None else max_length
         written = GenerationOptions(
@@ -157,11 +157,11 @@ class Language(Features):
         model = self.opening(stretch, squash=squash)
         if not tiles:
             return ask(model, images, questions, answers, shortlist, options, batch_size)
-        several = [questions] if isinstance(questions, str) else questions
+        question_list = [questions] if isinstance(questions, str) else questions
         size = tile_size(tiles)
-        rows = joined(ask_tiled(model, images, several, answers, shortlist, options, size))
-        each = [row[0] for row in rows] if isinstance(questions, str) else rows
-        return each[0] if is_one(images) else each
+        rows = joined(ask_tiled(model, images, question_list, answers, shortlist, options, size))
+        by_image = [row[0] for row in rows] if isinstance(questions, str) else rows
+        return by_image[0] if is_one(images) else by_image
 
     @checked
     def match(
@@ -174,11 +174,13 @@ class Language(Features):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> Match:
-        """How well I images and T texts fit: `.probabilities`, 0 to 1, of the matching head, and
-        `.cosines`, both (I, T) (Li et al. 2022, section 3.2). start: a text's first token, "enc",
-        with which BLIP is trained, or "cls", as in transformers; None: the checkpoint's own.
-        tiles: look at overlapping tiles too, True or their side in pixels; of each text the
-        greatest probability counts, and `.boxes` says where it is.
+        """How well I images and T texts match: `.probabilities`, 0 to 1, of the matching head, and
+        `.cosines`, both (I, T) (Li et al. 2022, section 3.2).
+
+        start  a text's first token: "enc", with which BLIP is trained, or "cls", as in
+               transformers; None: the checkpoint's
+        tiles  look at overlapping tiles too; True, or their side in pixels. Each text gets its
+               greatest probability, and `.boxes` has that tile's box
 
         Raises the ImageError of the first image that fails, and UnsupportedError for a model
         without a matching head.
@@ -193,10 +195,10 @@ class Language(Features):
     def rerank(
         self, hits: Sequence[F], text: str, top: int | None = None, batch_size: int = 8
     ) -> list[Reranked[F]]:
-        """Hits of a search, the first `top` (None: all) reranked by the probability that the text
-        belongs to them. Raises UnsupportedError for a model without a matching head."""
+        """Hits of a search, with the first `top` (None: all) reranked by the probability that the
+        text matches them. Raises UnsupportedError for a model without a matching head."""
         from patchword.index.members import Inside
 
         opener = self.opener
-        own = Inside(opener.stretch, opener.max_pixels, opener.urls, opener.exact)
-        return rerank(replace(self, opener=own), hits, text, top, batch_size)
+        inside = Inside(opener.stretch, opener.max_pixels, opener.urls, opener.exact)
+        return rerank(replace(self, opener=inside), hits, text, top, batch_size)

@@ -1,5 +1,4 @@
-"""What a model shows of an image: where texts apply, which label each pixel has, what attends to
-what."""
+"""The methods of `Model` for places in an image: heatmaps, segmentation, regions, attention."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from patchword.where.windows import Scale
 
 
 class Places(Features):
-    """The methods of `Model` that answer with places in an image."""
+    """A bundle with methods whose results are places in an image."""
 
     @checked
     def heatmap(
@@ -43,31 +42,32 @@ class Places(Features):
         squash: bool | None = None,
         tiles: bool | int = False,
     ) -> Heatmap:
-        """A heatmap of each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's own
+        """A heatmap for each text: `.grid` (T, h, w), and `.values` (T, H, W) in the image's
         pixels.
 
-        method      "auto", "gradcam", "legrad", "chefer", one of `where.dense.EDITS`,
-                    "surgery-features": its maps less what the texts have in common; or "rollout",
-                    which is of no text
-        words       of "gradcam": each text's map is followed by those of its words
-        layer       of "gradcam": the block whose cross-attention it is; of "legrad" and "chefer":
-                    the first block that counts
-        window      pixels; the photo is seen in windows of that side, `stride` pixels apart,
-                    overlaps averaged as papers do (None: half a window, each counting less towards
-                    its border), after its shorter side was resized to `short_side` (None: it is
-                    not). None: the whole photo, at the network's own size
-        refine      maps follow the photo's edges (PAMR)
-        like        instead of texts, (x, y) of a pixel: what looks like the patch there, of this
-                    image or of `like_image`. For a model without words, too
-        present     from which probability on a text counts as found, against `negatives`; below
-                    it no map is drawn. None: 0.7 with "head", 0.5 against negatives, else 0.1 among
-                    the words that a photo may show; 0: every map is
-        progress    called with the windows done and all of them
-        tiles       look at overlapping tiles too, True or their side in pixels, at each place the
-                    greatest value counts; instead of window, stride and short_side
+        method      "auto", "gradcam", "legrad", "chefer", one of `where.dense.EDITS`;
+                    "surgery-features": its maps without what the texts have in common; "rollout",
+                    which does not depend on a text
+        words       for "gradcam": add a map for each word of a text after the text's map
+        layer       for "gradcam": the block whose cross-attention is used; for "legrad" and
+                    "chefer": the first block that is used
+        window      side in pixels of windows in which the photo is seen; None: the whole photo, at
+                    the network's size
+        stride      pixels between windows, whose overlaps are averaged as in papers; None: half a
+                    window, and windows count less towards their borders
+        short_side  pixels to which the photo's shorter side is resized before; None: not resized
+        refine      let maps follow the photo's edges (PAMR)
+        like        instead of texts, (x, y) of a pixel: show what is similar to the patch there, of
+                    this image or of `like_image`. Also for a model without text tower
+        present     least probability, against `negatives`, with which a text counts as found; no
+                    map is drawn below it. None: 0.7 with "head", 0.5 against negatives, else 0.1
+                    among the words that a photo may show; 0: every map is drawn
+        progress    called with the number of windows done and of all windows
+        tiles       look at overlapping tiles too; True, or their side in pixels. Each place gets
+                    the greatest value. Instead of window, stride and short_side
 
         Raises ImageError, and UnsupportedError for an unknown method or a model without a text
-        tower. The formulas: `where.heatmap`.
+        tower. For the formulas see `where.heatmap`.
         """
         return heatmap(
             self.opening(stretch, squash=squash),
@@ -105,20 +105,21 @@ class Places(Features):
         progress: Callable[[int, int], None] | None = None,
         squash: bool | None = None,
     ) -> Segmentation:
-        """The label of each pixel: `.map` (H, W), 0 the background, i the label number i; `.shares`
-        and `.rle()`.
+        """The label of each pixel: `.map` (H, W), 0 for background and i for label number i;
+        `.shares` and `.rle()`.
 
         labels       "dog|puppy" is a label of two words
-        background   words for what no label fits; None: "background"; []: every pixel gets a label
-        templates    sentences that words are put in, see `classify`
+        background   words for places where no label fits; None: "background"; []: every pixel gets
+                     a label
+        templates    sentences into which words are put, see `classify`
         method       "auto" or one of `where.dense.EDITS`
-        logit_scale  by which cosines are multiplied before the softmax; None: the model's own
-        threshold    0 to 1: where no label is as probable, there is background
-        least_area   0 to 1: a label with no larger share of all labels' area is left out
+        logit_scale  factor of cosines before the softmax; None: the model's
+        threshold    0 to 1: a pixel is background if no label has this probability
+        least_area   0 to 1: leave out labels whose share of the labelled area is not larger
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
-        UnsupportedError for labels that cannot be or a model without a text tower. The formulas:
-        `where.segment`.
+        UnsupportedError for labels that are not possible or a model without a text tower. For the
+        formulas see `where.segment`.
         """
         return segment(
             self.opening(stretch, squash=squash),
@@ -153,18 +154,18 @@ class Places(Features):
         squash: bool | None = None,
     ) -> Located:
         """Where each text is: `.regions`, the largest first, each with `.text`, `.score`, `.box`,
-        `.area`, `.mask`; none of a text that is not there.
+        `.area`, `.mask`; none for a text that is not in the photo.
 
-        boxes      (x1, y1, x2, y2) in pixels: instead of looking for regions, score these: by the
-                   dense features inside, `.score`, and cut out and encoded, `.crop`
+        boxes      (x1, y1, x2, y2) in pixels: score these instead of searching for regions: by the
+                   dense features inside, `.score`, and by encoding the crop, `.crop`
         method     "auto" or one of `where.dense.EDITS`
-        present    from which probability on a text is in the photo, against `negatives`, which say
-                   what else there could be. None: 0.5 against them, else 0.1 among the words that a
-                   photo may show; a model with a head for maps is not asked
+        present    least probability with which a text is in the photo, against `negatives`, texts
+                   of what else there could be. None: 0.5 against them, else 0.1 among the words
+                   that a photo may show; a model with a dense head makes no such test
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
-        UnsupportedError for texts or boxes that cannot be or a model without a text tower. How a
-        region is cut out of a map: `where.locate`.
+        UnsupportedError for texts or boxes that are not possible or a model without a text tower.
+        For how regions are found in a map see `where.locate`.
         """
         return locate(
             self.opening(stretch, squash=squash),
@@ -203,15 +204,15 @@ class Places(Features):
         text: str | None = None,
         all_layers: bool = False,
     ) -> AttentionMap | TokenAttention:
-        """How much the pooled token attends to each patch, `.maps` (K, H, W), and which patch to
-        which, `.matrix`. With `text` instead of an image: which of its tokens attends to which.
+        """How much the pooled token attends to each patch, `.maps` (K, H, W), and every patch to
+        every other, `.matrix`. With `text` instead of an image: the same for its tokens.
 
         layer       0 to depth - 1, or counted from the end; None: the last
-        head        one of them; None: their mean, then each
+        head        a head; None: the mean of all heads, then each head
         rollout     the product of all layers instead (Abnar & Zuidema 2020)
-        all_layers  of each layer the mean over heads, or that head
+        all_layers  for each layer the mean over heads, or that head
 
-        Raises ImageError, and UnsupportedError for a layer or head that is not there, and for
+        Raises ImageError, and UnsupportedError for a layer or head that does not exist, and for
         options that contradict each other.
         """
         if text is not None and image is None:
@@ -233,12 +234,11 @@ class Places(Features):
         stretch: bool | None = None,
         squash: bool | None = None,
     ) -> CaptionAttention:
-        """Where a captioner looks for each word of the caption that it writes with beam search:
-        `.words` and, of each of K layers and each word, `.maps` (K, words, H, W): the captioner's
-        cross-attention as the word is predicted.
+        """The cross-attention of a captioner when it predicts each word of its caption by beam
+        search: `.words`, and `.maps` (K, words, H, W) for K layers.
 
-        prompt                   the caption's first words, to go on from
-        layer, head, all_layers  as in `attention`, but of all heads only the mean
+        prompt                   the caption's first words, which the model continues
+        layer, head, all_layers  as in `attention`, but for head None only the mean
 
         Raises UnsupportedError for a model that does not caption, ImageError.
         """

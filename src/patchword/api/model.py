@@ -1,4 +1,4 @@
-"""The model that `patchword.load` gives: a method for each task.
+"""The model that `patchword.load` returns, with a method for each task.
 
 Every option is spelled out here, so that editors show it and a misspelt one is refused.
 """
@@ -26,16 +26,16 @@ from patchword.tasks.tiled import classify_tiled, joined, tile_size
 
 
 class Model(Language, Places):
-    """A network with its preprocessing and tokenizer, and what it can do.
+    """A network with its preprocessing and tokenizer, and a method for each task.
 
     An image is a path, "stack.tif#3" for a page, an address on the web, bytes, an open file, a PIL
-    image, an array (H, W, 3) or a tensor (3, H, W), see `images.open`; where several are wanted,
-    one is a list of one. Where images are taken, stretch=True scales each from its own darkest and
-    brightest half percent, and squash=True shows the model the whole of each where it would see a
-    crop; None: as the model was loaded.
-    A model may be used by several threads at once. A process that was forked from one where torch
-    had computed, as by gunicorn --preload, computes on one thread.
-    Beside the methods below: `embed_images`, `embed_texts`, `opening`, `.network`, `.preprocess`,
+    image, an array (H, W, 3) or a tensor (3, H, W), see `images.open`. Methods for several images
+    take a single one too. Methods for images have the options stretch=True, which scales each image
+    from its darkest and brightest half percent, and squash=True, which resizes the whole image
+    instead of cropping it; None: as the model was loaded.
+    Several threads may use a model at once. A process that was forked from one that had run torch,
+    as by gunicorn --preload, computes in one thread.
+    Further methods and fields: `embed_images`, `embed_texts`, `opening`, `.network`, `.preprocess`,
     `.tokenizer`, `.config`, `.fingerprint`.
     """
 
@@ -50,7 +50,7 @@ class Model(Language, Places):
     ) -> Vector:
         """Cosines (I, T), float32, -1 to 1, of every image with every text.
 
-        long_text: see `embed_texts`. Raises as `embed_images` and `embed_texts` do.
+        long_text: see `embed_texts`. Raises the errors of `embed_images` and `embed_texts`.
         """
         columns = self.embed_texts(texts, long_text=long_text)
         return self.embed_images(images, stretch=stretch, squash=squash) @ columns.T
@@ -68,22 +68,22 @@ class Model(Language, Places):
         tiles: bool | int = False,
         two_views: bool = False,
     ) -> list[list[Score]]:
-        """Per image, labels with probabilities, best first: a list for each image, also of one.
+        """Labels with probabilities, best first: a list for each image, also for one image.
 
-        labels       words to choose from; None for a classifier's own classes
-        templates    sentences with "{}" for the label; None is "a photo of a {}"; "imagenet" and
-                     "chinese" stand for sets of them
-        multi_label  each label by itself: probabilities need not sum to one
-        reject       0 to 1: "none of these" comes first where even the best label is less
-                     probable, of all labels and none of them, and for an image that looks unlike
-                     what the model knows: `.outside` of it says so
-        tiles        look at overlapping tiles too: True, or their side in pixels. Each label's
-                     greatest probability counts, `.box` of a score says where
-        two_views    judge by the centre crop and by the whole image, squashed, together: twice the
-                     work; where images are not square it is right more often
+        labels       words to choose from; None: a classifier's classes
+        templates    sentences with "{}" for the label; None: "a photo of a {}"; "imagenet" and
+                     "chinese" are names of sets
+        multi_label  score each label independently: probabilities need not sum to one
+        reject       0 to 1: "none of these" comes first if even the best label is less probable,
+                     among all labels and none of them, and for an image unlike those that the model
+                     knows, whose `.outside` is then True
+        tiles        look at overlapping tiles too; True, or their side in pixels. Each label gets
+                     its greatest probability, and the score's `.box` is that tile's
+        two_views    combine the centre crop with the whole image, squashed: twice the work, and
+                     right more often for images that are not square
 
         Raises the ImageError of the first image that fails, and UnsupportedError for labels that
-        are none, empty or repeated. The formulas: `tasks.classify`.
+        are missing, empty or repeated. For the formulas see `tasks.classify`.
         """
         model = self.opening(stretch, squash=squash)
         if tiles:
@@ -92,8 +92,8 @@ class Model(Language, Places):
             if two_views:
                 raise UnsupportedError("two_views and tiles are two ways to see more; give one")
             size = tile_size(tiles)
-            each = classify_tiled(model, images, labels, templates, multi_label, reject, size)
-            return joined(each)
+            tiled = classify_tiled(model, images, labels, templates, multi_label, reject, size)
+            return joined(tiled)
         return classify(model, images, labels, templates, multi_label, reject, two_views)
 
     @checked
@@ -102,15 +102,14 @@ class Model(Language, Places):
         target: str | torch.device | torch.dtype,
         dtype: str | torch.dtype | None = None,
     ) -> Model:
-        """The same model on another device, with weights of another type, or both; this one stays
-        as it is.
+        """A copy of the model on another device, with weights of another type, or both.
 
         target  a device, "cuda", or a type, "bfloat16", as for `load`
-        dtype   with a device as target: the type too
+        dtype   the type, if target is a device
 
-        Another device leaves the fingerprint as it is, so indexes and caches stay valid. Another
-        type rounds the weights and gives another fingerprint, that of `load(dtype=...)`; digits
-        that are lost do not come back. Raises UnsupportedError for a device that is not there.
+        Another device does not change the fingerprint, so that indexes and caches stay valid.
+        Another type rounds the weights and gives the fingerprint of `load(dtype=...)`; precision
+        that is lost cannot be restored. Raises UnsupportedError for a device that is not available.
         """
         if dtype is None and str(target).removeprefix("torch.") in DTYPES:
             check(self.device, as_dtype(target))
@@ -125,11 +124,11 @@ class Model(Language, Places):
 
     @checked
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model in patchword's own format; as `patchword.save`."""
+        """Write the model in patchword's own format, as `patchword.save`."""
         return checkpoints.save(self, folder)
 
 
 def with_methods(bundle: Bundle) -> Model:
-    """A bundle with the methods of the public face."""
-    parts = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
-    return Model(**parts)
+    """A bundle with the methods of `Model`."""
+    values = {field.name: getattr(bundle, field.name) for field in dataclasses.fields(bundle)}
+    return Model(**values)

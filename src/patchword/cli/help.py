@@ -105,7 +105,7 @@ class Command(_PlainHelp, TyperCommand):
 
 def _hint(name: str, known: set[str]) -> str:
     """What to use in place of another library's option; empty for any other name."""
-    from patchword.options import NEEDLESS, SYNONYMS
+    from patchword.options import SYNONYMS, UNNEEDED
 
     if not name.startswith("--"):
         return ""
@@ -114,7 +114,7 @@ def _hint(name: str, known: set[str]) -> str:
     for option in (f"--{ours}", f"-{ours}", f"--{ours.removesuffix('s')}"):
         if option in known:
             return f"is called {option} here"
-    return NEEDLESS.get(plain, "")
+    return UNNEEDED.get(plain, "")
 
 
 class Group(_PlainHelp, TyperGroup):
