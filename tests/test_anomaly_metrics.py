@@ -46,11 +46,11 @@ def test_aupro_by_hand() -> None:
     """Regions of 1 and 2 pixels that touch at a corner, two pixels of background."""
     maps = [np.array([[5.0, 1.0, 4.0], [2.0, 3.0, 3.0]])]
     masks = [np.array([[1, 0, 0], [0, 1, 1]], bool)]
-    false, found = pro_curve(maps, masks, diagonal=False)
+    false, actual = pro_curve(maps, masks, diagonal=False)
     assert_allclose(false, [0, 0, 1 / 3, 1 / 3, 2 / 3, 1])
-    assert_allclose(found, [0, 1 / 2, 1 / 2, 1, 1, 1])
-    _, found = pro_curve(maps, masks)  # one region of 3 pixels
-    assert_allclose(found, [0, 1 / 3, 1 / 3, 1, 1, 1])
+    assert_allclose(actual, [0, 1 / 2, 1 / 2, 1, 1, 1])
+    _, actual = pro_curve(maps, masks)  # one region of 3 pixels
+    assert_allclose(actual, [0, 1 / 3, 1 / 3, 1, 1, 1])
     assert_allclose(aupro(maps, masks, 0.3, diagonal=False), 0.5)
     assert_allclose(aupro(maps, masks, 0.5, diagonal=False), (1 / 3 * 0.5 + 1 / 6) / 0.5)
     assert_allclose(aupro(maps, masks, 1.0, diagonal=False), 1 / 3 * 0.5 + 2 / 3)
@@ -70,11 +70,11 @@ def test_aupro_up_to_a_limit_is_a_part_of_the_whole_curve() -> None:
     masks = [rng.random((12, 17)) < 0.1, np.zeros((9, 8), bool)]  # sizes may differ
     for levels in (7, 10_000):
         maps = [np.round(rng.random(mask.shape) * levels) + mask for mask in masks]
-        false, found = pro_curve(maps, masks)
+        false, actual = pro_curve(maps, masks)
         short = pro_curve(maps, masks, 0.3)
         assert short[0][-2] < 0.3 <= short[0][-1]
         count = len(short[0])
-        assert_allclose(short, (false[:count], found[:count]), rtol=0, atol=0)
+        assert_allclose(short, (false[:count], actual[:count]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("levels", [6, 10_000])
@@ -87,7 +87,7 @@ def test_of_a_defect_so_much_is_enough(levels: int) -> None:
     defects = [Defect(mask, enough) for mask, enough in zip(masks, (4, 2.5, 100), strict=True)]
     images = [masks[0] | masks[1], masks[2], np.zeros((9, 11), bool)]
     places = [0, 0, 1]
-    false, found = [0.0], [0.0]
+    false, actual = [0.0], [0.0]
     outside = np.concatenate([m[~mask] for m, mask in zip(maps, images, strict=True)])
     for threshold in np.unique(maps)[::-1]:
         overlaps = [
@@ -95,10 +95,10 @@ def test_of_a_defect_so_much_is_enough(levels: int) -> None:
             for place, each in zip(places, defects, strict=True)
         ]
         false.append(float((outside >= threshold).mean()))
-        found.append(float(np.mean(overlaps)))
+        actual.append(float(np.mean(overlaps)))
     end = next(i for i, rate in enumerate(false) if rate >= 0.3)
-    last = np.interp(0.3, false[end - 1 : end + 1], found[end - 1 : end + 1])
-    area = np.trapezoid([*found[:end], last], [*false[:end], 0.3]) / 0.3
+    last = np.interp(0.3, false[end - 1 : end + 1], actual[end - 1 : end + 1])
+    area = np.trapezoid([*actual[:end], last], [*false[:end], 0.3]) / 0.3
     own = [defects[:2], defects[2:], []]
     assert_allclose(auspro(maps, images, own, 0.3), area, rtol=1e-9)
 
@@ -118,8 +118,8 @@ def test_aupimo_by_hand() -> None:
     bad = np.array([[0.5, 1.5, 2.5, 9.0, 0.0]])
     mask = np.array([[1, 1, 1, 1, 0]], bool)
     nothing = np.zeros((1, 10), bool)
-    found = aupimo([*good, bad], [nothing, nothing, mask], (0.1, 0.5), thresholds=3)
-    assert_allclose(found, [np.nan, np.nan, (0.75 + 0.5) / 2])
+    areas = aupimo([*good, bad], [nothing, nothing, mask], (0.1, 0.5), thresholds=3)
+    assert_allclose(areas, [np.nan, np.nan, (0.75 + 0.5) / 2])
 
 
 def test_what_cannot_be_measured_is_said() -> None:
@@ -152,7 +152,7 @@ def test_what_cannot_be_measured_is_said() -> None:
 def parts_of(mask: np.ndarray) -> list[list[tuple[int, int]]]:
     """The pixels of each part of a mask, connected by sides or corners: a flood, pixel by pixel."""
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
-    found = []
+    actual = []
     while left:
         part, edge = [], [left.pop()]
         while edge:
@@ -161,8 +161,8 @@ def parts_of(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             near = {(y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
             left -= near
             edge += near
-        found.append(part)
-    return found
+        actual.append(part)
+    return actual
 
 
 @pytest.mark.parametrize("levels", [4, 10_000])
@@ -211,7 +211,7 @@ def test_aupimo_one_threshold_after_the_other() -> None:
     area = 0.0
     for (x1, y1), (x0, y0) in zip(curve[first:last], curve[first + 1 : last + 1], strict=True):
         area += (np.log(x1) - np.log(x0)) * (y0 + y1) / 2
-    found = aupimo(maps, masks, bounds, count)
-    assert np.isnan(found[:2]).all()
-    assert_allclose(found[2], area / np.log(bounds[1] / bounds[0]), rtol=1e-9)
-    assert 0 < found[2] < 1
+    areas = aupimo(maps, masks, bounds, count)
+    assert np.isnan(areas[:2]).all()
+    assert_allclose(areas[2], area / np.log(bounds[1] / bounds[0]), rtol=1e-9)
+    assert 0 < areas[2] < 1

@@ -85,9 +85,9 @@ def likelihoods(pair: Pair, seen: Tensor, answer: str) -> list[float]:
 
 def test_each_answers_likelihood(pair: Pair) -> None:
     """All questions and answers at once, and the best first."""
-    found = list(ask_each(pair[1], [exact(p) for p in PHOTOS], QUESTIONS, ANSWERS))
+    actual = list(ask_each(pair[1], [exact(p) for p in PHOTOS], QUESTIONS, ANSWERS))
     winners = set()
-    for path, (_, answers) in zip(PHOTOS, found, strict=True):
+    for path, (_, answers) in zip(PHOTOS, actual, strict=True):
         for question, answer in zip(QUESTIONS, answers, strict=True):
             seen = states(pair, path, question)
             said = {given: likelihoods(pair, seen, given) for given in ANSWERS}
@@ -151,8 +151,8 @@ def test_what_was_written_is_as_likely_when_read(pair: Pair) -> None:
             texts = written.ids[row * count : (row + 1) * count]
             read = network.rank(tokens[one : one + 1], ids[row % 3 :][:1], texts)
             assert read.chosen.tolist() == [list(range(count))]
-            found = read.log_probabilities[0]
-            assert_close(found, said[:, 1:], rtol=1e-4, atol=1e-4)
+            actual = read.log_probabilities[0]
+            assert_close(actual, said[:, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_drawn_answers_are_the_same_in_any_company(model: Bundle) -> None:
@@ -160,8 +160,8 @@ def test_drawn_answers_are_the_same_in_any_company(model: Bundle) -> None:
 
     def drawn(questions: list[str], seed: int = 0) -> list[list[str]]:
         options = GenerationOptions(temperature=2.0, top_k=40, count=3, max_length=10, seed=seed)
-        found = ask(model, PHOTOS[0], questions, options=options)
-        return [[one.text for one in (answer, *answer.others)] for answer in found]
+        result = ask(model, PHOTOS[0], questions, options=options)
+        return [[one.text for one in (answer, *answer.others)] for answer in result]
 
     alone = [drawn([question])[0] for question in QUESTIONS]
     assert drawn(QUESTIONS) == alone
@@ -204,8 +204,8 @@ def test_lists_of_images_give_lists(model: Bundle) -> None:
 
 
 def test_a_broken_image_costs_itself_alone(model: Bundle) -> None:
-    found = [a for _, a in ask_each(model, [PHOTOS[0], b"no", PHOTOS[1]], ["who"], ["a", "b"])]
-    assert [isinstance(answer, ImageError) for answer in found] == [False, True, False]
+    actual = [a for _, a in ask_each(model, [PHOTOS[0], b"no", PHOTOS[1]], ["who"], ["a", "b"])]
+    assert [isinstance(answer, ImageError) for answer in actual] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,11 @@ def test_images_are_transformers(clip: Pair) -> None:
     pixels = torch.from_numpy(model.open(CAT, exact=True)[0])[None]
     theirs = reference.network.vision_model(pixels, output_attentions=True).attentions
     for layer, expected in enumerate(theirs):
-        found = model.attention(CAT, layer=layer)
-        assert_close(torch.from_numpy(found.weights), expected[0])
-        assert found.matrix.titles == ("mean", "head 0", "head 1", "head 2")
+        attention_map = model.attention(CAT, layer=layer)
+        assert_close(torch.from_numpy(attention_map.weights), expected[0])
+        assert attention_map.matrix.titles == ("mean", "head 0", "head 1", "head 2")
         mean = expected[0].mean(0, keepdim=True)
-        assert_close(torch.from_numpy(found.matrix.weights), torch.cat([mean, expected[0]]))
+        assert_close(torch.from_numpy(attention_map.matrix.weights), torch.cat([mean, expected[0]]))
         one = model.attention(CAT, layer=layer, head=2).matrix
         assert one.titles == ("mean", "head 2")
         assert_close(torch.from_numpy(one.weights), torch.cat([mean, expected[0, 2:]]))
@@ -82,19 +82,19 @@ def test_causal_texts_are_transformers(clip: Pair) -> None:
     reference, model = clip
     ids = reference.ids([CHINESE])
     theirs = reference.network.text_model(ids, output_attentions=True).attentions
-    found = model.attention(text=CHINESE)
-    assert len(found.tokens) == ids.shape[1]
-    assert found.tokens[1:4] == ("我 1/3", "我 2/3", "我 3/3")
-    assert_close(torch.from_numpy(found.weights[1:]), theirs[-1][0])
-    assert_close(torch.from_numpy(found.weights[0]), theirs[-1][0].mean(0))
-    assert not np.triu(found.weights, 1).any()  # no token attends to one after it
+    attention_map = model.attention(text=CHINESE)
+    assert len(attention_map.tokens) == ids.shape[1]
+    assert attention_map.tokens[1:4] == ("我 1/3", "我 2/3", "我 3/3")
+    assert_close(torch.from_numpy(attention_map.weights[1:]), theirs[-1][0])
+    assert_close(torch.from_numpy(attention_map.weights[0]), theirs[-1][0].mean(0))
+    assert not np.triu(attention_map.weights, 1).any()  # no token attends to one after it
     one = model.attention(text=CHINESE, layer=0, head=1)
     assert one.titles == ("mean", "head 1")
     assert_close(torch.from_numpy(one.weights[1]), theirs[0][0, 1])
     every = model.attention(text=CHINESE, all_layers=True)
     assert every.titles == ("layer 0", "layer 1")
     assert_close(torch.from_numpy(every.weights), torch.stack([e[0].mean(0) for e in theirs]))
-    rolled = np.eye(len(found.tokens))
+    rolled = np.eye(len(attention_map.tokens))
     for layer in theirs:
         rolled = (0.5 * layer[0].mean(0).double().numpy() + 0.5 * np.eye(len(rolled))) @ rolled
     assert_allclose(model.attention(text=CHINESE, rollout=True).weights[0], rolled, atol=1e-6)
@@ -105,11 +105,11 @@ def test_texts_of_bert_are_transformers(tmp_path: Path) -> None:
     reference, model = loaded(reference_chinese_clip.hugging_face(tmp_path / "model"))
     text = "我喜欢 red 的衣服"
     theirs = reference.network.text_model(reference.ids([text]), output_attentions=True).attentions
-    found = model.attention(text=text)
-    count = len(found.tokens)
-    assert found.tokens == ("[CLS]", *"我喜欢", "red", *"的衣服", "[SEP]")
-    assert_close(torch.from_numpy(found.weights[1:]), theirs[-1][0, :, :count, :count])
-    assert np.triu(found.weights, 1).any()
+    attention_map = model.attention(text=text)
+    count = len(attention_map.tokens)
+    assert attention_map.tokens == ("[CLS]", *"我喜欢", "red", *"的衣服", "[SEP]")
+    assert_close(torch.from_numpy(attention_map.weights[1:]), theirs[-1][0, :, :count, :count])
+    assert np.triu(attention_map.weights, 1).any()
 
 
 @torch.no_grad()
@@ -117,25 +117,25 @@ def test_captions_are_transformers(captioner: Pair) -> None:
     """Of each word the row of the token before it, from which it is predicted."""
     reference, model = captioner
     photo = model.opener(FLOWER, exact=True)
-    found = model.caption_attention(photo, "a picture of", all_layers=True)
-    assert found.caption == model.caption(photo, "a picture of")[0]
+    actual = model.caption_attention(photo, "a picture of", all_layers=True)
+    assert actual.caption == model.caption(photo, "a picture of")[0]
     tokens = model.network.image_tokens(torch.from_numpy(model.open(FLOWER, exact=True)[0])[None])
-    row = reference.ids([found.caption.text])
+    row = reference.ids([actual.caption.text])
     row[:, 0] = DEC
     theirs = reference.network.text_decoder.bert(
         row, encoder_hidden_states=tokens, output_attentions=True, is_decoder=True
     ).cross_attentions
-    assert found.titles == ("layer 0", "layer 1")
+    assert actual.titles == ("layer 0", "layer 1")
     written = [id_ for id_ in row[0, 4:].tolist() if id_ not in (SEP, 0)]
     pieces = bert_tokenizer(reference.path).convert_ids_to_tokens(written)
     starts = [i for i, piece in enumerate(pieces) if not i or not piece.startswith("##")]
-    assert len(found.words) == len(starts)
+    assert len(actual.words) == len(starts)
     for layer, expected in enumerate(theirs):
         rows = expected[0].mean(0)[3:]
         for number, (first, end) in enumerate(pairwise([*starts, len(pieces)])):
-            assert_close(torch.from_numpy(found.weights[layer, number]), rows[first:end].mean(0))
-    assert_close(found.weights[..., 1:].reshape(found.grid.shape), found.grid)
-    assert_allclose(found.weights.sum(-1), 1, rtol=1e-6)
+            assert_close(torch.from_numpy(actual.weights[layer, number]), rows[first:end].mean(0))
+    assert_close(actual.weights[..., 1:].reshape(actual.grid.shape), actual.grid)
+    assert_allclose(actual.weights.sum(-1), 1, rtol=1e-6)
     last = model.caption_attention(FLOWER, "a picture of", head=1)
     assert last.titles == ("layer 1, head 1",)
 
@@ -153,13 +153,13 @@ def test_rows_are_a_softmax_of_queries_and_keys(clip: Pair) -> None:
         for layer in (0, 1):
             names = [f"{tower}.blocks.{layer}.{part}" for part in parts]
             _, taps = encode(given, taps=names)
-            found, q, k = (taps[name][0] for name in names)
+            actual, q, k = (taps[name][0] for name in names)
             scores = q @ k.mT / math.sqrt(q.shape[-1])
             if tower == "text":
                 scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -math.inf)
             exact = scores.exp() / scores.exp().sum(-1, keepdim=True)
-            assert_close(found, exact, rtol=1e-10, atol=1e-12)
-            assert_close(found.sum(-1), torch.ones(found.shape[:2]).double(), rtol=0, atol=1e-12)
+            assert_close(actual, exact, rtol=1e-10, atol=1e-12)
+            assert_close(actual.sum(-1), torch.ones(actual.shape[:2]).double(), rtol=0, atol=1e-12)
     model.network.float()
 
 
@@ -306,9 +306,9 @@ def test_the_command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         weights = np.array([row["weights"] for row in record["rows"]])
         assert weights.shape == (len(record["rows"]),) * 2
         assert_allclose(weights.sum(-1), 1, rtol=1e-6)
-    found = patchword.load("model").attention(text="a dog", head=0)
-    assert [row["token"] for row in ran.records[-1]["rows"]] == list(found.tokens)
-    assert_allclose(weights, found.weights[1], rtol=1e-5)
+    attention_map = patchword.load("model").attention(text="a dog", head=0)
+    assert [row["token"] for row in ran.records[-1]["rows"]] == list(attention_map.tokens)
+    assert_allclose(weights, attention_map.weights[1], rtol=1e-5)
     assert Path("text-1-attention.png").exists()
     assert Path("text-2-attention.png").exists()
     matrix = run("attention", CAT, "--matrix", "-m", "model", "--json", "--save", "m.png")

@@ -77,8 +77,8 @@ def references(tower: VisionTransformer) -> list[Reference]:
 def test_edits_of_the_last_block(
     tower: VisionTransformer, reference: Reference, method: str
 ) -> None:
-    found = tower.dense(pixels()[:1], EDITS[method])[0]
-    assert_close(found.double(), torch.from_numpy(reference.last(method)), rtol=1e-4, atol=1e-5)
+    actual = tower.dense(pixels()[:1], EDITS[method])[0]
+    assert_close(actual.double(), torch.from_numpy(reference.last(method)), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -86,9 +86,9 @@ def test_edits_of_the_last_block(
 def test_edits_of_several_blocks(
     tower: VisionTransformer, reference: Reference, method: str
 ) -> None:
-    found = tower.dense(pixels()[:1], EDITS[method])[0]
+    actual = tower.dense(pixels()[:1], EDITS[method])[0]
     expected = torch.from_numpy(reference.parallel(method))
-    assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def test_edits_before_pooling_by_attention(method: str) -> None:
         if "qkv" in name:
             value.normal_(std=0.3)
     own = replace(EDITS[method], positions="own")
-    found = tower.dense(pixels(), own)
-    for image, reference in zip(found, references(tower), strict=True):
+    features = tower.dense(pixels(), own)
+    for image, reference in zip(features, references(tower), strict=True):
         several = method in ("gem", "surgery")
         expected = reference.parallel(method) if several else reference.last(method)
         assert_close(image.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
@@ -114,17 +114,17 @@ def test_edits_before_pooling_by_attention(method: str) -> None:
 
 @torch.no_grad()
 def test_self_calibration(tower: VisionTransformer) -> None:
-    found = tower.dense(pixels(), EDITS["scclip"])
-    for image, reference in zip(found, references(tower), strict=True):
+    features = tower.dense(pixels(), EDITS["scclip"])
+    for image, reference in zip(features, references(tower), strict=True):
         expected = torch.from_numpy(reference.calibrated(30))
         assert_close(image.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_attention_of_earlier_blocks(tower: VisionTransformer, reference: Reference) -> None:
-    found = tower.dense(pixels()[:1], replace(EDITS["resclip"], semantic=None))[0]
+    actual = tower.dense(pixels()[:1], replace(EDITS["resclip"], semantic=None))[0]
     expected = torch.from_numpy(reference.residual_cross())
-    assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def test_a_resnets_pooling(method: str) -> None:
     x = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(4))
     seen: list[Tensor] = []
     handle = tower.layer4.register_forward_hook(lambda *a: seen.append(a[2].detach()))
-    found = tower.dense(x, EDITS[method])[0]
+    actual = tower.dense(x, EDITS[method])[0]
     handle.remove()
     plain = seen[0].flatten(2).mT[0].double()  # (n, C)
     plain = torch.cat([plain.mean(0, keepdim=True), plain])
@@ -184,7 +184,7 @@ def test_a_resnets_pooling(method: str) -> None:
         heads.append(maps.get(method, maps["cosine"]) @ c)
     merged = torch.cat(heads, -1)
     expected = merged @ layer.proj.weight.double().T + layer.proj.bias.double()
-    assert_close(found.double(), expected[1:], rtol=1e-4, atol=1e-5)
+    assert_close(actual.double(), expected[1:], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -196,9 +196,9 @@ def test_keys_smooth_what_texts_share(
     plan = Refined(least, unsure, 20.0)
     features, keys = tower.dense_keys(pixels()[:1], EDITS["maskclip-keys"])
     texts = F.normalize(torch.randn(4, 16, generator=torch.manual_seed(5)), dim=-1)
-    found = refined(F.normalize(features, dim=-1) @ texts.mT, keys, plan)[0]
+    actual = refined(F.normalize(features, dim=-1) @ texts.mT, keys, plan)[0]
     expected = torch.from_numpy(reference.smoothed(texts.numpy(), plan))
-    assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_tower_cannot_do_is_said() -> None:
@@ -234,9 +234,9 @@ def test_repair_by_hand() -> None:
     x = torch.arange(12.0).reshape(12, 1)  # 3 x 4
     wrong = torch.zeros(12, dtype=torch.bool)
     wrong[[0, 5]] = True
-    found = repair(x, wrong, (3, 4)).flatten()
-    assert found[0] == (1 + 4) / 2
-    assert_close(found[5], torch.tensor((1 + 2 + 4 + 6 + 8 + 9 + 10) / 7))
+    actual = repair(x, wrong, (3, 4)).flatten()
+    assert actual[0] == (1 + 4) / 2
+    assert_close(actual[5], torch.tensor((1 + 2 + 4 + 6 + 8 + 9 + 10) / 7))
     alone = torch.ones(12, dtype=torch.bool)
     assert_close(repair(x, alone, (3, 4)), x)
 
@@ -244,7 +244,7 @@ def test_repair_by_hand() -> None:
 def test_which_patches_are_together() -> None:
     """By loops over pairs, as the rule says it."""
     labels = torch.tensor([[0, 0, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
-    found = same_label(labels, paths=True)
+    actual = same_label(labels, paths=True)
     places = [(y, x) for y in range(3) for x in range(4)]
     for i, (y0, x0) in enumerate(places):
         for j, (y1, x1) in enumerate(places):
@@ -253,11 +253,11 @@ def test_which_patches_are_together() -> None:
             line = [(round(y0 + t * (y1 - y0)), round(x0 + t * (x1 - x0))) for t in steps]
             whole = all(labels[at] == labels[y0, x0] for at in line)
             value = (1 if whole else np.exp(-apart / 3)) * (labels[y0, x0] == labels[y1, x1])
-            assert found[i, j] == pytest.approx(float(value), rel=1e-5)
+            assert actual[i, j] == pytest.approx(float(value), rel=1e-5)
     assert_close(
         same_label(labels, paths=False), (labels.flatten()[:, None] == labels.flatten()).float()
     )
-    assert_close(blurred(found).sum(-1), torch.ones(12))
+    assert_close(blurred(actual).sum(-1), torch.ones(12))
 
 
 def test_the_label_of_most_pixels() -> None:
@@ -271,7 +271,7 @@ def test_refinement_by_hand(count: int) -> None:
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(1, 3, 5, 6, generator=generator).double()
     maps = torch.rand(1, count, 5, 6, generator=generator).double()
-    found = pamr(image, maps, steps=1, dilations=(2,))
+    actual = pamr(image, maps, steps=1, dilations=(2,))
     for y in range(5):
         for x in range(6):
             steps = [(a, b) for a in (-2, 0, 2) for b in (-2, 0, 2) if (a, b) != (0, 0)]
@@ -284,18 +284,18 @@ def test_refinement_by_hand(count: int) -> None:
             weights = torch.softmax(-away, 0)
             for t in range(count):
                 expected = sum(w * maps[0, t, i, j] for w, (i, j) in zip(weights, at, strict=True))
-                assert float(found[0, t, y, x]) == pytest.approx(float(expected), rel=1e-9)
+                assert float(actual[0, t, y, x]) == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_positions_with_an_offset() -> None:
     """As DINO's `interpolate_pos_encoding`: not what the grid alone would give."""
     own = torch.randn(1, 1 + 9, 4, generator=torch.Generator().manual_seed(6))
-    found = resample(own, (3, 3), (5, 4), 1, "bicubic", False, 0.1)
+    actual = resample(own, (3, 3), (5, 4), 1, "bicubic", False, 0.1)
     body = own[:, 1:].reshape(1, 3, 3, 4).permute(0, 3, 1, 2)
     expected = F.interpolate(body, scale_factor=(5.1 / 3, 4.1 / 3), mode="bicubic")
-    assert_close(found[:, 1:], expected.flatten(2).mT)
-    assert_close(found[:, :1], own[:, :1])
-    assert (found - resample(own, (3, 3), (5, 4))).abs().max() > 1e-3
+    assert_close(actual[:, 1:], expected.flatten(2).mT)
+    assert_close(actual[:, :1], own[:, :1])
+    assert (actual - resample(own, (3, 3), (5, 4))).abs().max() > 1e-3
 
 
 def test_the_last_block_is_not_run_for_nothing() -> None:

@@ -46,12 +46,12 @@ def test_cosines_are_those_of_the_vectors_that_are_never_computed() -> None:
     pixels, texts = torch.randn(2, 3, 32, 48).double(), torch.randn(5, 12).double()
     texts = torch.nn.functional.normalize(texts, dim=-1)
     with torch.inference_mode():
-        found = network.dense_cosines(pixels, texts)
+        actual = network.dense_cosines(pixels, texts)
         before, made = seen[0]
         vectors = head.out(before + torch.nn.functional.gelu(made))
-    assert found.shape == (2, 5, 16, 24)
+    assert actual.shape == (2, 5, 16, 24)
     rows = unit(vectors.movedim(1, -1).numpy())
-    assert_close(found, torch.from_numpy(rows @ texts.numpy().T).movedim(-1, 1).float())
+    assert_close(actual, torch.from_numpy(rows @ texts.numpy().T).movedim(-1, 1).float())
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_loss_is_its_formula(case: str) -> None:
     if case != "nothing there":
         unknown_place[1, 3] = unknown_place[2, 1] = True
     tensors = map(torch.from_numpy, (cosines, background, coverage, unknown_place))
-    found = losses.text_maps(*tensors, 20.0)
-    assert_close(float(found), expected_loss(cosines, background, coverage, unknown_place, 20.0))
+    actual = losses.text_maps(*tensors, 20.0)
+    assert_close(float(actual), expected_loss(cosines, background, coverage, unknown_place, 20.0))
 
 
 # The data
@@ -233,7 +233,7 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
 def test_embedded_models_say_where(name: str, kind: str) -> None:
     model = patchword.load(name)
     scenes = [scene(SEED, index, kind=kind) for index in range(16)]
-    on, found, lit = [], [], []
+    on, actual, lit = [], [], []
     for seen, other in pairwise(scenes):
         names = [thing.name for thing in seen.objects]
         absent = [thing.name for thing in other.objects if thing.name not in names]
@@ -243,10 +243,10 @@ def test_embedded_models_say_where(name: str, kind: str) -> None:
         assert maps.method == "head"
         for thing, (_, x, y) in zip(seen.objects, maps.peaks()[: len(names)], strict=True):
             on.append(thing.mask[y, x])
-        found += maps.found[: len(names)]
+        actual += maps.found[: len(names)]
         lit += maps.found[len(names) :]
     assert np.mean(on) >= 0.85
-    assert np.mean(found) >= 0.9
+    assert np.mean(actual) >= 0.9
     assert np.mean(lit) <= 0.25
 
 
@@ -254,7 +254,7 @@ def test_probability_is_the_highest_sigmoid() -> None:
     model = patchword.load("demo")
     seen = scene(SEED, 0, kind="shapes")
     names = [seen.objects[0].name, "a scratch"]
-    found = model.heatmap(seen.image, names)
+    heat = model.heatmap(seen.image, names)
     vectors = model.embed_texts([*names, "background"]).astype(np.float64)
     pixels, _ = patchword.images.preprocess.Preprocess(
         replace(model.preprocess.config, size=(128, 128), resize_to=128)
@@ -263,8 +263,8 @@ def test_probability_is_the_highest_sigmoid() -> None:
         maps = model.network.dense_cosines(
             torch.from_numpy(pixels)[None], torch.from_numpy(vectors).float()
         )[0].double()
-    assert_close(torch.from_numpy(found.grid), maps[:2].float())
+    assert_close(torch.from_numpy(heat.grid), maps[:2].float())
     scale = model.config.dense_head.scale
-    for number, probability in enumerate(found.present):
+    for number, probability in enumerate(heat.present):
         highest = float((maps[number] - maps[2]).max())
         assert probability == pytest.approx(1 / (1 + math.exp(-scale * highest)), rel=1e-4)

@@ -431,11 +431,11 @@ def test_one_tower_with_the_config_of_both(other: str, projection: str, tmp_path
     alone = checkpoints.load(path)
     if other == "text_":
         assert alone.config.text is None
-        found, expected = alone.embed_images(PHOTOS), whole.embed_images(PHOTOS)
+        actual, expected = alone.embed_images(PHOTOS), whole.embed_images(PHOTOS)
     else:
         assert alone.config.vision is None
-        found, expected = alone.embed_texts(SHORT), whole.embed_texts(SHORT)
-    np.testing.assert_array_equal(found, expected)
+        actual, expected = alone.embed_texts(SHORT), whole.embed_texts(SHORT)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_damaged_towers_are_named(tmp_path: Path) -> None:

@@ -116,9 +116,9 @@ def test_retrieval_as_brute_force(tile: int, shuffled: bool) -> None:
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     of_text, of_image = metrics.retrieval_ranks(images, texts, owner, tile)
     for k in (1, 5, 10):
-        found = metrics.within(of_text, k), metrics.within(of_image, k)
-        assert found == pytest.approx(brute_force(images, texts, owner, k))
-        assert 0.1 < found[0] < 1
+        actual = metrics.within(of_text, k), metrics.within(of_image, k)
+        assert actual == pytest.approx(brute_force(images, texts, owner, k))
+        assert 0.1 < actual[0] < 1
 
 
 def test_retrieval_by_hand() -> None:
@@ -213,19 +213,19 @@ def test_where_the_probe_begins_does_not_matter() -> None:
 @pytest.mark.parametrize("classes", [2, 7])
 def test_the_sweep_finds_a_good_c(classes: int) -> None:
     features, targets = clusters(classes, 400)
-    found = probe.linear_probe(features, targets, classes)
+    result = probe.linear_probe(features, targets, classes)
     held = probe.held_out(targets, classes)
-    assert found.c in probe.GRID
-    assert found.held_out is not None
+    assert result.c in probe.GRID
+    assert result.held_out is not None
     tried = []
     for c in probe.GRID[::16]:
         fitted = probe.fit(features[~held], targets[~held], classes, c)
         tried.append(np.mean(fitted(features[held]).argmax(axis=1) == targets[held]))
-    assert found.held_out >= max(tried)
+    assert result.held_out >= max(tried)
     assert max(tried) > min(tried) + 0.1
-    again = probe.fit(features, targets, classes, found.c)
+    again = probe.fit(features, targets, classes, result.c)
     # The sweep's fit began at another C's weights: both end close to one minimum, 5e-5 apart.
-    assert_allclose(found.weight, again.weight, atol=2e-4 * np.abs(again.weight).max())
+    assert_allclose(result.weight, again.weight, atol=2e-4 * np.abs(again.weight).max())
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), (2, 1, 1), (3, 1), (10, 2), (3, 2, 2, 1), (20, 10)])
@@ -240,9 +240,9 @@ def test_few_images_do_not_make_everything_the_largest_class(sizes: tuple[int, .
         rows = centres[targets] + 0.5 * rng.normal(size=(len(targets), 32)) + 1
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), targets
 
-    found = probe.linear_probe(*some(sizes), len(sizes))
+    result = probe.linear_probe(*some(sizes), len(sizes))
     features, targets = some((40,) * len(sizes))
-    assert np.mean(found(features).argmax(axis=1) == targets) > 0.95
+    assert np.mean(result(features).argmax(axis=1) == targets) > 0.95
 
 
 def test_held_out_is_a_fifth_of_each_class() -> None:

@@ -65,8 +65,8 @@ def model() -> patchword.Model:
 
 
 def test_measures_are_of_the_scores_and_maps_that_the_method_gives(made: Path, model) -> None:
-    found = Inspecting(model).measure(category(made), MEMORY)
-    assert (found.learned, found.images, found.bad) == (3, 6, 4)
+    measured = Inspecting(model).measure(category(made), MEMORY)
+    assert (measured.learned, measured.images, measured.bad) == (3, 6, 4)
     good = [model.opener(path, exact=True) for path in sorted((made / "train/good").iterdir())]
     paths = sorted((made / "test").rglob("*.png"))
     photos = [model.opener(path, exact=True) for path in paths]
@@ -82,21 +82,21 @@ def test_measures_are_of_the_scores_and_maps_that_the_method_gives(made: Path, m
         for path, is_bad in zip(paths, bad, strict=True)
     ]
     pixels, inside = np.stack(maps).ravel(), np.stack(masks).ravel()
-    assert found.values["image_auroc"] == pytest.approx(roc_auc_score(bad, scores))
-    assert found.values["image_ap"] == pytest.approx(average_precision_score(bad, scores))
-    assert found.values["pixel_auroc"] == pytest.approx(roc_auc_score(inside, pixels))
-    assert found.values["pixel_ap"] == pytest.approx(average_precision_score(inside, pixels))
-    assert found.values["aupro"] == pytest.approx(aupro(maps, masks))
-    assert 0.9 < found.values["aupro"] <= 1
-    assert found.values["aupimo"] is None
-    assert "9,600 pixels of good images" in found.missing["aupimo"]
+    assert measured.values["image_auroc"] == pytest.approx(roc_auc_score(bad, scores))
+    assert measured.values["image_ap"] == pytest.approx(average_precision_score(bad, scores))
+    assert measured.values["pixel_auroc"] == pytest.approx(roc_auc_score(inside, pixels))
+    assert measured.values["pixel_ap"] == pytest.approx(average_precision_score(inside, pixels))
+    assert measured.values["aupro"] == pytest.approx(aupro(maps, masks))
+    assert 0.9 < measured.values["aupro"] <= 1
+    assert measured.values["aupimo"] is None
+    assert "9,600 pixels of good images" in measured.missing["aupimo"]
 
 
 def test_maps_may_be_compared_at_fewer_pixels_and_after_fewer_photos(made: Path, model) -> None:
-    found = Inspecting(model, side=40, shots=1).measure(category(made), MEMORY)
-    assert found.learned == 1
-    assert "2,400 pixels" in found.missing["aupimo"]
-    assert found.record()["settings"]["side"] == 40
+    measured = Inspecting(model, side=40, shots=1).measure(category(made), MEMORY)
+    assert measured.learned == 1
+    assert "2,400 pixels" in measured.missing["aupimo"]
+    assert measured.record()["settings"]["side"] == 40
     with pytest.raises(PatchwordError, match="0 good photos, and memory needs 1"):
         Inspecting(model, shots=0).measure(category(made), MEMORY)
     with pytest.raises(PatchwordError, match="fewer than the 99 shots"):
@@ -107,13 +107,13 @@ def test_maps_may_be_compared_at_fewer_pixels_and_after_fewer_photos(made: Path,
 def test_without_good_photos_and_masks(folder: Path, model) -> None:
     shutil.rmtree(folder / "train")
     shutil.rmtree(folder / "ground_truth")
-    found = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
-    assert found.learned == 0
-    assert found.values["image_auroc"] is not None
-    assert found.missing["aupro"] == "there is no folder ground_truth"
+    measured = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
+    assert measured.learned == 0
+    assert measured.values["image_auroc"] is not None
+    assert measured.missing["aupro"] == "there is no folder ground_truth"
     shutil.rmtree(folder / "test" / "good")
-    found = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
-    assert found.missing["image_auroc"] == "AUROC needs good and bad: 4 of 4 are bad"
+    measured = Inspecting(model).measure(category(folder), WinCLIP(exact=False))
+    assert measured.missing["image_auroc"] == "AUROC needs good and bad: 4 of 4 are bad"
 
 
 def test_what_is_wrong_with_a_mask_names_it(folder: Path, model) -> None:
@@ -137,11 +137,11 @@ def test_a_test_without_defects_says_so(folder: Path, model) -> None:
         shutil.rmtree(folder / "test" / kind)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        found = Inspecting(model).measure(category(folder), MEMORY)
-    assert (found.images, found.bad) == (2, 0)
-    assert set(found.values.values()) == {None}
-    assert set(found.missing) == set(found.values)
-    assert found.missing["aupimo"] == "AUPIMO needs bad images: none has a masked pixel"
+        measured = Inspecting(model).measure(category(folder), MEMORY)
+    assert (measured.images, measured.bad) == (2, 0)
+    assert set(measured.values.values()) == {None}
+    assert set(measured.missing) == set(measured.values)
+    assert measured.missing["aupimo"] == "AUPIMO needs bad images: none has a masked pixel"
 
 
 def test_good_photos_that_are_all_broken_are_named(folder: Path, model) -> None:
@@ -204,17 +204,17 @@ def test_several_masks_and_how_much_of_each_is_enough(folder: Path, model) -> No
         {"pixel_value": 254, "saturation_threshold": 0.49, "relative_saturation": True},
     ]
     config.write_text(json.dumps(kinds))
-    found = Inspecting(model).measure(category(folder), MEMORY)
-    assert found.values["aupro"] == whole.values["aupro"]
+    measured = Inspecting(model).measure(category(folder), MEMORY)
+    assert measured.values["aupro"] == whole.values["aupro"]
     (bad,) = (photo for photo in category(folder).test if photo.path.endswith("hole/000.png"))
     union, (hole, other) = read(bad.masks, bad.path, (60, 80), (60, 80), saturations(folder))
     assert np.array_equal(union, hole.mask | other.mask)
     assert (hole.mask.sum(), hole.enough) == (72, 30)
     assert (other.mask.sum(), other.enough) == (80, 39)  # 39.2 pixels, rounded down
     assert Saturation(0.1, True).pixels(3) == 1
-    assert 0.2 < found.values["spro"] <= 1
+    assert 0.2 < measured.values["spro"] <= 1
     small = Inspecting(model, side=40).measure(category(folder), MEMORY)
-    assert small.values["spro"] == pytest.approx(found.values["spro"], abs=0.1)
+    assert small.values["spro"] == pytest.approx(measured.values["spro"], abs=0.1)
     save(truth / "hole/000/001.png", np.full((60, 80), 9, np.uint8))
     with pytest.raises(PatchwordError, match=r"grey levels 9; .* has 254, 255"):
         Inspecting(model).measure(category(folder), MEMORY)
@@ -233,25 +233,27 @@ def test_what_is_no_such_folder(tmp_path: Path) -> None:
 
 def test_the_command(run: Run, folder: Path) -> None:
     (folder / "test/hole/000.png").write_bytes(b"no image")
-    found = run("eval", "inspect", str(folder.parent), "--method", "memory,mutual", "--json")
-    assert found.code == 1
-    measured = [record for record in found.records if "method" in record]
+    completed = run("eval", "inspect", str(folder.parent), "--method", "memory,mutual", "--json")
+    assert completed.code == 1
+    measured = [record for record in completed.records if "method" in record]
     assert [record["method"] for record in measured] == ["memory", "mutual"]
     assert [(r["images"], r["bad"]) for r in measured] == [(5, 3), (5, 3)]
-    assert found.records[-1]["image"].endswith("000.png")
-    assert "1 of 6 images failed" in found.err
-    assert "settings: maps bilinear, not smoothed" in found.err
-    assert found.err.count(" unlike ") == 1
-    assert "5 of 5 images look unlike what demo was trained on" in found.err
-    assert "; so do 3 of 3 good photos. It" in found.err
+    assert completed.records[-1]["image"].endswith("000.png")
+    assert "1 of 6 images failed" in completed.err
+    assert "settings: maps bilinear, not smoothed" in completed.err
+    assert completed.err.count(" unlike ") == 1
+    assert "5 of 5 images look unlike what demo was trained on" in completed.err
+    assert "; so do 3 of 3 good photos. It" in completed.err
     shutil.rmtree(folder / "test/hole")
-    found = run("eval", "inspect", str(folder), "--layer", "0")
-    assert found.code == 0
-    assert "px AUROC AUPRO AUPIMO" in " ".join(found.out.split())
-    assert "board, memory: learned from 3 photos; 2 of 4 are bad" in found.err
-    assert "memory: layers (0,), neighbours 1, rotations False" in found.err.replace("\n", " ")
-    found = run("eval", "inspect", str(folder), "--csv")
-    assert found.out.startswith("category,method,measure,value,image,error\nboard,memory,images,4")
+    completed = run("eval", "inspect", str(folder), "--layer", "0")
+    assert completed.code == 0
+    assert "px AUROC AUPRO AUPIMO" in " ".join(completed.out.split())
+    assert "board, memory: learned from 3 photos; 2 of 4 are bad" in completed.err
+    assert "memory: layers (0,), neighbours 1, rotations False" in completed.err.replace("\n", " ")
+    completed = run("eval", "inspect", str(folder), "--csv")
+    assert completed.out.startswith(
+        "category,method,measure,value,image,error\nboard,memory,images,4"
+    )
     for words, said in (
         (["--subject", "wafer"], "subject is of winclip"),
         (["--one-pass"], "--one-pass is for winclip, not of memory"),
@@ -260,6 +262,6 @@ def test_the_command(run: Run, folder: Path) -> None:
         ([], "no such folder"),
     ):
         place = str(folder) if words else "elsewhere"
-        found = run("eval", "inspect", place, *words)
-        assert found.code == 2
-        assert said in found.err
+        completed = run("eval", "inspect", place, *words)
+        assert completed.code == 2
+        assert said in completed.err

@@ -62,7 +62,7 @@ def test_measures_are_those_of_scikit_learn(
     settings = plan(clip, voc, reduce_zero_label=reduce_zero_label, logit_scale=30.0)
     data = masked(voc)
     assert data.unmasked == 1
-    found = Segmenting(clip).measure(data, settings)
+    measured = Segmenting(clip).measure(data, settings)
     right, said = [], []
     for image, file in zip(data.images, data.masks, strict=True):
         mask = np.asarray(Image.open(file)).astype(int)
@@ -76,17 +76,17 @@ def test_measures_are_those_of_scikit_learn(
         right.append(mask[mask != 255])
         said.append(answer[mask != 255])
     right, said = np.concatenate(right), np.concatenate(said)
-    np.testing.assert_array_equal(found.counts, confusion_matrix(right, said, labels=range(4)))
+    np.testing.assert_array_equal(measured.counts, confusion_matrix(right, said, labels=range(4)))
     present = np.union1d(right, said)
     expected = jaccard_score(right, said, labels=present, average=None)
-    np.testing.assert_allclose(found.iou[present], expected, rtol=1e-12)
-    assert np.isnan(np.delete(found.iou, present)).all()
-    assert found.mean_iou == pytest.approx(expected.mean(), rel=1e-12)
-    assert found.pixel_accuracy == pytest.approx((right == said).mean(), rel=1e-12)
+    np.testing.assert_allclose(measured.iou[present], expected, rtol=1e-12)
+    assert np.isnan(np.delete(measured.iou, present)).all()
+    assert measured.mean_iou == pytest.approx(expected.mean(), rel=1e-12)
+    assert measured.pixel_accuracy == pytest.approx((right == said).mean(), rel=1e-12)
     for number in np.unique(right):
         own = (said == number)[right == number].mean()
-        assert found.accuracy[number] == pytest.approx(own, rel=1e-12)
-    assert found.images == 3
+        assert measured.accuracy[number] == pytest.approx(own, rel=1e-12)
+    assert measured.images == 3
 
 
 def test_a_split_is_read(voc: Path) -> None:
@@ -119,8 +119,8 @@ def test_what_is_wrong_is_named(clip: Bundle, voc: Path, tmp_path: Path) -> None
         with pytest.raises(UnsupportedError, match="a finite number above 0"):
             plan(clip, voc, logit_scale=scale)
     run = Segmenting(clip)
-    found = run.measure(masked(tmp_path / "data"), plan(clip, voc))
-    assert found.images == 1
+    measured = run.measure(masked(tmp_path / "data"), plan(clip, voc))
+    assert measured.images == 1
     said = [str(error) for error in run.broken]
     assert "0.png" in said[0]
     assert "a mask of 9 x 9 pixels, but 0.jpg has 60 x 48" in said[0]
@@ -153,15 +153,15 @@ def test_the_command(
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     model = str(checkpoints.save(clip, tmp_path / "tiny"))
     options = ("--method", "value", "--threshold", "0.2", "-m", model)
-    found = run("eval", "segment", voc, *options, "--json")
-    assert found.code == 0
+    completed = run("eval", "segment", voc, *options, "--json")
+    assert completed.code == 0
     expected = Segmenting(clip).measure(masked(voc), plan(clip, voc, threshold=0.2)).record()
-    record = found.records[0]
+    record = completed.records[0]
     assert {name: record[name] for name in expected} == expected
     assert record["settings"]["classes"] == ["background|wall", "a cat|cat", "a dog", "a bus"]
     assert record["settings"]["threshold"] == 0.2
     rows = list(csv.DictReader(io.StringIO(run("eval", "segment", voc, *options, "--csv").out)))
-    told = found.records[0]
+    told = completed.records[0]
     for row, own in zip(rows, told["classes"], strict=True):
         assert row["label"] == own["label"]
         for name in ("iou", "accuracy"):

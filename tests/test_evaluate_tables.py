@@ -55,9 +55,9 @@ def test_a_table_of_classes_is_as_its_folders(kind: str, tables: Path, classes: 
     model = tiny_bundle(tiny_clip())
     expected, run = Evaluation(model), Evaluation(model)
     answers = list(expected.on(classes))
-    found = list(run.on(tables / f"validation.{kind}", tables / f"train.{kind}"))
-    assert [answer.record() for answer in found] == [answer.record() for answer in answers]
-    assert len(found) == 3
+    actual = list(run.on(tables / f"validation.{kind}", tables / f"train.{kind}"))
+    assert [answer.record() for answer in actual] == [answer.record() for answer in answers]
+    assert len(actual) == 3
     (broken,), (same,) = run.broken, expected.broken
     inside = kind == "parquet"
     assert broken.image == (f"{tables / 'validation.parquet'}, row 4" if inside else same.image)
@@ -122,8 +122,8 @@ def test_a_sample_of_a_tar_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     words = {"0.cls": b"cat", "0.png": encoded(0), "1.cls": b"dog", "2.cls": b" cat\n"}
     tar = tar_of(tmp_path / "t.tar", words | {"2.png": encoded(2)})
     run = Evaluation(tiny_bundle(tiny_clip()))
-    (found,) = run.on(tar)
-    assert found.record()["images"] == 2
+    (actual,) = run.on(tar)
+    assert actual.record()["images"] == 2
     assert [(e.image, e.reason) for e in run.broken] == [
         (f"{tar}/1", "no image in this sample"),
     ]

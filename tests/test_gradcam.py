@@ -76,13 +76,13 @@ def test_maps_are_lavis(pair: Pair) -> None:
             expected = lavis(pair, text, {5: 2, 2: 0}[depth] if layer is None else layer)
             assert expected.abs().max() > 1e-5
             assert names[at] == text
-            found = torch.from_numpy(maps[at]).flatten()
-            assert_close(found, expected.mean(0), rtol=1e-4, atol=1e-8)
+            actual = torch.from_numpy(maps[at]).flatten()
+            assert_close(actual, expected.mean(0), rtol=1e-4, atol=1e-8)
             words = words_of(model.tokenizer, model.tokenizer([text])[0, 1:-1].tolist())
             for i, (word, place) in enumerate(words, start=1):
                 assert names[at + i] == word
-                found = torch.from_numpy(maps[at + i]).flatten()
-                assert_close(found, expected[place].mean(0), rtol=1e-4, atol=1e-8)
+                actual = torch.from_numpy(maps[at + i]).flatten()
+                assert_close(actual, expected[place].mean(0), rtol=1e-4, atol=1e-8)
             at += 1 + len(words)
         assert at == len(names)
 

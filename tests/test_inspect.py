@@ -31,39 +31,39 @@ def photo(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
 
 def test_patches_of_one_tile_are_the_networks_own_after_the_final_norm(model) -> None:
     size = window(model)
-    seen = photo(1, *size)
-    pixels = model.tensor(model.preprocess(seen)[0])[None]
+    image = photo(1, *size)
+    pixels = model.tensor(model.preprocess(image)[0])[None]
     with torch.inference_mode():
         tower = model.image_tower
         expected = tower.hidden_states(pixels, -1, norm=True)[0, tower.patches(size)]
         third = tower.hidden_states(pixels, 3, norm=False)[0, tower.patches(size)]
-    (found,) = patches_each(model, [seen], View())
-    assert_close(found.rows, expected)
-    (found,) = patches_each(model, [seen], View(layers=(2, -1)))
-    assert_close(found.values[0].flatten(0, 1), third)
-    assert found.rows.shape == (len(expected), 2 * expected.shape[1])
+    (patches,) = patches_each(model, [image], View())
+    assert_close(patches.rows, expected)
+    (patches,) = patches_each(model, [image], View(layers=(2, -1)))
+    assert_close(patches.values[0].flatten(0, 1), third)
+    assert patches.rows.shape == (len(expected), 2 * expected.shape[1])
 
 
 def test_a_photo_of_several_tiles_is_one_grid_without_gap(model) -> None:
     side = window(model)[0]
-    seen = photo(2, 2 * side, 3 * side)
+    image = photo(2, 2 * side, 3 * side)
     view = View(short_side=2 * side)
-    (found,) = patches_each(model, [seen], view)
+    (patches,) = patches_each(model, [image], view)
     h, w = model.image_tower.grid(window(model))
-    assert found.values.shape[1:3] == (2 * h, 3 * w)
-    part = np.ascontiguousarray(seen[side:, side : 2 * side])
-    (alone,) = patches_each(model, [part], View())
-    assert_close(found.values[:, h:, w : 2 * w], alone.values)
-    assert found.geometry.source == found.geometry.size == seen.shape[:2]
+    assert patches.values.shape[1:3] == (2 * h, 3 * w)
+    tile = np.ascontiguousarray(image[side:, side : 2 * side])
+    (alone,) = patches_each(model, [tile], View())
+    assert_close(patches.values[:, h:, w : 2 * w], alone.values)
+    assert patches.geometry.source == patches.geometry.size == image.shape[:2]
 
 
 def test_photos_of_all_sizes_come_in_order_and_as_alone(model) -> None:
-    several = [photo(i, 30 + 50 * (i % 3), 40 + 20 * i) for i in range(12)]
-    together = list(patches_each(model, iter(several), View()))
-    for seen, found in zip(several, together, strict=True):
-        (alone,) = patches_each(model, [seen], View())
-        assert_close(found.values, alone.values)
-        assert found.geometry.source == seen.shape[:2]
+    images = [photo(i, 30 + 50 * (i % 3), 40 + 20 * i) for i in range(12)]
+    together = list(patches_each(model, iter(images), View()))
+    for image, patches in zip(images, together, strict=True):
+        (alone,) = patches_each(model, [image], View())
+        assert_close(patches.values, alone.values)
+        assert patches.geometry.source == image.shape[:2]
 
 
 def test_a_photo_of_too_many_tiles_and_a_layer_that_is_not_there_are_refused(model) -> None:
@@ -75,29 +75,29 @@ def test_a_photo_of_too_many_tiles_and_a_layer_that_is_not_there_are_refused(mod
 
 
 def test_memory_is_the_distance_to_the_nearest_good_patch(model) -> None:
-    good, seen = [photo(i) for i in range(3)], photo(9)
+    good, image = [photo(i) for i in range(3)], photo(9)
     view = with_layers(model, View())
-    (own,) = patches_each(model, [seen], view)
+    (own,) = patches_each(model, [image], view)
     bank = torch.cat([each.rows for each in patches_each(model, good, view)]).double()
     rows = own.rows.double()
     cosines = (rows / rows.norm(dim=1, keepdim=True)) @ (bank / bank.norm(dim=1, keepdim=True)).mT
     for method in (Memory(), Memory(neighbours=3)):
         state = method.fit(model, good)
-        (found,) = method.score(model, state, [seen])
+        (finding,) = method.score(model, state, [image])
         expected = (1 - cosines).sort(dim=1).values[:, : method.neighbours].mean(dim=1)
-        assert_close(torch.from_numpy(found.grid).flatten().double(), expected, rtol=0, atol=1e-5)
-        assert found.score == pytest.approx(float(expected.max()), abs=1e-5)
-    (same,) = Memory().score(model, Memory().fit(model, good), [good[1]])
-    assert same.score < 1e-5
+        assert_close(torch.from_numpy(finding.grid).flatten().double(), expected, rtol=0, atol=1e-5)
+        assert finding.score == pytest.approx(float(expected.max()), abs=1e-5)
+    (finding_of_good,) = Memory().score(model, Memory().fit(model, good), [good[1]])
+    assert finding_of_good.score < 1e-5
 
 
 def test_nearest_is_the_same_in_parts(model, monkeypatch) -> None:
     rows, bank = unit(torch.randn(50, 8)), unit(torch.randn(30, 8))
     whole = nearest(rows, bank, 4)
     monkeypatch.setattr("patchword.inspect.memory.BLOCK", 100)
-    parts = nearest(rows, bank, 4)
-    assert_close(whole[0], parts[0])
-    assert torch.equal(whole[1], parts[1])
+    in_blocks = nearest(rows, bank, 4)
+    assert_close(whole[0], in_blocks[0])
+    assert torch.equal(whole[1], in_blocks[1])
     assert (1 - rows @ bank.mT).min(dim=1).values.sub(whole[0][:, 0]).abs().max() < 1e-6
 
 
@@ -111,26 +111,26 @@ def test_the_top_share_counts_down(model) -> None:
 
 def test_the_coreset_takes_the_farthest_each_time_and_bounds_the_memory(model, monkeypatch) -> None:
     rows = torch.randn(300, 6, dtype=torch.float64, generator=torch.manual_seed(0))
-    apart = start_distances(rows)
-    chosen, nearest_so_far = [], apart.double().clone()
+    start = start_distances(rows)
+    chosen, nearest_so_far = [], start.double().clone()
     for _ in range(40):
         chosen.append(int(nearest_so_far.argmax()))
         nearest_so_far = torch.minimum(nearest_so_far, (rows - rows[chosen[-1]]).norm(dim=1))
-    assert coreset(rows, 40, apart).tolist() == chosen
+    assert coreset(rows, 40, start).tolist() == chosen
     good = [photo(i) for i in range(4)]
-    whole = Memory().fit(model, good)["bank"]
+    full = Memory().fit(model, good)["bank"]
     small = Memory(coreset=0.25, half=True)
-    assert small.fit(model, good)["bank"].shape == (len(whole) // 4, whole.shape[1])
-    monkeypatch.setattr("patchword.inspect.bank.BLOCK", whole.nbytes // 8)
+    assert small.fit(model, good)["bank"].shape == (len(full) // 4, full.shape[1])
+    monkeypatch.setattr("patchword.inspect.bank.BLOCK", full.nbytes // 8)
     bank = small.fit(model, good)["bank"]
     assert bank.dtype == torch.float16
-    assert len(bank) == len(whole) // 4
-    assert_close(Memory().fit(model, good)["bank"], whole)
+    assert len(bank) == len(full) // 4
+    assert_close(Memory().fit(model, good)["bank"], full)
 
 
 def test_of_more_patches_than_are_kept_each_has_the_same_chance(monkeypatch) -> None:
     monkeypatch.setattr("patchword.inspect.bank.BLOCK", 40)
-    rows, chosen = torch.arange(60.0)[:, None], torch.zeros(60)
+    rows, counts = torch.arange(60.0)[:, None], torch.zeros(60)
     for seed in range(400):
         monkeypatch.setattr("patchword.inspect.bank.SEED", seed)
         bank = Bank(1.0, 20, False)
@@ -138,12 +138,12 @@ def test_of_more_patches_than_are_kept_each_has_the_same_chance(monkeypatch) -> 
             bank.add(part)
             assert sum(map(len, bank.sample)) <= 20 + 10
         with pytest.warns(SampledWarning, match="of 60 good patches 20 are kept"):
-            kept = bank.rows()[:, 0]
-        assert kept.tolist() == sorted({*kept.tolist()})
-        assert len(kept) == 20
-        chosen[kept.long()] += 1
+            sample = bank.rows()[:, 0]
+        assert sample.tolist() == sorted({*sample.tolist()})
+        assert len(sample) == 20
+        counts[sample.long()] += 1
     # Binomial(400, 1/3): 133.3, standard deviation 9.4.
-    assert (chosen - 400 / 3).abs().max() < 4.5 * 9.43
+    assert (counts - 400 / 3).abs().max() < 4.5 * 9.43
 
 
 def test_what_is_not_the_object_does_not_count(model) -> None:
@@ -160,27 +160,27 @@ def test_what_is_not_the_object_does_not_count(model) -> None:
     # On are those around the middle: the object is what is below.
     around = torch.full((100, 1), 10.0)
     around.view(10, 10)[3:7, 3:7] = 0.0
-    found = foreground(around, (10, 10), 3).reshape(10, 10)
-    assert found[5].nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7]
-    assert not found[:2].any()
-    good, seen = [photo(i) for i in range(2)], photo(9)
+    mask = foreground(around, (10, 10), 3).reshape(10, 10)
+    assert mask[5].nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7]
+    assert not mask[:2].any()
+    good, image = [photo(i) for i in range(2)], photo(9)
     state = Memory().fit(model, good)
-    (plain,) = Memory().score(model, state, [seen])
-    (cut,) = Memory(foreground=0).score(model, state, [seen])
-    on = cut.grid > 0
-    assert 0 < on.sum() < on.size
-    assert np.array_equal(cut.grid[on], plain.grid[on])
+    (plain,) = Memory().score(model, state, [image])
+    (masked_finding,) = Memory(foreground=0).score(model, state, [image])
+    is_object = masked_finding.grid > 0
+    assert 0 < is_object.sum() < is_object.size
+    assert np.array_equal(masked_finding.grid[is_object], plain.grid[is_object])
     # Of good photos as of those: what is cut off is not learned from.
     masked = Memory(foreground=0, mask_good=True).fit(model, good)["bank"]
     (first, second) = ({row.tobytes() for row in bank.numpy()} for bank in (masked, state["bank"]))
-    other = Memory().fit(model, [seen])
-    kept = [each.grid > 0 for each in Memory(foreground=0).score(model, other, good)]
+    other = Memory().fit(model, [image])
+    object_masks = [each.grid > 0 for each in Memory(foreground=0).score(model, other, good)]
     assert first < second
-    assert len(masked) == sum(map(np.sum, kept))
+    assert len(masked) == sum(map(np.sum, object_masks))
     # Where nothing is the object, a photo scores 0 by each of the two scores.
     for weighted in (False, True):
         method = Memory(foreground=1e9, reweight=weighted)
-        (nothing,) = method.score(model, state, [seen])
+        (nothing,) = method.score(model, state, [image])
         assert (nothing.score, nothing.grid.any()) == (0.0, False)
     with pytest.raises(UnsupportedError, match="no patch of the good photos is the object"):
         Memory(foreground=1e9, mask_good=True).fit(model, good)
@@ -197,20 +197,20 @@ def test_the_score_is_reweighted_by_the_neighbours_of_the_nearest(model) -> None
     assert reweighted(row, bank, closest, 1) == pytest.approx(float((bank[closest] - row).norm()))
     alone = float((bank[3] - row).norm())  # of a single patch there are no others to weigh it by
     assert reweighted(row, bank[3:4], 0) == pytest.approx(alone)
-    (found,) = Memory(reweight=True).score(model, Memory().fit(model, [photo(0)]), [photo(1)])
-    assert 0 < found.score < (2 * float(found.grid.max())) ** 0.5
-    nothing = {"bank": Memory().fit(model, [photo(0)])["bank"] * np.nan}
-    (found,) = Memory(reweight=True).score(model, nothing, [photo(1)])
-    assert np.isnan(found.score)  # what is no number is not as good as can be
+    (finding,) = Memory(reweight=True).score(model, Memory().fit(model, [photo(0)]), [photo(1)])
+    assert 0 < finding.score < (2 * float(finding.grid.max())) ** 0.5
+    broken = {"bank": Memory().fit(model, [photo(0)])["bank"] * np.nan}
+    (finding,) = Memory(reweight=True).score(model, broken, [photo(1)])
+    assert np.isnan(finding.score)  # what is no number is not as good as can be
 
 
 def test_a_photo_in_rotations_turns_about_its_middle() -> None:
-    seen = photo(3, 33, 33)
-    found = list(rotated(seen))
-    assert len(found) == 8
-    assert np.array_equal(found[0], seen)
+    image = photo(3, 33, 33)
+    rotations = list(rotated(image))
+    assert len(rotations) == 8
+    assert np.array_equal(rotations[0], image)
     # About (16.5, 16.5): a half turn takes pixel 17 + d to 16 - d.
-    assert np.array_equal(found[4][1:, 1:], seen[:0:-1, :0:-1])
+    assert np.array_equal(rotations[4][1:, 1:], image[:0:-1, :0:-1])
 
 
 def test_patches_that_are_all_alike_have_no_components() -> None:
@@ -218,30 +218,30 @@ def test_patches_that_are_all_alike_have_no_components() -> None:
 
 
 def test_what_the_principal_components_leave_over(model) -> None:
-    good, seen = [photo(i) for i in range(3)], photo(9)
+    good, image = [photo(i) for i in range(3)], photo(9)
     view = with_layers(model, View())
     rows = torch.cat([each.rows for each in patches_each(model, good, view)]).double().numpy()
-    (own,) = patches_each(model, [seen], view)
+    (patches,) = patches_each(model, [image], view)
     centred = rows - rows.mean(axis=0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
     shares = np.cumsum(values**2) / np.sum(values**2)
     for method in (Subspace(variance=0.8), Subspace(components=5)):
-        kept = method.components or int(np.searchsorted(shares, 0.8)) + 1
-        left = own.rows.double().numpy() - rows.mean(axis=0)
-        left = left - left @ axes[:kept].T @ axes[:kept]
+        count = method.components or int(np.searchsorted(shares, 0.8)) + 1
+        residual = patches.rows.double().numpy() - rows.mean(axis=0)
+        residual = residual - residual @ axes[:count].T @ axes[:count]
         state = method.fit(model, good)
-        assert state["components"].shape[1] == kept
-        (found,) = method.score(model, state, [seen])
-        expected = (left**2).sum(axis=1).reshape(found.grid.shape)
-        assert np.allclose(found.grid, expected, rtol=1e-4, atol=1e-6)
-        pixels = smooth_map(found.grid, *found.geometry.size, 0.25, "mirror")
+        assert state["components"].shape[1] == count
+        (finding,) = method.score(model, state, [image])
+        expected = (residual**2).sum(axis=1).reshape(finding.grid.shape)
+        assert np.allclose(finding.grid, expected, rtol=1e-4, atol=1e-6)
+        pixels = smooth_map(finding.grid, *finding.geometry.size, 0.25, "mirror")
         highest = np.sort(pixels.astype(float).ravel())[-int(0.01 * pixels.size) :]
-        assert found.score == pytest.approx(highest.mean())
-    for given in ({"components": 192}, {"components": 1000}):
+        assert finding.score == pytest.approx(highest.mean())
+    for options in ({"components": 192}, {"components": 1000}):
         with pytest.raises(
             UnsupportedError, match=r"components is 1\d+: that is all 192 .*take less"
         ):
-            Subspace(**given).fit(model, good)
+            Subspace(**options).fit(model, good)
 
 
 def test_options_that_cannot_be_are_refused() -> None:
@@ -259,11 +259,11 @@ def test_options_that_cannot_be_are_refused() -> None:
 
 
 def test_every_sample_with_a_defect_is_found_from_three_without(model) -> None:
-    every = patchword.find_images("samples/wafers")
-    good = [path for path in every if "perfect" in path]
-    found = patchword.inspector(model, good).inspect([p for p in every if p not in good])
+    samples = patchword.find_images("samples/wafers")
+    good = [path for path in samples if "perfect" in path]
+    inspections = patchword.inspector(model, good).inspect([p for p in samples if p not in good])
     assert len(good) == 3
-    assert [each.rejected for each in found] == [True] * 15
+    assert [each.rejected for each in inspections] == [True] * 15
 
 
 def test_a_network_of_words_is_read_in_its_middle_unless_measured(model) -> None:

@@ -35,30 +35,30 @@ def photo(seed: int, height: int, width: int) -> np.ndarray:
 def test_neighbourhoods_are_means_of_normalised_tokens() -> None:
     values = torch.randn(4, 5, 6, generator=torch.manual_seed(0)).double()
     plain = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
-    found = neighbourhood(values, 3)
+    actual = neighbourhood(values, 3)
     around = torch.zeros(6, dtype=torch.double)
     for y, x in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)):
         around += plain[y, x] / 9
-    assert_close(found[0, 2], around / around.norm())
+    assert_close(actual[0, 2], around / around.norm())
 
 
 def test_mutual_scores_are_distances_to_the_nearest_photos() -> None:
     rng = torch.manual_seed(1)
     rows = [F.normalize(torch.randn(n, 8, generator=rng).double(), dim=1) for n in (5, 7, 4, 6, 5)]
-    found = mutual_scores(rows, 0.5)  # of the four others, two
+    actual = mutual_scores(rows, 0.5)  # of the four others, two
     for i, own in enumerate(rows):
         for number, row in enumerate(own):
             others = [each for j, each in enumerate(rows) if j != i]
             nearest = sorted(float((other - row).norm(dim=1).min()) for other in others)
-            assert found[i][number].item() == pytest.approx(sum(nearest[:2]) / 2)
+            assert actual[i][number].item() == pytest.approx(sum(nearest[:2]) / 2)
 
 
 def test_scores_of_the_most_alike() -> None:
     vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     scores = torch.tensor([1.0, 2.0, 4.0])
-    found = rescored(scores, vectors, (1, 2))
+    actual = rescored(scores, vectors, (1, 2))
     first = (1 + (1 * 1 + 0.8 * 2) / 1.8) / 2
-    assert_close(found[0].item(), first, rtol=1e-6, atol=0)
+    assert_close(actual[0].item(), first, rtol=1e-6, atol=0)
     assert_close(rescored(scores, vectors, (9,))[2].item(), (0.6 * 2 + 4) / 1.6, rtol=1e-6, atol=0)
 
 
@@ -68,13 +68,14 @@ def test_the_photo_that_is_unlike_the_others_is_found(model) -> None:
     photos = [plain + (photo(seed, 120, 120) // 64) for seed in range(6)]
     photos[2] = np.ascontiguousarray(photos[2][:110])
     photos[4][30:50, 70:90] = (250, 30, 30)
-    found = list(Mutual().score(model, Mutual().fit(model, []), photos))
-    assert np.argmax([each.score for each in found]) == 4
-    assert found[2].geometry.source == (110, 120)
-    place = np.unravel_index(found[4].grid.argmax(), found[4].grid.shape)
-    assert (place[0] / found[4].grid.shape[0], place[1] / found[4].grid.shape[1]) == pytest.approx(
-        (40 / 120, 80 / 120), abs=1.5 / 12
-    )
+    actual = list(Mutual().score(model, Mutual().fit(model, []), photos))
+    assert np.argmax([each.score for each in actual]) == 4
+    assert actual[2].geometry.source == (110, 120)
+    place = np.unravel_index(actual[4].grid.argmax(), actual[4].grid.shape)
+    assert (
+        place[0] / actual[4].grid.shape[0],
+        place[1] / actual[4].grid.shape[1],
+    ) == pytest.approx((40 / 120, 80 / 120), abs=1.5 / 12)
     assert quarters(model) == (0, 2, 3, 5)
     with pytest.raises(UnsupportedError, match="at least two"):
         list(Mutual().score(model, {}, photos[:1]))
@@ -83,20 +84,20 @@ def test_the_photo_that_is_unlike_the_others_is_found(model) -> None:
 
 def test_sentences_have_the_published_structure() -> None:
     assert (len(GOOD), len(BAD), len(TEMPLATES)) == (7, 4, 11)
-    found = sentences("wafer", GOOD)
-    assert len(found) == len(set(found)) == 7 * 22
-    assert found[0] == "a photo of a wafer"
-    assert "a photo of an intact wafer" in found
-    assert all("{" not in each for each in found)
+    actual = sentences("wafer", GOOD)
+    assert len(actual) == len(set(actual)) == 7 * 22
+    assert actual[0] == "a photo of a wafer"
+    assert "a photo of an intact wafer" in actual
+    assert all("{" not in each for each in actual)
 
 
 def test_prototypes_are_means_before_they_are_normalised(model) -> None:
     good, bad = ("clean {}",), ("{} with a scratch",)
     with pytest.warns(ScopeWarning, match="does not know"):
-        found = prototypes(model, "zebra", good, bad)
+        actual = prototypes(model, "zebra", good, bad)
     ids = model.tokenizer(sentences("zebra", bad))
     want = model.engine.encode_text(ids).astype(np.float64).mean(axis=0)
-    assert_close(found[1].double(), torch.from_numpy(want), rtol=1e-4, atol=1e-5)
+    assert_close(actual[1].double(), torch.from_numpy(want), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::patchword.errors.ScopeWarning")
@@ -130,9 +131,9 @@ def test_winclip_by_hand(model, exact: bool, monkeypatch) -> None:
         scales.append(1 / (1 / bad(rows)).mean())
         known.append(1 / (1 / unlike(rows, vectors[0].windows[place][0])).mean())
     zero = 3 / sum(1 / each for each in scales)
-    (found,) = method.score(model, {"prototypes": state["prototypes"]}, [seen])
-    assert_close(float(found.score), float(image), rtol=1e-4, atol=0)
-    assert_close(float(found.grid[1, 3]), float(zero), rtol=1e-4, atol=0)
+    (actual,) = method.score(model, {"prototypes": state["prototypes"]}, [seen])
+    assert_close(float(actual.score), float(image), rtol=1e-4, atol=0)
+    assert_close(float(actual.grid[1, 3]), float(zero), rtol=1e-4, atol=0)
     (few,) = method.score(model, state, [seen])
     assert_close(float(few.grid[1, 3]), float((zero + sum(known) / 3) / 2), rtol=1e-4, atol=0)
     (own,) = method.score(model, state, [good])
@@ -172,12 +173,12 @@ def board(seed: int, height: int = 200, width: int = 240) -> np.ndarray:
 )
 def test_a_motion_is_found_again(motion: Motion) -> None:
     photo = board(3)
-    found = register(photo, motion.apply(photo))
-    assert found.turn == pytest.approx(motion.turn, abs=0.15)
-    assert found.down == pytest.approx(motion.down, abs=0.004)
-    assert found.right == pytest.approx(motion.right, abs=0.004)
+    result = register(photo, motion.apply(photo))
+    assert result.turn == pytest.approx(motion.turn, abs=0.15)
+    assert result.down == pytest.approx(motion.down, abs=0.004)
+    assert result.right == pytest.approx(motion.right, abs=0.004)
     if motion == Motion():
-        assert found == motion
+        assert result == motion
 
 
 def test_photos_of_other_things_are_not_moved() -> None:
@@ -190,14 +191,14 @@ def test_values_are_those_of_the_most_like_place_around() -> None:
     rng = torch.manual_seed(2)
     rows, golden = (F.normalize(torch.randn(4, 5, 7, generator=rng), dim=-1) for _ in range(2))
     for radius in (0, 1, 9):
-        found = distance_around(rows, golden, radius)
+        actual = distance_around(rows, golden, radius)
         for y in range(4):
             for x in range(5):
                 near = golden[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) :][
                     :, : min(x, radius) + radius + 1
                 ]
                 best = (near.double() @ rows[y, x].double()).max()
-                assert_close(found[y, x].double(), 1 - best, rtol=0, atol=1e-6)
+                assert_close(actual[y, x].double(), 1 - best, rtol=0, atol=1e-6)
 
 
 def test_what_a_golden_photo_lacks_is_found_where_it_is(model, tmp_path: Path) -> None:
@@ -218,20 +219,20 @@ def test_what_a_golden_photo_lacks_is_found_where_it_is(model, tmp_path: Path) -
     with pytest.warns(ImageWarning, match=said) as told:
         each = list(found_each(model, method, state, pictures, Check(None, "")))
     assert len(told) == 1
-    (_, (_, still)), (_, (_, found)) = each
+    (_, (_, still)), (_, (_, actual)) = each
     place = np.unravel_index(still.grid.argmax(), still.grid.shape)
     assert (place[0], place[1]) == (126 * 12 // 200, 66 * 12 // 240)
     square = np.zeros(golden.shape, np.uint8)
     square[120:132, 60:72] = 255
     there = moved.apply(square)[..., 0] > 128
     rows, columns = np.nonzero(there)
-    place = np.unravel_index(found.grid.argmax(), found.grid.shape)
+    place = np.unravel_index(actual.grid.argmax(), actual.grid.shape)
     assert abs(place[0] - int(rows.mean() * 12 / 200)) <= 1  # in a patch of the mark or beside it
     assert abs(place[1] - int(columns.mean() * 12 / 240)) <= 1
-    assert (found.grid[:, -1] == 0).all()  # what the golden photo does not show
+    assert (actual.grid[:, -1] == 0).all()  # what the golden photo does not show
     fixed = Reference(view=View(layers=(0,)), align=False)
     (loose,) = fixed.score(model, state, [moved.apply(bad)])
-    assert loose.score > 2 * found.score or loose.grid[:, -1].max() > 0
+    assert loose.score > 2 * actual.score or loose.grid[:, -1].max() > 0
 
 
 def test_a_shift_alone_blurs_nothing() -> None:
@@ -246,8 +247,8 @@ def test_golden_photos_of_another_size_and_several(model) -> None:
     golden, other = board(5), board(6)
     method = Reference()
     state = method.fit(model, [other, golden])
-    (found,) = method.score(model, state, [golden])  # the one that is alike counts
-    assert found.score == pytest.approx(0, abs=1e-6)
+    (actual,) = method.score(model, state, [golden])  # the one that is alike counts
+    assert actual.score == pytest.approx(0, abs=1e-6)
     flat, state = [board(5, 150, 240)] * 4, method.fit(model, [golden])
     said = "4 of 4 photos have other proportions than the golden photo of 240 x 200 px: "
     with pytest.warns(ImageWarning, match=rf"{said}.* \(240 x 150 px\).* and 1 more") as told:

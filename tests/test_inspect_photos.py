@@ -58,8 +58,8 @@ def paths(folder: Path) -> list[str]:
 
 
 def test_a_spot_is_found_where_it_is(inspector) -> None:
-    told = inspector.calibration
-    assert (told.kind, len(told.scores), inspector.learned) == ("held out", 19, 11)
+    calibration = inspector.calibration
+    assert (calibration.kind, len(calibration.scores), inspector.learned) == ("held out", 19, 11)
     good, bad = inspector.inspect([plate(100), plate(101, (60, 20))])
     assert not good.rejected
     assert good.boxes == ()
@@ -97,25 +97,25 @@ def test_what_is_held_out_is_never_learned_from(model, folder: Path, monkeypatch
 
 
 def test_a_photo_that_is_named_twice_is_not_learned_from_and_held_out(model, folder: Path) -> None:
-    several = paths(folder)[:6]
-    told = []
-    twice = fit(
-        model, [*several, *several], Memory(coreset=0.5), Rule(0.5),
-        progress=lambda *each: told.append(each),
+    files = paths(folder)[:6]
+    progress_calls = []
+    inspector = fit(
+        model, [*files, *files], Memory(coreset=0.5), Rule(0.5),
+        progress=lambda *each: progress_calls.append(each),
     )  # fmt: skip
-    assert told == [(done, 6) for done in range(1, 7)]  # one bar, of photos, whatever the method
-    assert twice.learned + len(twice.calibration.scores) == 6
-    given = fit(model, several, Memory(), Rule(0.5), calibration=several[:2])
-    assert (given.learned, len(given.calibration.scores)) == (4, 2)
-    assert min(given.calibration.scores) > 1e-5
+    assert progress_calls == [(done, 6) for done in range(1, 7)]  # each photo counts once
+    assert inspector.learned + len(inspector.calibration.scores) == 6
+    with_calibration = fit(model, files, Memory(), Rule(0.5), calibration=files[:2])
+    assert (with_calibration.learned, len(with_calibration.calibration.scores)) == (4, 2)
+    assert min(with_calibration.calibration.scores) > 1e-5
 
 
 def test_the_golden_photos_are_few_where_others_are_held_out(model, folder: Path) -> None:
     """As many as without: the first four, not all that are not named for the calibration."""
-    several = paths(folder)[:9]
-    given = fit(model, several, Reference(), Rule(0.2), calibration=several[5:])
-    assert (given.learned, len(given.state), len(given.calibration.scores)) == (4, 4, 4)
-    assert given.calibration.kind == "held out"
+    files = paths(folder)[:9]
+    inspector = fit(model, files, Reference(), Rule(0.2), calibration=files[5:])
+    assert (inspector.learned, len(inspector.state), len(inspector.calibration.scores)) == (4, 4, 4)
+    assert inspector.calibration.kind == "held out"
 
 
 def test_few_good_photos_give_a_threshold_that_is_called_uncalibrated(model, folder: Path) -> None:
@@ -141,9 +141,9 @@ def test_one_good_photo_gives_scores_and_no_verdict(model) -> None:
     assert (bad.rejected, bad.p_value, bad.scale, bad.boxes) == (None, None, None, ())
     assert bad.verdict == "no verdict"
     assert bad.picture().size[0] > 300
-    given = fit(model, [plate(1)], Memory(), Rule(threshold=bad.score / 2))
-    assert given.inspect(plate(101, (60, 20)))[0].rejected
-    assert given.inspect(plate(101, (60, 20)))[0].boxes
+    with_threshold = fit(model, [plate(1)], Memory(), Rule(threshold=bad.score / 2))
+    assert with_threshold.inspect(plate(101, (60, 20)))[0].rejected
+    assert with_threshold.inspect(plate(101, (60, 20)))[0].boxes
     why = "memory needs 1 good photo, and there are 0; winclip and mutual need none"
     with pytest.raises(UnsupportedError, match=why):
         fit(model, [], Memory(), Rule())
@@ -163,15 +163,15 @@ def test_broken_good_photos_are_named_and_the_rest_is_split_anew(
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    several = [str(broken), *paths(folder)[:23]]
+    files = [str(broken), *paths(folder)[:23]]
     failed: list[ImageError] = []
-    inspector = fit(model, several, Memory(), Rule(0.05), failed=failed)
+    inspector = fit(model, files, Memory(), Rule(0.05), failed=failed)
     assert [error.image for error in failed] == [str(broken)]
     assert (len(inspector.calibration.scores), inspector.learned) == (19, 4)
     with pytest.raises(ImageError, match="broken"):
-        fit(model, several, Memory(), Rule(0.05))
-    each = list(inspector.inspect_each([plate(1), str(broken), plate(2)]))
-    assert [isinstance(found, ImageError) for _, found in each] == [False, True, False]
+        fit(model, files, Memory(), Rule(0.05))
+    results = list(inspector.inspect_each([plate(1), str(broken), plate(2)]))
+    assert [isinstance(result, ImageError) for _, result in results] == [False, True, False]
     with pytest.raises(ImageError, match="broken"):
         inspector.inspect([str(broken)])
 
@@ -182,10 +182,10 @@ def test_photos_of_any_kind_and_size(model, folder: Path, tmp_path: Path) -> Non
     Image.fromarray(plate(50)[..., 0].astype(np.uint16) * 257).save(grey16)
     wide = np.concatenate([plate(51), plate(52), plate(53)], axis=1)
     tiny = plate(54)[:2, :3]
-    found = inspector.inspect([str(grey16), wide, tiny])
-    assert [each.values.shape for each in found] == [(SIDE, SIDE), (SIDE, 3 * SIDE), (2, 3)]
-    assert not found[0].rejected
-    assert found[1].grid.shape[1] == 3 * found[1].grid.shape[0]
+    inspections = inspector.inspect([str(grey16), wide, tiny])
+    assert [each.values.shape for each in inspections] == [(SIDE, SIDE), (SIDE, 3 * SIDE), (2, 3)]
+    assert not inspections[0].rejected
+    assert inspections[1].grid.shape[1] == 3 * inspections[1].grid.shape[0]
 
 
 def test_groups_have_thresholds_of_their_own(model, tmp_path: Path) -> None:
@@ -216,12 +216,12 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
     assert again.method == method
     photo = plate(101, (60, 20))
     assert again.inspect(photo)[0].record() == inspector.inspect(photo)[0].record()
-    for given, rule in (
+    for numbers, rule in (
         ({"false_alarms": 0.1}, Rule(0.1)),
         ({"confidence": 0.9}, Rule(0.05, 0.9)),
         ({"threshold": 0.3}, Rule(0.05, threshold=0.3)),
     ):
-        assert reopened(model, tmp_path / "fitted", given).rule == rule
+        assert reopened(model, tmp_path / "fitted", numbers).rule == rule
     assert changed(Rule(0.05, threshold=0.3), {"confidence": 0.9}) == Rule(0.05, 0.9)
     about = json.loads((tmp_path / "fitted" / "inspect.json").read_text())
     for key, value in (
@@ -250,8 +250,8 @@ def test_a_fitted_inspector_is_the_same_again(model, folder: Path, tmp_path: Pat
         reopened(model, tmp_path / "fitted")
     (tmp_path / "fitted" / "drift.json").unlink()
     state = (tmp_path / "fitted" / "state.safetensors").read_bytes()
-    for another in (Memory(), Subspace()):  # a whole file, but another one
-        fit(model, paths(folder)[3:6], another, Rule(0.05)).save(tmp_path / "other")
+    for other_method in (Memory(), Subspace()):  # an undamaged file of another inspector
+        fit(model, paths(folder)[3:6], other_method, Rule(0.05)).save(tmp_path / "other")
         (tmp_path / "other" / "state.safetensors").rename(tmp_path / "fitted" / "state.safetensors")
         with pytest.raises(CheckpointError, match="is not the file that"):
             reopened(model, tmp_path / "fitted")
@@ -331,10 +331,10 @@ def test_what_a_threshold_guarantees_is_said() -> None:
 
 def test_a_list_is_rejected_as_a_whole(inspector) -> None:
     several = [plate(200 + i, (10 * i, 40)) for i in range(5)] + [plate(300 + i) for i in range(3)]
-    found = inspector.inspect(several, false_discoveries=0.1)
-    assert [each.rejected for each in found] == [True] * 5 + [False] * 3
-    assert all(each.boxes for each in found[:5])
-    for each in found:  # as one by one: what is rejected is above the limit
+    inspections = inspector.inspect(several, false_discoveries=0.1)
+    assert [each.rejected for each in inspections] == [True] * 5 + [False] * 3
+    assert all(each.boxes for each in inspections[:5])
+    for each in inspections:  # as one by one: what is rejected is above the limit
         assert each.rejected == (each.score > each.limit)
     said = " ".join(inspector.guarantee(0.1, len(several)))
     assert "at most 10.00% of those that are rejected are good" in said
@@ -360,11 +360,11 @@ def test_a_list_is_rejected_as_a_whole(inspector) -> None:
 
 def test_a_map_that_is_written_is_not_kept(inspector, tmp_path: Path) -> None:
     """A report keeps the 60 worst photos, of each of which the map may have 16 million values."""
-    (found,) = inspector.inspect([plate(99)])
-    assert save_map(found, tmp_path / "map.tiff")
-    assert "values" not in vars(found)
-    written = np.asarray(Image.open(tmp_path / "map.tiff")) / 65535 * full_scale(found.edge)
-    np.testing.assert_allclose(written, found.values, atol=full_scale(found.edge) / 65535)
+    (actual,) = inspector.inspect([plate(99)])
+    assert save_map(actual, tmp_path / "map.tiff")
+    assert "values" not in vars(actual)
+    written = np.asarray(Image.open(tmp_path / "map.tiff")) / 65535 * full_scale(actual.edge)
+    np.testing.assert_allclose(written, actual.values, atol=full_scale(actual.edge) / 65535)
 
 
 def test_photos_that_are_seen_small_are_told(model) -> None:

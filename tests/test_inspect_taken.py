@@ -30,14 +30,15 @@ def plate(seed: int, gain: float = 1, size: int = SIDE) -> np.ndarray:
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def of(photos: list[np.ndarray], good: int = 10) -> list[str]:
-    """What is said of photos beside so many good plates."""
-    known = [GoodPhoto("", Appearance.of(plate(n))) for n in range(good)]
-    pixels = {each.appearance.digest for each in known}
+def remarks_on(photos: list[np.ndarray], good: int = 10) -> list[str]:
+    """The remarks on photos, with `good` good plates."""
+    good_photos = [GoodPhoto("", Appearance.of(plate(n))) for n in range(good)]
+    digests = {each.appearance.digest for each in good_photos}
     looks = [Appearance.of(photo) for photo in photos]
     names = enumerate(looks, 1)
     return remarks(
-        known, [InspectedPhoto(f"{n}.png", "", look, look.digest in pixels) for n, look in names]
+        good_photos,
+        [InspectedPhoto(f"{n}.png", "", look, look.digest in digests) for n, look in names],
     )
 
 
@@ -57,28 +58,28 @@ def test_the_numbers_of_a_photo() -> None:
 
 
 def test_each_kind_of_difference_is_one_sentence() -> None:
-    assert of([plate(n) for n in range(100, 140)]) == []
+    assert remarks_on([plate(n) for n in range(100, 140)]) == []
     dark, light = plate(100, 0.7), plate(101, 1.3)
-    brightness, contrast = of([plate(102), dark, light, *[dark] * 3])
-    said = "5 of 6 photos differ in brightness from the good ones (117 to 122 of 255): 2.png (8"
-    assert brightness.startswith(said)
+    brightness, contrast = remarks_on([plate(102), dark, light, *[dark] * 3])
+    start = "5 of 6 photos differ in brightness from the good ones (117 to 122 of 255): 2.png (8"
+    assert brightness.startswith(start)
     assert ", 3.png (15" in brightness
     assert " and 2 more; that alone changes scores" in brightness
     assert " differ in contrast from " in contrast
-    (size,) = of([plate(100, size=2 * SIDE)])
+    (size,) = remarks_on([plate(100, size=2 * SIDE)])
     assert size.startswith("the photo differs in size from the good ones (96 x 96 px): 1.png (192")
-    (colour,) = of([plate(100) + np.array([9, 0, 0], np.uint8)])
+    (colour,) = remarks_on([plate(100) + np.array([9, 0, 0], np.uint8)])
     assert colour.startswith("the photo is in colour, and all good ones are grey: 1.png;")
     defect = plate(100)
     defect[:20, :20, 0] = 250
     assert Appearance.of(defect).grey == 1 - 400 / SIDE**2
-    assert of([defect]) == []  # a defect may be in colour
+    assert remarks_on([defect]) == []  # a defect may be in colour
     copies = remarks([GoodPhoto("", Appearance.of(plate(n))) for n in (0, 1, 1, 0)], [])
     assert copies == [
         "2 of 4 good photos are copies of others, pixel for pixel: a threshold from them may be "
         "too low"
     ]
-    (known,) = of([plate(3), plate(100)])
+    (known,) = remarks_on([plate(3), plate(100)])
     assert known.startswith("1 of 2 photos is among the good ones, pixel for pixel: 1.png; its")
 
 
@@ -111,23 +112,23 @@ def test_few_good_photos_say_little_and_many_photos_together_more() -> None:
 
 def test_python_and_a_saved_one_say_it(tmp_path: Path) -> None:
     model = patchword.load("demo")
-    made = fit(model, [plate(n) for n in range(6)], Memory(), Rule(0.2))
+    inspector = fit(model, [plate(n) for n in range(6)], Memory(), Rule(0.2))
     copy = Image.fromarray(plate(0))
-    with pytest.warns(ImageWarning) as told:
-        first, second = made.inspect([copy, plate(100, 0.7)])
+    with pytest.warns(ImageWarning) as caught:
+        first, second = inspector.inspect([copy, plate(100, 0.7)])
     assert (first.known, second.known) == (True, False)
     assert first.record()["known"]
-    kinds = [str(each.message) for each in told if each.category is ImageWarning]
-    assert [each.split("; ")[0].split(" from ")[0] for each in kinds] == [
+    messages = [str(each.message) for each in caught if each.category is ImageWarning]
+    assert [each.split("; ")[0].split(" from ")[0] for each in messages] == [
         "1 of 2 photos is among the good ones, pixel for pixel: image 1",
         "1 of 2 photos differs in brightness",
         "1 of 2 photos differs in contrast",
     ]
-    folder = made.save(tmp_path / "fitted")
-    again = patchword.inspector(model, fitted=folder)
-    assert again.taken == made.taken
-    assert len(list(again.inspect_each(plate(100)))) == 1
-    assert again.remarks() == []  # and nothing of earlier calls
+    folder = inspector.save(tmp_path / "fitted")
+    reopened = patchword.inspector(model, fitted=folder)
+    assert reopened.taken == inspector.taken
+    assert len(list(reopened.inspect_each(plate(100)))) == 1
+    assert reopened.remarks() == []  # and nothing of earlier calls
     about = json.loads((folder / "inspect.json").read_text())
     del about["taken"]
     (folder / "inspect.json").write_text(json.dumps(about))
@@ -143,17 +144,17 @@ def test_photos_of_one_name_are_told_with_their_folders() -> None:
 
 
 def test_nothing_is_looked_up_where_no_good_photos_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = patchword.inspector(patchword.load("demo"), method="winclip")
+    inspector = patchword.inspector(patchword.load("demo"), method="winclip")
     monkeypatch.setattr(Appearance, "of", None)
-    assert len(made.inspect(plate(100))) == 1
+    assert len(inspector.inspect(plate(100))) == 1
 
 
 def test_of_a_batch_that_good_ones_are_part_of() -> None:
     model = patchword.load("demo")
-    made = fit(model, [plate(n) for n in range(5)], Mutual(), Rule(0.2))
-    found = list(made.inspect_each([plate(100), plate(1)]))
-    assert [each.known for _, each in found] == [False, True]
-    assert len(made.remarks()) == 1
+    inspector = fit(model, [plate(n) for n in range(5)], Mutual(), Rule(0.2))
+    results = list(inspector.inspect_each([plate(100), plate(1)]))
+    assert [each.known for _, each in results] == [False, True]
+    assert len(inspector.remarks()) == 1
 
 
 def test_the_command_and_its_report_say_it(run: Run, tmp_path: Path) -> None:
@@ -165,8 +166,8 @@ def test_the_command_and_its_report_say_it(run: Run, tmp_path: Path) -> None:
     Image.fromarray(plate(100, 0.6)).save(dark)
     Image.fromarray(plate(2)).save(copy)
     ran = run("inspect", tmp_path / "good", dark, copy, "--json", "--save", tmp_path / "out")
-    said = ran.err.replace("\n", " ")
-    assert "Attention: 1 of 2 photos is among the good ones, pixel for pixel: copy.png;" in said
-    assert "Attention: 1 of 2 photos differs in brightness from the good ones (11" in said
+    stderr = ran.err.replace("\n", " ")
+    assert "Attention: 1 of 2 photos is among the good ones, pixel for pixel: copy.png;" in stderr
+    assert "Attention: 1 of 2 photos differs in brightness from the good ones (11" in stderr
     assert "differs in brightness" in (tmp_path / "out" / "index.html").read_text()
     assert [json.loads(line).get("known") for line in ran.out.splitlines()] == [None, True]

@@ -74,28 +74,28 @@ def test_labels_are_those_of_the_formula(
     rule, count = Rule(12.0, threshold, least_area), max(owners) + 1
     labels = tuple(f"label {n}" for n in range(1, count))
     geometry = Geometry((19, 23), (19, 23), (0, 0), (19, 23))
-    found = Segmentation(photo(19, 23), labels, owners, cosines, geometry, 1, "value", rule)
+    actual = Segmentation(photo(19, 23), labels, owners, cosines, geometry, 1, "value", rule)
     expected = by_loops(cosines, list(owners), count, rule)
-    np.testing.assert_array_equal(found.map, expected)
-    assert found.map.dtype == np.uint8
-    assert [each.label for each in found.shares] == ["background", *labels]
-    for number, each in enumerate(found.shares):
+    np.testing.assert_array_equal(actual.map, expected)
+    assert actual.map.dtype == np.uint8
+    assert [each.label for each in actual.shares] == ["background", *labels]
+    for number, each in enumerate(actual.shares):
         here = expected == number
         assert each.share == pytest.approx(here.mean())
         assert (each.probability is None) == (not here.any())
-    assert sum(each.share for each in found.shares) == pytest.approx(1)
+    assert sum(each.share for each in actual.shares) == pytest.approx(1)
 
 
 def test_mean_probabilities_are_of_the_pixels_of_a_label() -> None:
     cosines = RNG.normal(0, 0.1, (3, 8, 9)).astype(np.float32)
     geometry = Geometry((8, 9), (8, 9), (0, 0), (8, 9))
-    found = Segmentation(
+    actual = Segmentation(
         photo(8, 9), ("a", "b"), (0, 1, 2), cosines, geometry, 1, "value", Rule(20.0)
     )
     shares = probabilities(cosines, (0, 1, 2), 3, 20.0)
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-6)
-    for number, each in enumerate(found.shares):
-        expected = shares[number][found.map == number].mean()
+    for number, each in enumerate(actual.shares):
+        expected = shares[number][actual.map == number].mean()
         assert each.probability == pytest.approx(expected, rel=1e-5)
 
 
@@ -105,11 +105,11 @@ def test_what_is_unsure_has_the_probability_of_the_background(owners: tuple[int,
     cosines = RNG.normal(0, 0.1, (3, 8, 9)).astype(np.float32)
     geometry = Geometry((8, 9), (8, 9), (0, 0), (8, 9))
     rule = Rule(20.0, threshold=0.7)
-    found = Segmentation(photo(8, 9), ("a", "b"), owners, cosines, geometry, 1, "value", rule)
-    assert 0.1 < found.shares[0].share < 0.9
+    actual = Segmentation(photo(8, 9), ("a", "b"), owners, cosines, geometry, 1, "value", rule)
+    assert 0.1 < actual.shares[0].share < 0.9
     shares = probabilities(cosines, owners, 3, 20.0)
-    for number, each in enumerate(found.shares):
-        expected = shares[number][found.map == number].mean()
+    for number, each in enumerate(actual.shares):
+        expected = shares[number][actual.map == number].mean()
         assert each.probability == pytest.approx(expected, rel=1e-5)
 
 
@@ -125,14 +125,14 @@ def test_more_than_255_labels_have_16_bits(tmp_path: Path) -> None:
     cosines = RNG.normal(size=(300, 6, 50)).astype(np.float32)
     geometry = Geometry((6, 50), (6, 50), (0, 0), (6, 50))
     labels = tuple(f"label {n}" for n in range(1, 300))
-    found = Segmentation(
+    actual = Segmentation(
         photo(6, 50), labels, tuple(range(300)), cosines, geometry, 1, "value", Rule(1.0)
     )
-    assert found.map.dtype == np.uint16
-    np.testing.assert_array_equal(found.map, cosines.argmax(axis=0))
-    found.save_map(tmp_path / "map.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "map.png")), found.map)
-    assert 600 < found.picture().width < 2 * 720 + 3 * 450  # at most three columns of names
+    assert actual.map.dtype == np.uint16
+    np.testing.assert_array_equal(actual.map, cosines.argmax(axis=0))
+    actual.save_map(tmp_path / "map.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "map.png")), actual.map)
+    assert 600 < actual.picture().width < 2 * 720 + 3 * 450  # at most three columns of names
 
 
 # --- a model --------------------------------------------------------------------------------------
@@ -140,10 +140,10 @@ def test_more_than_255_labels_have_16_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(30, 1500), (1500, 30), (3, 3), (97, 64)])
 def test_a_photo_of_any_shape_is_labelled_whole(clip: Bundle, shape: tuple[int, int]) -> None:
-    found = segment(clip, photo(*shape), ["a cat", "a dog|a puppy"], scale=Scale(48, 48))
-    assert found.map.shape == shape
-    assert found.labels == ("a cat", "a dog")
-    assert found.map.max() <= 2
+    segmentation = segment(clip, photo(*shape), ["a cat", "a dog|a puppy"], scale=Scale(48, 48))
+    assert segmentation.map.shape == shape
+    assert segmentation.labels == ("a cat", "a dog")
+    assert segmentation.map.max() <= 2
     every = segment(clip, photo(*shape), ["a cat", "a dog"], background=[])
     assert every.shares[0].share == 0
     assert every.map.min() == 1
@@ -154,8 +154,8 @@ def test_labels_follow_the_heatmaps(clip: Bundle) -> None:
     image, words = photo(60, 80), ["a cat", "a dog", "a house"]
     sentences = [f"a photo of a {word}" for word in words]
     maps = patchword.api.model.with_methods(clip).heatmap(image, sentences, "value").values
-    found = segment(clip, image, words, background=[], method="value")
-    np.testing.assert_array_equal(found.map, maps.argmax(axis=0) + 1)
+    segmentation = segment(clip, image, words, background=[], method="value")
+    np.testing.assert_array_equal(segmentation.map, maps.argmax(axis=0) + 1)
     one = segment(clip, image, words, background=[], method="value", logit_scale=1, threshold=0.4)
     assert one.shares[0].share == 1  # of three nearly equal ones none has 0.4
 
@@ -165,9 +165,11 @@ def test_shapes_have_their_labels(demo: patchword.Model) -> None:
     both = np.zeros(2)
     for index in range(12):
         seen = scene(91, index, kind="shapes")
-        found = demo.segment(seen.image, [thing.name for thing in seen.objects], templates="{}")
+        segmentation = demo.segment(
+            seen.image, [thing.name for thing in seen.objects], templates="{}"
+        )
         for number, thing in enumerate(seen.objects, start=1):
-            mask = found.map == number
+            mask = segmentation.map == number
             both += (mask & thing.mask).sum(), (mask | thing.mask).sum()
     assert both[0] / both[1] > 0.25
 
@@ -179,17 +181,19 @@ def test_run_lengths_are_those_of_coco() -> None:
     big[300:420, 200:260] = False
     for mask in (*masks, big):
         expected = coco.encode(np.asfortranarray(mask, np.uint8))
-        found = rle(mask)
-        assert found == {"size": list(mask.shape), "counts": expected["counts"].decode()}
-        np.testing.assert_array_equal(coco.decode(found), mask)
+        actual = rle(mask)
+        assert actual == {"size": list(mask.shape), "counts": expected["counts"].decode()}
+        np.testing.assert_array_equal(coco.decode(actual), mask)
 
 
 def test_run_lengths_of_a_result(demo: patchword.Model) -> None:
-    found = demo.segment(scene(91, 0, kind="shapes").image, ["red ring", "blue star", "hat"])
-    masks = found.rle()
-    assert set(masks) == {each.label for each in found.shares[1:] if each.share}
+    segmentation = demo.segment(scene(91, 0, kind="shapes").image, ["red ring", "blue star", "hat"])
+    masks = segmentation.rle()
+    assert set(masks) == {each.label for each in segmentation.shares[1:] if each.share}
     for label, each in masks.items():
-        np.testing.assert_array_equal(coco.decode(each), found.map == found.labels.index(label) + 1)
+        np.testing.assert_array_equal(
+            coco.decode(each), segmentation.map == segmentation.labels.index(label) + 1
+        )
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -286,26 +290,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path) -> None:
-    found = run("segment", "0.png", "-l", "red ring|red circle, blue star", "--save", "x.png")
-    assert (found.code, "wrote x.png" in found.err) == (0, True)
-    assert "wrote x-map.png, in each pixel the number of its label" in found.err
-    assert all(word in found.out for word in ("red ring", "blue star", "background", "share"))
+    completed = run("segment", "0.png", "-l", "red ring|red circle, blue star", "--save", "x.png")
+    assert (completed.code, "wrote x.png" in completed.err) == (0, True)
+    assert "wrote x-map.png, in each pixel the number of its label" in completed.err
+    assert all(word in completed.out for word in ("red ring", "blue star", "background", "share"))
     direct = patchword.load("demo").segment("0.png", ["red ring|red circle", "blue star"])
     np.testing.assert_array_equal(np.asarray(Image.open("x-map.png")), direct.map)
     assert Image.open("x.png").width > 600
 
-    found = run("segment", "0.png", "gone.png", "1.png", "-l", "red ring,blue star", "--json")
-    assert found.code == 1
-    assert [each["image"] for each in found.records] == ["0.png", "gone.png", "1.png"]
+    completed = run("segment", "0.png", "gone.png", "1.png", "-l", "red ring,blue star", "--json")
+    assert completed.code == 1
+    assert [each["image"] for each in completed.records] == ["0.png", "gone.png", "1.png"]
     direct = patchword.load("demo").segment("1.png", ["red ring", "blue star"])
-    record = found.records[2]
+    record = completed.records[2]
     assert record["method"] == direct.method
     assert [row["share"] for row in record["labels"]] == [each.share for each in direct.shares]
     assert json.loads(json.dumps(direct.rle())) == {
         row["label"]: row["segmentation"] for row in record["labels"] if row["segmentation"]
     }
-    found = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
-    assert found.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,"
+    completed = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
+    assert completed.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,"
 
 
 @pytest.mark.parametrize(
@@ -325,6 +329,6 @@ def test_what_cannot_be_asked_of_the_command(
     arguments: list[str],
     says: str,
 ) -> None:
-    found = run("segment", *arguments)
-    assert found.code == 2
-    assert says in " ".join(found.err.replace("│", " ").split())
+    completed = run("segment", *arguments)
+    assert completed.code == 2
+    assert says in " ".join(completed.err.replace("│", " ").split())

@@ -96,9 +96,9 @@ def test_the_greatest_of_the_views_counts(
     each = demo.classify(parts, LABELS, multi_label=True, squash=True)
     (scores,) = demo.classify(wide, LABELS, multi_label=True, tiles=True)
     for score in scores:
-        found = [next(s.probability for s in one if s.label == score.label) for one in each]
-        assert score.probability == pytest.approx(max(found), rel=1e-4)
-        assert score.box == boxes[int(np.argmax(found))]
+        actual = [next(s.probability for s in one if s.label == score.label) for one in each]
+        assert score.probability == pytest.approx(max(actual), rel=1e-4)
+        assert score.box == boxes[int(np.argmax(actual))]
 
 
 def test_labels_that_exclude_each_other_sum_to_one_and_strange_tiles_do_not_count(
@@ -117,8 +117,8 @@ def test_labels_that_exclude_each_other_sum_to_one_and_strange_tiles_do_not_coun
     }
     (scores,) = demo.classify(wide, LABELS, tiles=True)
     for score in scores:
-        wanted = best[score.label] / sum(best.values())
-        assert score.probability == pytest.approx(wanted, rel=1e-4)
+        expected = best[score.label] / sum(best.values())
+        assert score.probability == pytest.approx(expected, rel=1e-4)
     assert sum(score.probability for score in scores) == pytest.approx(1)
 
 
@@ -137,8 +137,8 @@ def test_with_reject_strange_tiles_count_where_all_are(demo: patchword.Model, wi
     assert 1 < len(counted) < len(parts)
     (scores,) = demo.classify(wide, LABELS, reject=0.0, tiles=True)
     for score in scores:
-        found = [s.probability for one in counted for s in one if s.label == score.label]
-        assert score.probability == pytest.approx(max(found), rel=1e-4)
+        actual = [s.probability for one in counted for s in one if s.label == score.label]
+        assert score.probability == pytest.approx(max(actual), rel=1e-4)
     strange = np.random.default_rng(0).integers(0, 256, (192, 384, 3), np.uint8)
     (none, *rest) = demo.classify(strange, LABELS, reject=0.0, tiles=True)[0]
     assert (none.label, none.probability, none.outside) == ("none of these", 1.0, True)
@@ -172,15 +172,15 @@ def test_a_small_scratch_on_a_large_wafer(blip: patchword.Model, large: Pixels) 
 
 def test_a_yes_of_a_tile_counts_however_it_is_written(blip: patchword.Model, wide: Pixels) -> None:
     usual = blip.ask(wide, "is there a stain?", ["yes", "no"], tiles=True)
-    found = blip.ask(wide, "is there a stain?", ["Yes", "No"], tiles=True)
-    assert (usual.text, found.text) == ("yes", "Yes")
-    assert found.box == usual.box != (0, 0, 384, 128)
+    answer = blip.ask(wide, "is there a stain?", ["Yes", "No"], tiles=True)
+    assert (usual.text, answer.text) == ("yes", "Yes")
+    assert answer.box == usual.box != (0, 0, 384, 128)
 
 
 def test_none_of_these_as_a_label(demo: patchword.Model, wide: Pixels) -> None:
     labels = ["perfect wafer", "none of these"]
-    (found,) = demo.classify(wide, labels, tiles=True)
-    assert {score.label for score in found} == set(labels)
+    (actual,) = demo.classify(wide, labels, tiles=True)
+    assert {score.label for score in actual} == set(labels)
     with pytest.raises(UnsupportedError, match="'none of these' is what reject answers"):
         demo.classify(wide, labels, reject=0.5)
 
@@ -209,9 +209,9 @@ def test_captions_of_tiles_stand_behind_that_of_the_whole(
 ) -> None:
     parts, _ = crops(wide)
     whole, *others = (one.text for one in blip.caption(parts, squash=True))
-    (found,) = blip.caption(wide, tiles=True)
-    assert found.text == whole
-    assert {one.text for one in found.others} == set(others) - {whole}
+    (actual,) = blip.caption(wide, tiles=True)
+    assert actual.text == whole
+    assert {one.text for one in actual.others} == set(others) - {whole}
     (several,) = blip.caption(wide, tiles=True, count=3)
     (beams,) = blip.caption(wide, squash=True, count=3)
     assert [one.text for one in several.others[:2]] == [one.text for one in beams.others]
@@ -263,9 +263,9 @@ def test_commands(run: Run, place: None) -> None:
 
 def test_the_command_heatmap(run: Run, demo: patchword.Model, place: None) -> None:
     (record,) = run("heatmap", "wide.png", "a scratch", "--tile-size", "128", "--json").records
-    found = demo.heatmap("wide.png", "a scratch", tiles=128)
-    assert (record["value"], record["x"], record["y"]) == pytest.approx(found.peaks()[0])
-    assert record["probability"] == pytest.approx(found.present[0])  # type: ignore[index]
+    heat = demo.heatmap("wide.png", "a scratch", tiles=128)
+    assert (record["value"], record["x"], record["y"]) == pytest.approx(heat.peaks()[0])
+    assert record["probability"] == pytest.approx(heat.present[0])  # type: ignore[index]
     wrong = run("heatmap", "wide.png", "a scratch", "--tiles", "--window", "96")
     assert wrong.code == 2
     assert "leave out window, stride and short_side, or tiles" in wrong.err

@@ -55,10 +55,10 @@ def siglip() -> Bundle:
 @pytest.mark.parametrize("shape", [(30, 300), (300, 30), (12, 600), (3, 3), (97, 64), (64, 64)])
 @pytest.mark.parametrize("method", ["value", "legrad", "chefer"])
 def test_a_photo_of_any_shape_is_seen_whole(clip: Bundle, shape: tuple, method: str) -> None:
-    found = heatmap(clip, photo(*shape), ["a cat", "a dog"], method)
-    assert found.values.shape == (2, *shape)
-    assert np.isfinite(found.values).all()
-    for (value, x, y), grid in zip(found.peaks(), found.grid, strict=True):
+    heat = heatmap(clip, photo(*shape), ["a cat", "a dog"], method)
+    assert heat.values.shape == (2, *shape)
+    assert np.isfinite(heat.values).all()
+    for (value, x, y), grid in zip(heat.peaks(), heat.grid, strict=True):
         assert grid.min() <= value <= grid.max()
         assert 0 <= x < shape[1]
         assert 0 <= y < shape[0]
@@ -69,7 +69,7 @@ def test_what_is_told_of_a_peak_is_what_is_drawn(
     clip: Bundle, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ring is where x and y say, and the largest value that is told ends the scale."""
-    found = heatmap(clip, photo(*shape), ["a cat", "a dog"], "value", present=0)
+    heat = heatmap(clip, photo(*shape), ["a cat", "a dog"], "value", present=0)
     rings: list[tuple[float, float]] = []
     ends: list[tuple[str, str]] = []
     circle, bar = ImageDraw.ImageDraw.circle, plots.colour_bar
@@ -84,10 +84,10 @@ def test_what_is_told_of_a_peak_is_what_is_drawn(
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "circle", ring)
     monkeypatch.setattr(plots, "colour_bar", scale)
-    found.picture(each=True)
+    heat.picture(each=True)
     zoom = plots.TILE / max(shape)
-    for number, (value, x, y) in enumerate(found.peaks()):
-        assert value == found.at(*plots.shown(found.image).shape[:2])[number].max()
+    for number, (value, x, y) in enumerate(heat.peaks()):
+        assert value == heat.at(*plots.shown(heat.image).shape[:2])[number].max()
         assert ends[number][1] == f"{value:.3f}"
         sides = shape[1] * zoom, shape[0] * zoom
         for centre, place, side in zip(rings[2 * number], (x, y), sides, strict=True):
@@ -103,7 +103,7 @@ def test_windows_are_joined_as_papers_join_them() -> None:
         return F.avg_pool2d(pixels[:, :2], 4)
 
     starts = [(top, left) for top in (0, 6, 8) for left in (0, 6, 12, 16)]
-    found, cell = stitched(
+    actual, cell = stitched(
         lambda top, left: crop[:, top : top + 12, left : left + 12], run, (20, 28), (12, 12), starts
     )
     total, count = torch.zeros(2, 20, 28), torch.zeros(20, 28)
@@ -113,7 +113,7 @@ def test_windows_are_joined_as_papers_join_them() -> None:
         total[:, top : top + 12, left : left + 12] += up
         count[top : top + 12, left : left + 12] += 1
     assert cell == 1
-    assert_close(found, total / count)
+    assert_close(actual, total / count)
     soft, _ = stitched(
         lambda top, left: crop[:, top : top + 12, left : left + 12], run, (20, 28), (12, 12),
         starts, even=False,
@@ -126,7 +126,7 @@ def test_windows_are_joined_as_papers_join_them() -> None:
         total[:, top : top + 12, left : left + 12] += up * torch.outer(tent, tent)
         count[top : top + 12, left : left + 12] += torch.outer(tent, tent)
     assert_close(soft, total / count)
-    jump, hard = (each.diff(dim=2)[..., 12 - 1].abs().mean() for each in (soft, found))
+    jump, hard = (each.diff(dim=2)[..., 12 - 1].abs().mean() for each in (soft, actual))
     assert jump < 0.5 * hard  # where a window ends
 
 
@@ -155,13 +155,13 @@ def test_windows_are_whole_patches() -> None:
 def test_with_a_stride_windows_are_as_in_papers(clip: Bundle) -> None:
     """The last ones moved inward, all counting alike; without one no seam is seen."""
     image, texts = photo(48, 70), ["a cat", "a dog"]
-    found = heatmap(clip, image, texts, "naclip", scale=Scale(48, 16)).grid
+    actual = heatmap(clip, image, texts, "naclip", scale=Scale(48, 16)).grid
     total, count = np.zeros((2, 48, 70)), np.zeros((48, 70))
     for left in (0, 16, 22):
         part = np.ascontiguousarray(image[:, left : left + 48])
         total[:, :, left : left + 48] += heatmap(clip, part, texts, "naclip").values
         count[:, left : left + 48] += 1
-    np.testing.assert_allclose(found, total / count, atol=1e-5)
+    np.testing.assert_allclose(actual, total / count, atol=1e-5)
     soft = heatmap(clip, image, texts, "naclip", scale=Scale(48)).grid
     other = heatmap(clip, image, texts, "naclip", scale=Scale(48, 24, even=False)).grid
     np.testing.assert_array_equal(soft, other)
@@ -178,8 +178,8 @@ def test_a_constant_photo_has_the_same_map_in_windows(clip: Bundle) -> None:
 
 
 def test_the_scale_is_what_was_asked_for(clip: Bundle) -> None:
-    found = heatmap(clip, photo(100, 150), ["a cat"], scale=Scale(48, 32, 64))
-    assert found.geometry == Geometry((100, 150), (64, 96), (0, 0), (64, 96))
+    heat = heatmap(clip, photo(100, 150), ["a cat"], scale=Scale(48, 32, 64))
+    assert heat.geometry == Geometry((100, 150), (64, 96), (0, 0), (64, 96))
     kept = heatmap(clip, photo(100, 150), ["a cat"], scale=Scale(48))
     assert kept.geometry.resized == (100, 150)
     seen: list[tuple[int, int]] = []
@@ -236,9 +236,9 @@ def test_what_looks_like_a_patch(name: str) -> None:
         model = make(network, config, None, "tiny")
     side = model.preprocess.config.size[0]
     image = photo(side, side)
-    found = heatmap(model, image, like=(side - 2, 1), method="cosine")
-    assert found.grid[0, 0, -1] == pytest.approx(1, abs=1e-5)
-    assert found.grid.max() <= 1 + 1e-5
+    heat = heatmap(model, image, like=(side - 2, 1), method="cosine")
+    assert heat.grid[0, 0, -1] == pytest.approx(1, abs=1e-5)
+    assert heat.grid.max() <= 1 + 1e-5
     other = heatmap(model, image[:, ::-1].copy(), like=(side - 2, 1), like_image=image)
     assert other.values.shape == (1, side, side)
 
@@ -285,13 +285,13 @@ def test_the_method_that_auto_is(name: str, method: str, like: str) -> None:
 
 def test_auto_is_one_method_for_labels_and_regions_too(clip: Bundle) -> None:
     image = photo(48, 48)
-    found = [
+    actual = [
         heatmap(clip, image, "a cat"),
         segment(clip, image, "a cat"),
         locate(clip, image, "a cat"),
         locate(clip, image, "a cat", boxes=[(0, 0, 9, 9)]),
     ]
-    assert [each.method for each in found] == ["naclip"] * 4
+    assert [each.method for each in actual] == ["naclip"] * 4
 
 
 def test_a_collapse_that_is_known_is_said() -> None:
@@ -326,19 +326,19 @@ def test_in_tiles_the_greatest_counts_at_each_place(clip: Bundle, shape: tuple[i
     """Beside the maps of each size of tiles, which windows of a photo resized to it give."""
     image, texts = photo(*shape), ["a cat", "a dog"]
     size, short = min(clip.preprocess.config.size), min(shape)
-    found = heatmap(clip, image, texts, "naclip", tiles=True)
+    heat = heatmap(clip, image, texts, "naclip", tiles=True)
     sides = tile_sides(shape, size)
     assert sides
     shorts = [round(short * size / side) for side in sides]
     scales = [Scale(), *(Scale(None, size // 2, pixels, even=False) for pixels in shorts)]
     each = [heatmap(clip, image, texts, "naclip", scale=scale) for scale in scales]
-    finest = found.grid.shape[1:]
+    finest = heat.grid.shape[1:]
     assert finest == each[-1].grid.shape[1:]
-    wanted = np.max([one.at(*finest) for one in each], axis=0)
-    np.testing.assert_allclose(found.at(*finest), wanted, atol=1e-5)
+    expected = np.max([one.at(*finest) for one in each], axis=0)
+    np.testing.assert_allclose(heat.at(*finest), expected, atol=1e-5)
     parts = [view.pixels for view in views(image, (size, size))]
     alone = [present(clip.opening(squash=True), part, texts) for part in parts]
-    np.testing.assert_allclose(found.present, np.max(alone, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(heat.present, np.max(alone, axis=0), rtol=1e-4)
     own = heatmap(clip, image, texts, "naclip", tiles=short // 2)
     half = heatmap(clip, image, texts, "naclip", scale=Scale(None, size // 2, 2 * size, False))
     shown = own.grid.shape[1:]
@@ -352,14 +352,14 @@ def test_tiles_of_a_head_are_beside_the_background() -> None:
     side = one.image.shape[0]
     large = np.full((6 * side, 6 * side, 3), one.image[0, 0], np.uint8)
     large[2 * side : 3 * side, 3 * side : 4 * side] = one.image
-    found = model.heatmap(large, [one.objects[0].name], tiles=6 * side // 4)
-    assert found.method == "head"
-    assert found.background is not None
-    ((_, x, y),) = found.peaks()
+    heat = model.heatmap(large, [one.objects[0].name], tiles=6 * side // 4)
+    assert heat.method == "head"
+    assert heat.background is not None
+    ((_, x, y),) = heat.peaks()
     assert 3 * side <= x < 4 * side
     assert 2 * side <= y < 3 * side
-    assert found.present is not None
-    assert found.present[0] > model.heatmap(large, [one.objects[0].name]).present[0] - 1e-6
+    assert heat.present is not None
+    assert heat.present[0] > model.heatmap(large, [one.objects[0].name]).present[0] - 1e-6
 
 
 def test_tiles_and_windows_contradict(clip: Bundle) -> None:
@@ -387,7 +387,7 @@ def attention_and_vectors(model: Bundle, pixels: Tensor) -> tuple[list[Tensor], 
 def test_legrad_of_a_clip(clip: Bundle) -> None:
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     texts = torch.from_numpy(clip.embed_texts(["a cat", "a dog"]))
-    found = legrad(clip, texts, pixels)
+    result = legrad(clip, texts, pixels)
     tower = clip.network.image
     for image in range(2):
         maps, outputs = attention_and_vectors(clip, pixels[image : image + 1].clone())
@@ -398,8 +398,8 @@ def test_legrad_of_a_clip(clip: Bundle) -> None:
                 score = vector @ texts[t] / vector.norm()
                 (g,) = torch.autograd.grad(score, attention, retain_graph=True)
                 expected += g[0].clamp(min=0).mean((0, 1))[1:]
-            assert_close(found[image, t].flatten(), expected, rtol=1e-4, atol=1e-8)
-    assert found.max() > 1e-7
+            assert_close(result[image, t].flatten(), expected, rtol=1e-4, atol=1e-8)
+    assert result.max() > 1e-7
 
 
 def test_chefer_of_a_clip(clip: Bundle) -> None:
@@ -407,7 +407,7 @@ def test_chefer_of_a_clip(clip: Bundle) -> None:
     texts = torch.from_numpy(clip.embed_texts(["a cat", "a dog"]))
     tower = clip.network.image
     for layer, first in ((None, 1), (0, 0)):
-        found = chefer(clip, texts, pixels, layer)
+        result = chefer(clip, texts, pixels, layer)
         maps, outputs = attention_and_vectors(clip, pixels.clone())
         vector = tower.head(tower.norm(outputs[-1][0, 0]))
         for t in range(2):
@@ -416,8 +416,8 @@ def test_chefer_of_a_clip(clip: Bundle) -> None:
             for attention in maps[first:]:
                 (g,) = torch.autograd.grad(logit, attention, retain_graph=True)
                 total = total + (g * attention).clamp(min=0)[0].mean(0).detach() @ total
-            assert_close(found[0, t].flatten(), total[0, 1:], rtol=1e-4, atol=1e-8)
-    assert found.max() > 1e-6
+            assert_close(result[0, t].flatten(), total[0, 1:], rtol=1e-4, atol=1e-8)
+    assert result.max() > 1e-6
 
 
 def test_relevance_of_towers_that_pool_by_attention(siglip: Bundle) -> None:
@@ -435,8 +435,8 @@ def test_relevance_of_towers_that_pool_by_attention(siglip: Bundle) -> None:
             vector @ texts[0] / vector.norm(), taps.result()["attn"], retain_graph=True
         )
         expected += g[0, :, 0].clamp(min=0).mean(0)
-    found = legrad(siglip, texts, pixels)[0, 0].flatten()
-    assert_close(found, expected, rtol=1e-4, atol=1e-8)
+    actual = legrad(siglip, texts, pixels)[0, 0].flatten()
+    assert_close(actual, expected, rtol=1e-4, atol=1e-8)
     assert expected.max() > 1e-7
     assert chefer(siglip, texts, pixels).shape == (1, 1, 3, 3)
 
@@ -445,9 +445,9 @@ def test_relevance_of_a_resnet_and_of_a_swin() -> None:
     resnet = tiny_bundle(tiny_clip_resnet())
     texts = torch.from_numpy(resnet.embed_texts(["a cat"]))
     for method in (legrad, chefer):
-        found = method(resnet, texts, torch.randn(2, 3, 96, 64))
-        assert found.shape == (2, 1, 3, 2)
-        assert found.min() >= 0
+        actual = method(resnet, texts, torch.randn(2, 3, 96, 64))
+        assert actual.shape == (2, 1, 3, 2)
+        assert actual.min() >= 0
     config = shrunk(variants.VARIANTS["swin-tiny-7-224"].config)
     swin = make(models.build(config), config, None, "tiny-swin")
     with pytest.raises(UnsupportedError, match="attends inside windows"):
@@ -462,8 +462,8 @@ def test_presence_against_negatives(clip: Bundle) -> None:
     texts = ["a cat", "a wafer"]
     row = clip.embed_images([image])[0]
     for negatives in (None, ["a dog"]):
-        found = heatmap(clip, image, texts, negatives=negatives)
-        for text, told, seen in zip(texts, found.present, found.found, strict=True):
+        heat = heatmap(clip, image, texts, negatives=negatives)
+        for text, told, seen in zip(texts, heat.present, heat.found, strict=True):
             others = [word for word in ORDINARY if word not in text.split()]
             assert len(others) == len(ORDINARY) - (text == "a cat")
             against = clip.embed_texts(negatives or others) @ row
@@ -478,10 +478,10 @@ def test_presence_against_negatives(clip: Bundle) -> None:
 def test_presence_of_a_siglip_and_a_blip(siglip: Bundle, tmp_path: object) -> None:
     """A BLIP's cosine tells more than its matching head, to which a thing alone is no caption."""
     image = photo(48, 48)
-    found = heatmap(siglip, image, ["a cat"], present=0.5)
+    heat = heatmap(siglip, image, ["a cat"], present=0.5)
     cosine = float((siglip.embed_images([image]) @ siglip.embed_texts(["a cat"]).T)[0, 0])
     logit = siglip.scale * cosine + siglip.bias
-    assert found.present[0] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-4)
+    assert heat.present[0] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-4)
     blip = checkpoints.load(hugging_face_blip(tmp_path / "blip", RETRIEVAL).path)
     shown = [heatmap(blip, image, ["a cat"], way).present[0] for way in ("value", "gradcam")]
     against = blip.embed_texts([word for word in ORDINARY if word != "cat"])
@@ -500,8 +500,8 @@ def test_what_is_not_there_is_not_found_without_a_head(name: str) -> None:
             seen = scene(97, index, kind=kind)
             there = [thing.name for thing in seen.objects]
             asked = [*dict.fromkeys([*there, *texts])]
-            found = heatmap(model, seen.image, asked, "value").found
-            for text, told in zip(asked, found, strict=True):
+            actual = heatmap(model, seen.image, asked, "value").found
+            for text, told in zip(asked, actual, strict=True):
                 hits[text in there].append(told)
     assert np.mean(hits[True]) >= 0.8
     assert np.mean(hits[False]) <= 0.1
@@ -516,12 +516,12 @@ def test_a_line_runs_around_what_was_found() -> None:
     image = np.full((96, 96, 3), 120, np.uint8)
     sizes = []
     for below in (None, background):
-        found = Heatmap(image, ("a",), grid, geometry, 8, "value", None, 0.0, below)
+        actual = Heatmap(image, ("a",), grid, geometry, 8, "value", None, 0.0, below)
         flat = None if below is None else np.full((96, 96), 0.25, np.float32)
-        inside = extent(found.values[0], grid[0], flat)
-        np.testing.assert_array_equal(inside, found.values[0] > (0.5 if below is None else 0.25))
+        inside = extent(actual.values[0], grid[0], flat)
+        np.testing.assert_array_equal(inside, actual.values[0] > (0.5 if below is None else 0.25))
         sizes.append(inside.sum())
-        light = (np.asarray(found.picture())[22:382, 404:764] == 255).all(axis=-1)
+        light = (np.asarray(actual.picture())[22:382, 404:764] == 255).all(axis=-1)
         rows, columns = np.flatnonzero(light.any(axis=1)), np.flatnonzero(light.any(axis=0))
         box = [np.flatnonzero(inside.any(axis=axis))[[0, -1]] for axis in (1, 0)]
         zoom = 360 / 96
@@ -544,10 +544,10 @@ def test_what_is_not_found_is_not_drawn() -> None:
     geometry = Geometry((60, 60), (60, 60), (0, 0), (60, 60))
 
     def drawn(present: tuple[float, ...] | None, each: bool = False) -> np.ndarray:
-        found = Heatmap(
+        actual = Heatmap(
             image, ("a", "b"), grid.astype(np.float32), geometry, 20, "value", present, 0.5
         )
-        return np.asarray(found.picture(each)).astype(int)
+        return np.asarray(actual.picture(each)).astype(int)
 
     def colourful(picture: np.ndarray) -> list[bool]:
         """Of each third of the width whether something there is not grey."""
@@ -568,8 +568,8 @@ def test_rollout_is_of_no_text(clip: Bundle, siglip: Bundle) -> None:
     text, which is said. The map of all layers' attention is the same."""
     image = photo(64, 64)
     for model in (clip, siglip, tiny_bundle(tiny_clip_resnet())):
-        found = heatmap(model, image, method="rollout")
-        assert found.texts == ("rollout",)
+        heat = heatmap(model, image, method="rollout")
+        assert heat.texts == ("rollout",)
         pixels = torch.from_numpy(model.preprocess(image)[0])[None]
         tower = model.image_tower
         last = ["attn_pool"] if model is siglip else []
@@ -581,9 +581,9 @@ def test_rollout_is_of_no_text(clip: Bundle, siglip: Bundle) -> None:
             square = len(weights) == len(product)
             product = ((weights + np.eye(len(product))) / 2 if square else weights) @ product
         row = product[0, tower.prefix :]
-        np.testing.assert_allclose(found.grid.ravel(), row, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(heat.grid.ravel(), row, rtol=1e-4, atol=1e-7)
         same = attention_of(model, image, rollout=True)
-        np.testing.assert_allclose(same.grid, found.grid, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(same.grid, heat.grid, rtol=1e-5, atol=1e-8)
     with pytest.warns(SameMapWarning, match="rollout is of no text"):
         two = heatmap(clip, image, ["a cat", "a dog"], "rollout")
     assert two.texts == ("a cat", "a dog")
@@ -596,9 +596,9 @@ def test_what_texts_have_in_common_is_subtracted(clip: Bundle) -> None:
     vectors = clip.embed_texts(texts)
     shares = np.exp(2 * clip.embed_images([image])[0] @ vectors.T)
     weighted = plain * (shares / shares.mean())[:, None, None]
-    found = heatmap(clip, image, texts, "surgery-features").grid
-    np.testing.assert_allclose(found, weighted - weighted.mean(0), atol=1e-5)
-    np.testing.assert_allclose(found.sum(0), 0, atol=1e-6)
+    actual = heatmap(clip, image, texts, "surgery-features").grid
+    np.testing.assert_allclose(actual, weighted - weighted.mean(0), atol=1e-5)
+    np.testing.assert_allclose(actual.sum(0), 0, atol=1e-6)
     one = heatmap(clip, image, "a cat", "surgery-features").grid
     empty = heatmap(clip, image, "a cat", "surgery").grid - one
     ids = clip.tokenizer([""])
@@ -646,5 +646,5 @@ def test_edits_of_other_towers(name: str, method: str) -> None:
     else:
         expected = tower.head(tower.norm(tokens))
     tower.float()
-    found = tower.dense(pixels, EDITS[method])[0].double()
-    assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5)
+    actual = tower.dense(pixels, EDITS[method])[0].double()
+    assert_close(actual, expected.detach(), rtol=1e-4, atol=1e-5)

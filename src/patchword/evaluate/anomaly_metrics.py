@@ -100,8 +100,8 @@ def _overlap_curve(
         scores, gained, outside = scores[reached], gained[reached], outside[reached]
     order, ends = _descending(scores)
     false = np.cumsum(outside[order])[ends] / background
-    found = np.cumsum(gained[order])[ends].clip(max=total) / total
-    return np.append(0.0, false), np.append(0.0, found)
+    overlap = np.cumsum(gained[order])[ends].clip(max=total) / total
+    return np.append(0.0, false), np.append(0.0, overlap)
 
 
 def aupro(
@@ -140,12 +140,12 @@ def auspro(
     return _area_up_to(limit, *_overlap_curve(maps, masks, gains, total, limit))
 
 
-def _area_up_to(limit: float, false: Floats, found: Floats) -> float:
+def _area_up_to(limit: float, false: Floats, overlap: Floats) -> float:
     """The area under a curve from FPR 0 to `limit`, divided by `limit`. Of several points at the
     limit the first ends the curve, for a vertical step has no area."""
     stop = int(np.searchsorted(false, limit)) + 1
-    false, found = false[:stop], found[:stop]
-    ends = np.append(found[:-1], np.interp(limit, false, found))
+    false, overlap = false[:stop], overlap[:stop]
+    ends = np.append(overlap[:-1], np.interp(limit, false, overlap))
     return _area(ends, np.append(false[:-1], limit)) / limit
 
 

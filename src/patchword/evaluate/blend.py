@@ -52,9 +52,9 @@ def blend(start: Bundle, end: Bundle, alpha: float) -> Bundle:
             "a layer that makes its maps (a head for maps)"
         )
         start, end = _headless(start), _headless(end)
-    if found := list(differences(start, end)):
+    if different := list(differences(start, end)):
         raise UnsupportedError(
-            f"{start.name} and {end.name} cannot be blended: {listed(found, NAMED, '; ')}"
+            f"{start.name} and {end.name} cannot be blended: {listed(different, NAMED, '; ')}"
         )
     ours, theirs = start.own_network.state_dict(), end.own_network.state_dict()
     state = {name: _between(value, theirs[name], alpha).clone() for name, value in ours.items()}

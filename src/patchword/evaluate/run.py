@@ -237,18 +237,18 @@ class Evaluation:
     def _trained(
         self,
         task: str,
-        known: Vector,
-        labels: Indices,
+        train_vectors: Vector,
+        train_labels: Indices,
         vectors: Vector,
         targets: Indices,
         names: tuple[str, ...],
     ) -> Classified:
-        details: dict[str, Any] = {"train_images": len(known)}
+        details: dict[str, Any] = {"train_images": len(train_vectors)}
         if task == "knn":
-            k = min(self.options.neighbours, len(known))
-            scores = nearest(known, labels, vectors, len(names), k)
+            k = min(self.options.neighbours, len(train_vectors))
+            scores = nearest(train_vectors, train_labels, vectors, len(names), k)
             return classified("knn", scores, targets, names, details | {"k": k})
-        probe = linear_probe(known, labels, len(names))
+        probe = linear_probe(train_vectors, train_labels, len(names))
         details |= {"C": probe.c, "held_out_acc1": probe.held_out}
         return classified("probe", probe(vectors), targets, names, details)
 

@@ -132,10 +132,10 @@ class Inspector:
             return
         check = Check(self.model.scope, self.model.name)
         appearances = dict[int, Appearance]() if self.taken else None
-        found = found_each(
+        outcomes = found_each(
             self.model, self.method, self.state, as_images(images), check, appearances
         )
-        yield from self._judge_each(found, check, appearances)
+        yield from self._judge_each(outcomes, check, appearances)
 
     @property
     def watched(self) -> bool:
@@ -242,9 +242,9 @@ class Inspector:
         be opened come first."""
         check = Check(self.model.scope, self.model.name)
         batch, appearances = [*self.good, *sources], dict[int, Appearance]()
-        found = list(found_each(self.model, self.method, self.state, batch, check, appearances))
+        outcomes = list(found_each(self.model, self.method, self.state, batch, check, appearances))
         check.kind = GOOD
-        of_good = list(check.each(found[: len(self.good)]))
+        of_good = list(check.each(outcomes[: len(self.good)]))
         check.kind = IMAGES
         findings, taken, errors = [], [], []
         for number, (source, result) in enumerate(of_good):
@@ -257,14 +257,14 @@ class Inspector:
         self.drift = Drift(self.calibration.scores)
         self.taken = taken
         yield from errors
-        yield from self._judge_each(found[len(of_good) :], check, appearances, len(of_good))
+        yield from self._judge_each(outcomes[len(of_good) :], check, appearances, len(of_good))
 
     def _group(self, source: ImageLike) -> str:
         return group_of(source) if self.grouped else ""
 
     def _judge_each(
         self,
-        found_each: Iterable[tuple[ImageLike, Found | ImageError]],
+        outcomes: Iterable[tuple[ImageLike, Found | ImageError]],
         check: Check,
         appearances: Mapping[int, Appearance] | None,
         first: int = 0,
@@ -273,16 +273,16 @@ class Inspector:
         has the number `first` there."""
         judges, no_judge = self.judges(), Judge(Calibration("none"), self.rule)
         digests = {photo.appearance.digest for photo in self.taken or ()}
-        for number, (source, found) in enumerate(check.each(found_each), first):
-            if isinstance(found, ImageError):
-                yield source, found
+        for number, (source, outcome) in enumerate(check.each(outcomes), first):
+            if isinstance(outcome, ImageError):
+                yield source, outcome
                 continue
             group, known = self._group(source), False
             if appearances is not None:
                 known = appearances[number].digest in digests
                 name = one_line(file_name(source)) or f"image {number - first + 1}"
                 self.inspected.append(InspectedPhoto(name, group, appearances[number], known))
-            inspection = self._judged(source, found, judges.get(group, no_judge), group)
+            inspection = self._judged(source, outcome, judges.get(group, no_judge), group)
             yield source, replace(inspection, outside=check.outside, known=known)
 
     def _judged(self, source: ImageLike, found: Found, judge: Judge, group: str) -> Inspection:
@@ -349,10 +349,10 @@ def on_one_scale(inspections: Sequence[Inspection]) -> list[Inspection]:
 
 
 def calibrated(
-    found: Iterable[tuple[ImageLike, Finding]], kind: Kind, grouped: bool
+    findings: Iterable[tuple[ImageLike, Finding]], kind: Kind, grouped: bool
 ) -> Calibration:
     """The calibration from the findings of good photos."""
-    pairs = list(found)
+    pairs = list(findings)
     return Calibration(
         kind if pairs else "none",
         tuple(finding.score for _, finding in pairs),

@@ -23,12 +23,12 @@ def full_scale(edge: float) -> float:
     return 2.0 ** max(math.ceil(math.log2(256 * edge)), -2)
 
 
-def save_map(found: Inspection, path: str | os.PathLike[str]) -> bool:
+def save_map(inspection: Inspection, path: str | os.PathLike[str]) -> bool:
     """Write the map (H, W) as uint16; the file's description says which value 65535 stands for.
     Larger values are written as 65535. Returns True if there are none."""
-    full = full_scale(found.edge)
-    # `found.values` would be cached: 64 MB for a photo of 4,000 x 4,000 pixels.
-    values = np.round(found.geometry.to_source(found.grid) / full * TOP)
+    full = full_scale(inspection.edge)
+    # `inspection.values` would be cached: 64 MB for a photo of 4,000 x 4,000 pixels.
+    values = np.round(inspection.geometry.to_source(inspection.grid) / full * TOP)
     picture = Image.fromarray(values.clip(0, TOP).astype(np.uint16))
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[DESCRIPTION] = f"patchword inspect: value = sample / {TOP} * {full:g}"

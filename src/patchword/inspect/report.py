@@ -33,12 +33,12 @@ class Report:
         self._worst: list[tuple[Inspection, str]] = []
         self._limits: set[float] = set()
 
-    def add(self, found: Inspection, name: str) -> None:
+    def add(self, inspection: Inspection, name: str) -> None:
         """Add the result of one photo, shown under that name."""
-        self.scores.append((found.score, found.rejected))
-        if math.isfinite(found.limit):
-            self._limits.add(found.limit)
-        self._worst.append((found, name))
+        self.scores.append((inspection.score, inspection.rejected))
+        if math.isfinite(inspection.limit):
+            self._limits.add(inspection.limit)
+        self._worst.append((inspection, name))
         self._worst.sort(key=lambda pair: -pair[0].score)
         del self._worst[SHOWN:]
 
@@ -136,22 +136,22 @@ def legend(low: float, high: float) -> str:
     return html_page.render("inspect_scale", colours=colours, **ends)
 
 
-def card(found: Inspection, name: str) -> html_page.Card:
+def card(inspection: Inspection, name: str) -> html_page.Card:
     """The card of a photo, drawn under its map."""
-    note = f"score {plain(found.score)}"
-    if found.p_value is not None:
-        note += f", p {found.p_value:.3g}"
-    if found.boxes:
-        note += f", {counted(len(found.boxes), 'place')}"
-    if found.outside:
+    note = f"score {plain(inspection.score)}"
+    if inspection.p_value is not None:
+        note += f", p {inspection.p_value:.3g}"
+    if inspection.boxes:
+        note += f", {counted(len(inspection.boxes), 'place')}"
+    if inspection.outside:
         note += f" · {UNLIKE}"
     mark: Literal["", "right", "wrong"] = ""
-    if found.rejected:
+    if inspection.rejected:
         mark = "wrong"
-    elif found.rejected is False and not found.outside:
+    elif inspection.rejected is False and not inspection.outside:
         mark = "right"
-    title = f"{name}: {in_words(found.rejected, found.outside)}"
-    return html_page.Card(found.overlay(html_page.SIDE), title, note, verdict=mark)
+    title = f"{name}: {in_words(inspection.rejected, inspection.outside)}"
+    return html_page.Card(inspection.overlay(html_page.SIDE), title, note, verdict=mark)
 
 
 def _chart(

@@ -110,7 +110,7 @@ def attention(
             "no map of the whole image; heatmap with like, the (x, y) of a pixel, shows what looks "
             "like the patch there"
         )
-    wanted = layers_of(names, model.name, layer, head, rollout, all_layers)
+    shown = layers_of(names, model.name, layer, head, rollout, all_layers)
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
@@ -118,8 +118,8 @@ def attention(
     judged(model, image, photo)
     with inference(network):
         pool_taps = pooling(tower) if rollout else []
-        _, taps = network.encode_image(model.tensor(pixels)[None], taps=[*wanted, *pool_taps])
-        layers = [taps[name][0].float() for name in wanted]
+        _, taps = network.encode_image(model.tensor(pixels)[None], taps=[*shown, *pool_taps])
+        layers = [taps[name][0].float() for name in shown]
         weights, titles = chosen(layers, head, rollout, all_layers)
         pooled = weights
         if pool_taps:

@@ -95,7 +95,7 @@ def caption_attention(
     network, tower, tokenizer = writer(model), model.image_tower, model.reader()
     assert model.config.decoder is not None
     names = [f"decoder.blocks.{i}.cross.attn" for i in range(model.config.decoder.depth)]
-    wanted = layers_of(names, model.name, layer, head, False, all_layers)
+    shown = layers_of(names, model.name, layer, head, False, all_layers)
     photo = model.opener(image, exact=True)
     pixels, geometry = model.preprocess(photo)
     with noted() as sights:
@@ -108,17 +108,17 @@ def caption_attention(
         tokens = checked_tokens(check, network, model.tensor(pixels)[None])
         list(check.each([(image, photo)]))
         written = network.write(tokens, start, options)
-        taps = network.decoder_taps(tokens, written.ids, wanted)
+        taps = network.decoder_taps(tokens, written.ids, shown)
     check_image(image, written.log_probabilities, model.no_vector)
     rows = packed(written.ids, written.log_probabilities).cpu().numpy()
     text = Caption.read(model, rows, len(start))
     end = len(start) + len(text.token_log_probabilities)
     ids = written.ids[0].tolist()[len(start) : end]
     words = words_of(tokenizer, [id_ for id_ in ids if id_ != tokenizer.end_token])
-    layers = [of_words(taps[name][0].float(), head, len(start) - 1, words) for name in wanted]
+    layers = [of_words(taps[name][0].float(), head, len(start) - 1, words) for name in shown]
     maps, size = torch.stack(layers), geometry.size
     grid = torch.unflatten(maps[..., tower.patches(size)], -1, tower.grid(size))
-    titles = [f"layer {names.index(name)}" for name in wanted]
+    titles = [f"layer {names.index(name)}" for name in shown]
     if head is not None:
         titles = [f"{title}, head {head}" for title in titles]
     return CaptionAttention(

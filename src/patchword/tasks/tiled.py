@@ -57,9 +57,9 @@ class Tiled(Generic[R]):
     views: tuple[tuple[Box, R], ...]
 
 
-def joined(found: Iterable[tuple[ImageLike, Tiled[R] | ImageError]]) -> list[R]:
+def joined(results_each: Iterable[tuple[ImageLike, Tiled[R] | ImageError]]) -> list[R]:
     """The joined result of each photo. Raises the ImageError of the first that cannot be opened."""
-    return [result.joined for result in results(found)]
+    return [result.joined for result in results(results_each)]
 
 
 def tile_size(tiles: bool | int) -> int | None:

@@ -78,13 +78,13 @@ def text_attention(
     if not text.strip():
         raise UnsupportedError(f"a text without words has no attention: {text!r}")
     names = [f"text.blocks.{i}.attn" for i in range(config.depth)]
-    wanted = layers_of(names, model.name, layer, head, rollout, all_layers)
+    shown = layers_of(names, model.name, layer, head, rollout, all_layers)
     Check(model.scope, model.name).texts([text])
     long_text.warn_of_long(tokenizer, tokenizer.rows([text]))
     ids, tokens = tokenizer.named(text)
     with inference(network):
-        _, taps = network.encode_text(model.tensor(ids), taps=wanted)
-        layers = [taps[name][0].float() for name in wanted]
+        _, taps = network.encode_text(model.tensor(ids), taps=shown)
+        layers = [taps[name][0].float() for name in shown]
         weights, titles = chosen(layers, head, rollout, all_layers)
         mean = mean_of(layers, rollout or all_layers)
     check_finite(weights, lambda: model.no_vector("a text"))
