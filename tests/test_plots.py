@@ -123,12 +123,12 @@ def test_panels_of_any_shape(shape: tuple[int, int]) -> None:
 
 
 def test_a_picture_that_is_too_large_for_its_format(tmp_path: Path) -> None:
-    for name, most in (("a.webp", 16_383), ("a.jpg", 65_500), ("a.pdf", 65_500)):
-        plots.save(Image.new("RGB", (1, most)), tmp_path / name)
-        said = rf"{name}: the picture has 1 x {most + 1:,} pixels, and .* at most {most:,} a side"
-        with pytest.raises(UnsupportedError, match=said):
-            plots.save(Image.new("RGB", (1, most + 1)), tmp_path / name)
-    plots.save(Image.new("RGB", (1, most + 1)), tmp_path / "a.png")
+    for name, side in (("a.webp", 16_383), ("a.jpg", 65_500), ("a.pdf", 65_500)):
+        plots.save(Image.new("RGB", (1, side)), tmp_path / name)
+        message = f"{name}: the picture has 1 x {side + 1:,} pixels, and .* at most {side:,} a side"
+        with pytest.raises(UnsupportedError, match=message):
+            plots.save(Image.new("RGB", (1, side + 1)), tmp_path / name)
+    plots.save(Image.new("RGB", (1, side + 1)), tmp_path / "a.png")
 
 
 def test_the_ring_lies_on_the_largest_value() -> None:

@@ -112,8 +112,8 @@ def test_images_in_the_forms_of_other_embedding_apis(
 
 
 def test_openai_chat(client: openai.OpenAI) -> None:
-    asked = messages("what colour is the ring?")
-    answer = client.chat.completions.create(model="demo-blip", messages=asked)
+    colour_question = messages("what colour is the ring?")
+    answer = client.chat.completions.create(model="demo-blip", messages=colour_question)
     assert answer.choices[0].message.content == "red"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 2
@@ -135,7 +135,7 @@ def test_openai_chat(client: openai.OpenAI) -> None:
     assert sampled.model_extra is not None
     assert "not used here: tool_choice" in sampled.model_extra["warnings"]
     with pytest.raises(openai.BadRequestError, match="demo answers no questions"):
-        client.chat.completions.create(model="demo", messages=asked)
+        client.chat.completions.create(model="demo", messages=colour_question)
     with pytest.raises(openai.BadRequestError, match="no image"):
         client.chat.completions.create(
             model="demo-blip", messages=[{"role": "user", "content": "hello"}]
@@ -144,11 +144,11 @@ def test_openai_chat(client: openai.OpenAI) -> None:
 
 def test_options_of_a_chat(address: str) -> None:
     """Other forms of answers and unknown roles are refused; a text is cut before a stop text."""
-    asked: dict[str, Any] = {"messages": messages("what colour is the ring?")}
+    request: dict[str, Any] = {"messages": messages("what colour is the ring?")}
     key = {"x-api-key": "secret"}
 
     def chat(**more: Any) -> dict[str, Any]:
-        body = {**asked, **more}
+        body = {**request, **more}
         answer = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=key)
         assert answer.status_code == (400 if "error" in answer.json() else 200)
         return dict(answer.json())
@@ -164,7 +164,7 @@ def test_options_of_a_chat(address: str) -> None:
     longer = chat(response_format={"type": "text"}, max_completion_tokens=1)
     warning = "max_completion_tokens is 1, and the text has 2: texts here are not cut"
     assert longer["warnings"] == [warning]
-    wrong = chat(messages=[{**asked["messages"][0], "role": "usr"}])["error"]
+    wrong = chat(messages=[{**request["messages"][0], "role": "usr"}])["error"]
     assert (wrong["param"], "'assistant'" in wrong["message"]) == ("messages.0.role", True)
     for stop, expected in (("d", "re"), (["x", "ed", "d"], "r"), (["x", ""], "red"), ([], "red")):
         found = chat(stop=stop)
@@ -203,10 +203,10 @@ def test_chat_with_nulls_usage_and_finish_reasons(
     answer = json.loads(raw.text)
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert not any("not used" in each for each in answer.get("warnings", ()))
-    asked: dict[str, Any] = {"messages": described, "model": "demo-blip", "stream": True}
+    request: dict[str, Any] = {"messages": described, "model": "demo-blip", "stream": True}
     for usage in (False, True):
         chunks = list(
-            client.chat.completions.create(**asked, stream_options={"include_usage": usage})
+            client.chat.completions.create(**request, stream_options={"include_usage": usage})
         )
         has_usage = ["usage" in chunk.model_fields_set for chunk in chunks]
         assert has_usage == [usage] * len(chunks)
@@ -215,7 +215,7 @@ def test_chat_with_nulls_usage_and_finish_reasons(
     cut = client.chat.completions.create(model="demo-blip", messages=described).choices[0]
     assert cut.finish_reason == "length"
     assert str(answer["choices"][0]["message"]["content"]).startswith(str(cut.message.content)[:8])
-    ends = [chunk.choices[0].finish_reason for chunk in client.chat.completions.create(**asked)]
+    ends = [chunk.choices[0].finish_reason for chunk in client.chat.completions.create(**request)]
     assert ends == [None] * (len(ends) - 1) + ["length"]
 
 
