@@ -106,7 +106,7 @@ def embeddings(
         yield Drop(f"{source}embeddings.token_type_ids", why="0, 0, 0, ...: the first type")
     else:
         yield Unsqueeze(positions, pos_embed)
-    yield Drop(f"{source}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    yield Drop(f"{source}embeddings.position_ids", why="0, 1, 2, ..., which are computed")
     yield from rename_layer(f"{source}embeddings.LayerNorm", f"{target}.norm_pre")
 
 

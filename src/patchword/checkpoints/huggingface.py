@@ -139,7 +139,7 @@ def text_tower(prefix: str, depth: int) -> Iterator[Rule]:
 
 def drop_position_ids(prefix: str) -> Drop:
     """A tensor that files of older versions of transformers have in a tower."""
-    return Drop(f"{prefix}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    return Drop(f"{prefix}embeddings.position_ids", why="0, 1, 2, ..., which are computed")
 
 
 def vit_attention(source: str, target: str, inner: str = "attention") -> Iterator[ReadingRule]:

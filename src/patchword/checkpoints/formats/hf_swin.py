@@ -79,7 +79,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
 def _block(source: str, target: str) -> Iterator[Rule]:
     attention, table = f"{source}.attention.self", "relative_position_bias_table"
     yield Rename(f"{attention}.{table}", f"{target}.attn.{table}")
-    yield Drop(f"{attention}.relative_position_index", why="made anew from the window's size")
+    yield Drop(f"{attention}.relative_position_index", why="computed from the window's size")
     yield from vit_layer(source, target, inner="self")
 
 

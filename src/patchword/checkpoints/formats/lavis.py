@@ -127,7 +127,7 @@ def _shared_decoder(depth: int) -> Iterator[Rule]:
         yield from bert.attention(f"{DECODER}encoder.layer.{i}", f"decoder.blocks.{i}")
     for name in _shared_names(depth):
         yield Drop(f"{DECODER}{name}", why="the text encoder's again")
-    yield Drop(f"{DECODER}embeddings.position_ids", why="0, 1, 2, ...: counted anew")
+    yield Drop(f"{DECODER}embeddings.position_ids", why="0, 1, 2, ..., which are computed")
 
 
 def _shared_names(depth: int) -> list[str]:

@@ -139,7 +139,7 @@ def text_rules(config: ModelConfig, prefix: str = "") -> Iterator[Rule]:
     yield from rename_layer(f"{prefix}ln_final", "text.norm")
     for i in range(text.depth):
         yield from _block(f"{prefix}{BLOCKS}{i}", f"text.blocks.{i}")
-        yield Drop(f"{prefix}{BLOCKS}{i}.attn_mask", why="the causal mask, made anew")
+        yield Drop(f"{prefix}{BLOCKS}{i}.attn_mask", why="the causal mask, which is computed")
     for name in ("input_resolution", "context_length", "vocab_size"):
         yield Drop(name, why="a size, which the tensors show too")
 

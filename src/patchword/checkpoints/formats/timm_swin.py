@@ -96,8 +96,8 @@ def _block(block: str) -> Iterator[Rule]:
     for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
         yield from rename_layer(f"{block}.{name}", f"image.{block}.{name}")
     yield Rename(f"{block}.attn.{TABLE}", f"image.{block}.attn.{TABLE}")
-    yield Drop(f"{block}.attn.relative_position_index", why="made anew")
-    yield Drop(f"{block}.attn_mask", why="made anew")
+    yield Drop(f"{block}.attn.relative_position_index", why="computed from the window's size")
+    yield Drop(f"{block}.attn_mask", why="the mask of shifted windows, which is computed")
 
 
 def _vision(
