@@ -19,6 +19,8 @@ from patchword.where.locate import locate, regions_of
 from patchword.where.regions import parts
 from patchword.where.windows import Grid
 
+SAMPLES = Path(__file__).parents[1] / "samples"
+
 RNG = np.random.default_rng(0)
 
 
@@ -111,16 +113,26 @@ def test_regions_of_a_head_are_above_the_background(blip: patchword.Model) -> No
     picture = scene(91, 0, kind="shapes")
     name = picture.objects[0].name
     located = blip.locate(picture.image, name, method="head")
-    assert located.present is None
     maps = blip.heatmap(picture.image, [name, "background"], "head").values
     above = maps[0] > maps[1]
     for region in located.regions:
         assert above[located.mask(region)].all()
     mask = located.mask(located.regions[0])
     assert (mask & picture.objects[0].mask).sum() > 0.5 * (mask | picture.objects[0].mask).sum()
-    certain = blip.locate(picture.image, name, method="head", present=1.0)
-    assert certain.missing == (name,)
-    assert certain.present is not None
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-blip"])
+def test_a_text_has_regions_where_its_heatmap_finds_it(name: str) -> None:
+    model = patchword.load(name)
+    texts = ["a scratch", "a stain", "particles", "an edge chip"]
+    for path in sorted(SAMPLES.glob("wafers/*.jpg")):
+        heatmap, located = model.heatmap(path, texts), model.locate(path, texts)
+        assert located.present == pytest.approx(heatmap.present, abs=1e-6)
+        assert located.missing == tuple(
+            text for text, found in zip(texts, heatmap.found, strict=True) if not found
+        )
+    doubtful = model.locate(path, texts, present=0)
+    assert set(doubtful.missing) <= set(located.missing)
 
 
 def test_boxes_that_are_given_are_scored(clip: Bundle) -> None:

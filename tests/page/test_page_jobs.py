@@ -126,11 +126,8 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     assert not colours & others
 
 
-def test_a_text_that_is_not_found_has_no_box(visit: Visit, demo: patchword.Model) -> None:
-    """A heatmap asks for more certainty than `locate`: of an edge chip in a stain it finds none."""
-    text = "an edge chip"
-    assert demo.heatmap(STAIN, text).found == (False,)
-    assert demo.locate(STAIN, text).missing == ()
+def test_a_text_that_is_not_found_has_no_box(visit: Visit) -> None:
+    text = "an edge chip"  # of which the stain's map has some, with too low a probability
     page = visit("where")
     give(page, "where", STAIN)
     page.fill("#panel-where [name=texts]", text)
@@ -138,9 +135,6 @@ def test_a_text_that_is_not_found_has_no_box(visit: Visit, demo: patchword.Model
     submit(page, "where")
     assert page.locator("#panel-where .legend li").all_text_contents() == [f"{text}: not found"]
     assert drawn(page, STAGE).max() == 0
-    page.uncheck("#panel-where [name=heatmap]")
-    submit(page, "where")
-    assert f"{text}: score" in page.inner_text("#panel-where .legend")
 
 
 def test_where_takes_a_method_and_a_layer(visit: Visit, writer: patchword.Model) -> None:

@@ -159,9 +159,9 @@ class Places(Features):
         boxes      (x1, y1, x2, y2) in pixels: score these instead of searching for regions: by the
                    dense features inside, `.score`, and by encoding the crop, `.crop`
         method     "auto" or one of `where.dense.EDITS`
-        present    least probability with which a text is in the photo, against `negatives`, texts
-                   of what else there could be. None: 0.5 against them, else 0.1 among the words
-                   that a photo may show; a model with a dense head makes no such test
+        present    a text with a lower probability has no regions. negatives: texts of what else
+                   there could be. None: 0.5 against negatives, else 0.7 by a dense head, or 0.1
+                   among the words that a photo may show
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
         UnsupportedError for texts or boxes that are not possible or a model without a text tower.

@@ -65,8 +65,8 @@ def locate(
         float | None,
         typer.Option(
             help="0 to 1: a text with a lower probability counts as not found; 0: all texts are "
-            "located. By default 0.5 with --negatives, else 0.1 compared with a list of "
-            "common words; not used by a model with a dense head."
+            "located. By default 0.5 with --negatives, else 0.7 by a model with a dense "
+            "head, and 0.1 compared with a list of common words."
         ),
     ] = None,
     negatives: NegativesOption = None,

@@ -24,8 +24,8 @@ from patchword.visible_area import untold
 from patchword.where.auto import usual_of
 from patchword.where.dense import OF_PATCHES, dense, edit_of, on_grid
 from patchword.where.heatmap import of_texts, resolve
-from patchword.where.photo_maps import HEAD, mapped
-from patchword.where.presence import least
+from patchword.where.photo_maps import HEAD, mapped, refined
+from patchword.where.presence import LEAST, least, likely
 from patchword.where.presence import present as probabilities
 from patchword.where.regions import Mask, parts
 from patchword.where.rle import rle
@@ -59,7 +59,7 @@ class Region(Brief):
 class Located(Pictured):
     """Where the texts are: `regions`, the largest first; for given boxes, each box with each text.
 
-    present  the probability, 0 to 1, that each text is in the photo; None if not computed
+    present  the probability, 0 to 1, that each text is in the photo; None for given boxes
     least    texts that are less probable have no regions
     """
 
@@ -138,9 +138,9 @@ def locate(
     method   one of `dense.EDITS`, or "head"; with `boxes` one of `dense.OF_PATCHES`; "auto": see
              `auto.usual`
     scale, refine  see `heatmap`
-    present  the probability that a text in the photo must have, against `negatives` (see
-             `presence.present`). None: 0.5 against negatives, else 0.1; with a head, which has
-             learned what is absent, and without negatives no probability is computed
+    present  a text with a lower probability has no regions. None: 0.5 against `negatives`; else
+             0.7 with a head, whose maps give the probability (see `presence.likely`), and 0.1
+             without one (see `presence.present`)
 
     Raises ImageError, and UnsupportedError for invalid texts and boxes, and for a model without a
     text tower.
@@ -170,24 +170,28 @@ def locate(
         scored = _scored_boxes(model, photo, names, checked_boxes, features)
         return Located(photo, names, scored, chosen, None, 0.0)
     run = of_texts(model, names, chosen, None)
-    maps = mapped(model, image, photo, run, scale, refine, progress, chosen)
-    background = len(names) if chosen == HEAD else None  # the number of its map
-
-    def regions(numbers: Sequence[int]) -> tuple[Region, ...]:
-        every: list[Region] = []
-        for done, number in enumerate(numbers, start=1):
-            every += regions_of(names[number], number, maps, background)
-            if progress:
-                progress(done, len(numbers))
-        return tuple(sorted(every, key=lambda region: -region.area))
-
-    if present is None and negatives is None and chosen == HEAD:
-        return Located(photo, names, regions(range(len(names))), chosen, None, 0.0)
-    present = least(negatives) if present is None else present
-    with untold():  # `mapped` has warned of the photo
-        probable = probabilities(model.opening(squash=True), photo, names, negatives)
-    in_photo = [number for number, p in enumerate(probable) if p >= present]
-    return Located(photo, names, regions(in_photo), chosen, probable, present)
+    head = model.config.dense_head if chosen == HEAD else None
+    maps = mapped(model, image, photo, run, scale, refine and not head, progress, chosen)
+    if head and negatives is None:
+        probable = likely(maps.values[:-1], maps.values[-1], head.scale)
+        threshold = LEAST
+    else:
+        threshold = least(negatives)
+        with untold():  # `mapped` has warned of the photo
+            probable = probabilities(model.opening(squash=True), photo, names, negatives)
+    if present is not None:
+        threshold = present
+    if head and refine:  # after the probabilities, as in `heatmap`
+        maps = refined(photo, maps)
+    background = len(names) if head else None  # the number of its map
+    in_photo = [number for number, p in enumerate(probable) if p >= threshold]
+    regions: list[Region] = []
+    for done, number in enumerate(in_photo, start=1):
+        regions += regions_of(names[number], number, maps, background)
+        if progress:
+            progress(done, len(in_photo))
+    regions.sort(key=lambda region: -region.area)
+    return Located(photo, names, tuple(regions), chosen, probable, threshold)
 
 
 def _checked_texts(texts: str | Sequence[str]) -> tuple[str, ...]:

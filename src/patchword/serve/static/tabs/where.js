@@ -64,13 +64,8 @@ export class Where extends Panel {
     this.find(".legend").replaceChildren();
     await this.stage.show(photo, Number(this.opacity.value), signal);
     const work = [];
-    let missing = Promise.resolve([]); // texts that the heatmap does not find: they get no boxes
-    if (this.field("heatmap").checked) {
-      const heatmap = this.heatmap(body, texts, signal);
-      missing = heatmap.catch(() => []); // without a heatmap every box is drawn
-      work.push(heatmap);
-    }
-    if (this.field("boxes").checked) work.push(this.boxes(body, texts, missing, signal));
+    if (this.field("heatmap").checked) work.push(this.heatmap(body, texts, signal));
+    if (this.field("boxes").checked) work.push(this.boxes(body, texts, signal));
     if (this.field("masks").checked) work.push(this.masks(body, texts, signal));
     // An error of one leaves the others.
     for (const result of await Promise.allSettled(work)) {
@@ -79,7 +74,6 @@ export class Where extends Panel {
     }
   }
 
-  /** Shows the maps. Returns the texts that are not found. */
   async heatmap(body, texts, signal) {
     const method = this.field("method").value;
     const layer = this.field("layer").value;
@@ -98,18 +92,15 @@ export class Where extends Panel {
     };
     this.texts.replaceChildren(...buttons);
     show(answer.maps.find((map) => map.found) ?? answer.maps[0]);
-    return answer.maps.filter((map) => !map.found).map((map) => map.text);
   }
 
-  /** Draws boxes. The heatmap asks for more certainty than `locate`: a text that is not found there gets none. */
-  async boxes(body, texts, missing, signal) {
+  async boxes(body, texts, signal) {
     const answer = await post("/v1/locate", { ...body, texts }, signal);
     this.addWarnings(answer.warnings);
-    const withoutBoxes = await missing;
     signal.throwIfAborted();
     answer.data.forEach(({ text, found, regions }, i) => {
       const colour = COLOURS[i % COLOURS.length];
-      if (!found || withoutBoxes.includes(text)) {
+      if (!found) {
         this.addLegend(colour, t("no_region", { text }));
         return;
       }
