@@ -13,7 +13,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
-from ran import run  # noqa: F401  a fixture of every file that has no `run` of its own
+from cli_runner import run  # noqa: F401  a fixture of every file that has no `run` of its own
 
 if TYPE_CHECKING:
     from patchword import Model
@@ -77,7 +77,7 @@ def blip() -> Model:
 @pytest.fixture(scope="module")
 def clip() -> Bundle:
     """A CLIP of random weights."""
-    from shrunk import tiny_bundle, tiny_clip
+    from small_models import tiny_bundle, tiny_clip
 
     return tiny_bundle(tiny_clip())
 

@@ -13,7 +13,7 @@ import tiny_blip
 import tiny_runs
 import torch
 from PIL import Image
-from shrunk import embeds_text, ids, pixels, shrunk
+from small_models import embeds_text, ids, pixels, shrunk
 from tiny_runs import OBJECTIVES, curve
 from torch import Tensor
 from torch.testing import assert_close

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from formulas import log_softmax
+from loss_formulas import log_softmax
 from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from scipy.stats import chisquare
 from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, some_run, write

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_blip
 import torch
-from formulas import log_softmax
+from loss_formulas import log_softmax
 from PIL import Image
 from tiny_blip import (
     ALONE,

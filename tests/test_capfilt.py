@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from layouts import rng
+from cli_runner import Ran, Run
+from dataset_layouts import rng
+from forked_processes import command
 from numpy.testing import assert_allclose
 from photos import PREPROCESS, photo, tar_of
 from PIL import Image
-from processes import command
-from ran import Ran, Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints

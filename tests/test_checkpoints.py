@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from references import WEIGHTS, edit_json, fails, hugging_face, openai_archive, rewrite
-from shrunk import tiny_clip, tiny_clip_resnet
+from small_models import tiny_clip, tiny_clip_resnet
 from torch import Tensor
 
 from patchword import checkpoints, models
@@ -22,7 +22,7 @@ from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
 
-pytest_plugins = ["written"]
+pytest_plugins = ["original_checkpoints"]
 
 
 def tiny(config: ModelConfig, tokenizer: Tokenizer | None = None, seed: int = 0) -> Bundle:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import environment, started
+from forked_processes import environment, started
 from safetensors.torch import save_file
-from shrunk import tiny_clip
+from small_models import tiny_clip
 
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from processes import started
+from forked_processes import started
 from torch import nn
 
 import patchword

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from processes import command, started
+from forked_processes import command, started
 
 pytestmark = pytest.mark.slow
 

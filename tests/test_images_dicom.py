@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import dicom, written
+from image_writers import grey, random_pixels, to_levels
 from numpy.testing import assert_allclose, assert_array_equal
-from pictures import grey, random_pixels, to_levels
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
 
 from patchword import images

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import NAMES, at, picture, rows, twelve_photos
+from index_photos import NAMES, at, picture, rows, twelve_photos
 from numpy.testing import assert_allclose
 from photos import CAT
-from shrunk import tiny_bundle, tiny_hybrid
+from small_models import tiny_bundle, tiny_hybrid
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, UnsupportedError

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import picture
+from cli_runner import Run
+from forked_processes import started
+from index_photos import picture
 from PIL import Image
-from processes import started
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle

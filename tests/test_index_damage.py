@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from indexed import NAMES, picture, rows, twelve_photos
+from forked_processes import started
+from index_photos import NAMES, picture, rows, twelve_photos
 from photos import CAT
-from processes import started
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexed import picture, rows
-from processes import started
-from shrunk import tiny_bundle, tiny_clip
+from forked_processes import started
+from index_photos import picture, rows
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle

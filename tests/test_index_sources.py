@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import picture, rows
+from index_photos import picture, rows
 from numpy.testing import assert_allclose
 from pyarrow import fs
 

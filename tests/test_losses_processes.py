@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from processes import ranks
+from forked_processes import ranks
 from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel

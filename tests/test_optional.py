@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import started
+from forked_processes import started
 
 from patchword.errors import RecipeError
 from patchword.optional import optional

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_processes import command
 from PIL import Image
-from processes import command
 from safetensors.torch import load_file
-from shrunk import shrunk, tiny_bundle, tiny_clip
+from small_models import shrunk, tiny_bundle, tiny_clip
 from torch import nn
 
 from patchword import checkpoints, models, variants

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from fastapi import FastAPI, Response
-from served import RING, running, sent
+from local_server import RING, running, sent
 
 from patchword.errors import ImageError
 from patchword.serve import connections, fetching

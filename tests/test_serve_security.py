@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT, RING, sent
+from local_server import AT, RING, sent
 from typer.testing import CliRunner
 
 from patchword.cli import app as commands
@@ -321,7 +321,7 @@ def test_a_missing_library_is_one_clear_error(
 def _running(app: Any) -> Any:
     import contextlib
 
-    from served import running
+    from local_server import running
 
     @contextlib.contextmanager
     def found() -> Iterator[tuple[str, int]]:

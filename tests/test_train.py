@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_blip
 import torch
-from processes import command
+from forked_processes import command
 from tiny_runs import OBJECTIVES, curve, load, photos, write
 from torch import nn
 from torch.testing import assert_close

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import command, environment, free_ports, place
+from forked_processes import command, environment, free_ports, place
 from tiny_runs import OBJECTIVES, curve, load, together, write
 
 import patchword

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from processes import free_ports, place, ranks
+from forked_processes import free_ports, place, ranks
 from torch import Tensor, nn
 
 from patchword import data

@@ -9,8 +9,8 @@ import torch
 import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 
 # isort: split
+from forked_processes import free_ports, place, ranks
 from PIL import Image
-from processes import free_ports, place, ranks
 
 from patchword.train import loop, monitor, recipe
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import image_writers
 import imagecodecs
 import numpy as np
-import pictures
 import tifffile
+from image_writers import bmp, encoded, png, random_pixels, run_lengths, to_levels
 from numpy.typing import NDArray
 from photos import CAT
-from pictures import bmp, encoded, png, random_pixels, run_lengths, to_levels
 from PIL import Image
 
 Pixels = NDArray[np.integer]
@@ -205,7 +205,7 @@ def tiffs() -> Named:
     yield "ycbcr.tiff", File(data, RGB, 3)
     # What Pillow would read wrong or not at all.
     yield "floats.tiff", File(tiff(RGB.astype(np.float32) / 255, photometric="rgb"), None)
-    yield "ycbcr subsampled.tiff", File(pictures.tiff(ycbcr, photometric=6), None)
+    yield "ycbcr subsampled.tiff", File(image_writers.tiff(ycbcr, photometric=6), None)
 
 
 def jpegs() -> Named:
