@@ -1,4 +1,4 @@
-"""Opening many files in a process of its own, which a hostile one cannot take along."""
+"""Open image files in a separate process, so that a file that crashes it does not end the tests."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-OPEN_ALL = """
+SCRIPT = """
 import json, resource, signal, sys, warnings
 import numpy as np
 from patchword import images
 from patchword.errors import ImageError, ImageWarning
 
-warnings.simplefilter("ignore", ImageWarning)  # ours, of dark images and of further pages
+warnings.simplefilter("ignore", ImageWarning)  # of dark images and of further pages
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for line in sys.stdin:
     path, out = json.loads(line)
-    signal.alarm(20)  # kills the process: a hang
+    signal.alarm(20)  # kills a process that hangs
     try:
         pixels = images.open(path)
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
@@ -32,20 +32,22 @@ for line in sys.stdin:
 """
 
 
-def opened(paths: Iterable[Path], out: Path) -> dict[Path, NDArray[np.uint8] | str]:
-    """path -> pixels, or the reason against it, of all files, opened in one process of 1 GiB at
-    most, in which a warning that is not ours is an error. out: an empty folder. Says what else that
-    process says, and fails."""
-    asked = [(str(path), str(out / f"{i}.npy")) for i, path in enumerate(paths)]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", OPEN_ALL],
-        input="\n".join(map(json.dumps, asked)),
+def open_all(paths: Iterable[Path], out: Path) -> dict[Path, NDArray[np.uint8] | str]:
+    """Open files in one process with 1 GiB of memory, in which warnings of other libraries are
+    errors. out: an empty folder.
+
+    Returns, for each path, its pixels (H, W, 3) or the reason why it was refused. Fails if the
+    process crashes or prints anything to stderr, except libtiff's messages."""
+    tasks = [(str(path), str(out / f"{i}.npy")) for i, path in enumerate(paths)]
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        input="\n".join(map(json.dumps, tasks)),
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # its threads' stacks count as memory
     )
-    said = [line for line in done.stderr.splitlines() if not line.startswith("TIFF")]  # libtiff
-    assert (done.returncode, said) == (0, [])
-    reasons = dict(map(json.loads, done.stdout.splitlines()))
-    return {Path(path): reasons[path] or np.load(file) for path, file in asked}
+    messages = [line for line in process.stderr.splitlines() if not line.startswith("TIFF")]
+    assert (process.returncode, messages) == (0, [])
+    reasons = dict(map(json.loads, process.stdout.splitlines()))
+    return {Path(path): reasons[path] or np.load(file) for path, file in tasks}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked_processes import environment, started
+from forked_processes import set_environment, start
 from safetensors.torch import save_file
 from small_models import tiny_clip
 
@@ -129,7 +129,7 @@ def load(home: Path, *sources: str, **settings: str) -> list[str]:
     set_here = {name: None for name in os.environ if name.startswith("HF_")}
     env = {**set_here, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
     said = home.parent / "said"
-    process = started(said, fresh, partial(environment, env), partial(say, sources))
+    process = start(said, fresh, partial(set_environment, env), partial(say, sources))
     process.join()
     assert not process.exitcode, Path(f"{said}.err").read_text()
     return Path(f"{said}.out").read_text().splitlines()

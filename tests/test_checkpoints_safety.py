@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from forked_processes import started
+from forked_processes import start
 from torch import nn
 
 import patchword
@@ -240,7 +240,7 @@ def tell(path: Path) -> None:
 def memory_of(path: Path) -> tuple[str, float]:
     """What a process of its own says that loads this, and the most memory that it had, in GB."""
     told = path.with_name("said")
-    process = started(told, partial(tell, path))
+    process = start(told, partial(tell, path))
     process.join()
     assert process.exitcode == 0, Path(f"{told}.err").read_text()
     *said, memory = Path(f"{told}.out").read_text().splitlines()

@@ -573,8 +573,8 @@ def piped(out: Path, *arguments: object) -> str:
     made at `out`. Its stderr goes to the file, or terminal, of that name with .err."""
     os.mkfifo(out)
     here = {"COLUMNS": None, "PATCHWORD_CACHE": os.environ["PATCHWORD_CACHE"]}
-    first = [partial(forked_processes.environment, here)]
-    process = forked_processes.command(out.with_suffix(""), *arguments, first=first)
+    first = [partial(forked_processes.set_environment, here)]
+    process = forked_processes.start_command(out.with_suffix(""), *arguments, first=first)
     with out.open() as pipe:
         told = pipe.read()
     process.join()

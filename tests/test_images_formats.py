@@ -24,7 +24,7 @@ def opened(files: dict[str, bytes], folder: Path) -> Opened:
     paths = {name: folder / f"{i} {Path(name).name}" for i, name in enumerate(files)}
     for name, data in files.items():
         paths[name].write_bytes(data)
-    found = isolated_open.opened(paths.values(), folder / "pixels")
+    found = isolated_open.open_all(paths.values(), folder / "pixels")
     return {name: found[path] for name, path in paths.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from forked_processes import started
+from forked_processes import start
 from index_photos import NAMES, picture, rows, twelve_photos
 from photos import CAT
 from small_models import tiny_bundle, tiny_clip
@@ -260,7 +260,7 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
 
     deaths = {"within": (21, 0.0), "commit": (24, 0.004), "later": (16, 0.02)}
     children = [
-        started(tmp_path / f"said {name}", partial(add_and_die, tmp_path / name, photos, *death))
+        start(tmp_path / f"said {name}", partial(add_and_die, tmp_path / name, photos, *death))
         for name, death in deaths.items()
     ]
     for child in children:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forked_processes import started
+from forked_processes import start
 from index_photos import picture, rows
 from small_models import tiny_bundle, tiny_clip
 
@@ -87,7 +87,7 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> No
     for i in range(0, 152, 19):
         (photos / f"{i:03d}.png").write_text("broken")
     said = tmp_path / "said"
-    process = started(said, partial(kill_again_and_again, tmp_path / "index", photos))
+    process = start(said, partial(kill_again_and_again, tmp_path / "index", photos))
     process.join()
     assert process.exitcode == 0, Path(f"{said}.err").read_text()
     counts, codes = json.loads(Path(f"{said}.out").read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked_processes import ranks
+from forked_processes import run_ranks
 from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -119,7 +119,7 @@ def results(
 ) -> list[dict[str, Found]]:
     """What each process found."""
     folder = tmp_path_factory.mktemp("processes")
-    ranks(work, request.param, request.param, str(folder))
+    run_ranks(work, request.param, request.param, str(folder))
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(request.param)]
 
 

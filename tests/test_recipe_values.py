@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked_processes import command
+from forked_processes import start_command
 from PIL import Image
 from safetensors.torch import load_file
 from small_models import shrunk, tiny_bundle, tiny_clip
@@ -186,7 +186,7 @@ def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str)
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
     changes = ["steps=100000", "batch=4", "data.0.count=8", "engine.workers=1", "engine.device=cpu"]
     said, here = tmp_path / "said", partial(os.chdir, tmp_path)
-    child = command(said, "train", "clip", "out=run", *changes, first=[here])
+    child = start_command(said, "train", "clip", "out=run", *changes, first=[here])
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):

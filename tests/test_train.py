@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_blip
 import torch
-from forked_processes import command
+from forked_processes import start_command
 from tiny_runs import OBJECTIVES, curve, load, photos, write
 from torch import nn
 from torch.testing import assert_close
@@ -56,7 +56,7 @@ class StoppedError(Exception):
 
 def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
     """`kill -9` of the run as a user starts it, once it has noted so many steps."""
-    child = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
+    child = start_command(file.parent / "said", "train", file, "engine.workers=1", *changes)
     when(child, file.parent / "run", rows)
     child.kill()
     child.join()
@@ -89,7 +89,7 @@ def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> Non
 
 def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
     long = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
-    child = command(tmp_path / "said", "train", path, *long)
+    child = start_command(tmp_path / "said", "train", path, *long)
     when(child, tmp_path / "run", 3)
     child.terminate()
     child.join(60)
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
     before = {step: file.read_bytes() for step, file in state.saved(tmp_path / "run").items()}
     size = len(before[4])
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size // 2, size // 2))
-    child = command(tmp_path / "said", "train", path, first=[limit])
+    child = start_command(tmp_path / "said", "train", path, first=[limit])
     child.join()
     told = (tmp_path / "said.err").read_text()
     assert child.exitcode == 2, told
