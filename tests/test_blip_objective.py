@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from loss_formulas import log_softmax
 from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from scipy.stats import chisquare
-from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, some_run, write
+from tiny_blip import (
+    DETERMINISTIC,
+    MOMENTUM,
+    ONE_PROCESS,
+    features,
+    perturb_average,
+    some_run,
+    write,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -47,7 +55,9 @@ def learns(model: Bundle, **blip: object) -> BlipObjective:
     """An objective of these losses alone around a model, in evaluation mode."""
     weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
     plan = Recipe("", (), 1, "blip", label_smoothing=0.1, blip=BlipLosses(**weights))
-    return BlipObjective(InitialModel(model.network, model.config, model.tokenizer), plan, ALONE)
+    return BlipObjective(
+        InitialModel(model.network, model.config, model.tokenizer), plan, ONE_PROCESS
+    )
 
 
 def batch_of(
@@ -343,9 +353,15 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
 def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
     """models/blip_pretrain.py, and models/blip_retrieval.py where several are true; features of
     networks built from the weights that the momentum encoders have."""
-    changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft_targets=0.4"]
+    changes = [
+        *DETERMINISTIC,
+        *MOMENTUM,
+        "blip.caption=0",
+        "blip.answer=0",
+        "blip.soft_targets=0.4",
+    ]
     run, batches = some_run(path, *changes)
-    jolt(run)
+    perturb_average(run)
     queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
     for step, batch in enumerate(batches):
         says = [frozenset([str((i * (step + 2)) % 5)]) for i in range(8)]

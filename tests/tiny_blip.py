@@ -1,4 +1,5 @@
-"""A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
+"""A BLIP small enough for many training runs: its recipe, and its gradients in one process or
+several."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from forked_processes import free_ports, place, ranks
+from forked_processes import free_ports, run_ranks, torchrun_environment
 from torch import Tensor, nn
 
 from patchword import data
 from patchword.data import TextBatch
 from patchword.train import loop, parallel, recipe
 
-ALONE = parallel.World(torch.device("cpu"))
+ONE_PROCESS = parallel.World(torch.device("cpu"))
 
 RECIPE = """
 out = "{out}"
@@ -88,25 +89,25 @@ cross_width = 32
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.soft_targets_warmup=2"]
 APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
-EVEN = ["blip.match=0"]  # a loss in which nothing is drawn
+DETERMINISTIC = ["blip.match=0"]  # without the matching loss, whose negatives are random
 
 
 def write(folder: Path, model: str = MODEL) -> Path:
-    """A recipe's file in `folder`; without `model`, one for `init`."""
+    """Write a recipe in `folder`. model: its model tables, or "" for a recipe with `init`."""
     file = folder / "blip.toml"
     file.write_text(RECIPE.format(out=folder / "run") + model)
     return file
 
 
 def some_run(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
-    """A run and its first batches, in this process."""
-    run = loop.Run(recipe.load(file, changes), ALONE)
+    """A training run in this process, and its first batches."""
+    run = loop.Run(recipe.load(file, changes), ONE_PROCESS)
     loop.training_mode(run.network)
-    return run, list(first(run))
+    return run, list(first_batches(run))
 
 
-def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
-    """The first batches of this process."""
+def first_batches(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
+    """The first batches that this process trains on."""
     plan = data.Plan([len(s) for s in run.sources], [1.0], run.recipe.batch, run.recipe.seed)
     collate, world = run.objective.collate(), run.world
     batches = data.batches(run.sources, plan, collate, 0, steps, world.rank, world.size)
@@ -114,15 +115,15 @@ def first(run: loop.Run, steps: int = 3) -> Iterator[TextBatch]:
 
 
 def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarray, float]:
-    """Unit features of images and texts by the network's ways for users, and its scale."""
+    """Unit features of images and of texts by the network's public methods, and its scale."""
     with torch.no_grad():
         image = F.normalize(network.encode_image(batch.pixels).double(), dim=-1)
         text = F.normalize(network.encode_text(batch.ids).double(), dim=-1)
     return image.numpy(), text.numpy(), float(network.logit_scale.detach().exp())
 
 
-def jolt(run: loop.Run) -> None:
-    """Move the weight average away from the weights: else it would be the same network."""
+def perturb_average(run: loop.Run) -> None:
+    """Add noise to the weight average, which would otherwise equal the weights."""
     generator = torch.Generator().manual_seed(3)
     for name, value in run.average.items():
         if value.is_floating_point() and "running" not in name:
@@ -130,58 +131,62 @@ def jolt(run: loop.Run) -> None:
 
 
 def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
-    """The loss and every parameter's gradient, which are left zero."""
+    """The loss and the gradient of every parameter, by name. Resets the gradients."""
     loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
     run.parallel_module.reduce_scalars()
-    found = {"loss": loss}
+    results = {"loss": loss}
     for name, parameter in run.network.named_parameters():
-        gradient = parameter.grad
-        found[name] = torch.zeros(parameter.shape)
-        if gradient is not None:
-            found[name] = parallel.full_tensor(gradient).detach().clone()
+        if parameter.grad is None:
+            results[name] = torch.zeros(parameter.shape)
+        else:
+            results[name] = parallel.full_tensor(parameter.grad).detach().clone()
     run.optimizer.zero_grad()
-    return found
+    return results
 
 
-def silent(batch: TextBatch, world: parallel.World) -> TextBatch:
-    """None of the rows in the second half has a question: one of two processes has none at all."""
-    rows = world.rows(len(batch) * world.size)
-    asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
-    return replace(batch, has_question=asked)
+def half_without_questions(batch: TextBatch, world: parallel.World) -> TextBatch:
+    """The batch without questions in the second half of all rows, so that one of two processes has
+    no question at all."""
+    total = len(batch) * world.size
+    rows = world.rows(total)
+    has_question = torch.arange(rows.start, rows.stop)[:, None] < total // 2
+    return replace(batch, has_question=has_question)
 
 
 CASES = {
-    "plain": EVEN,
-    "silent": EVEN,
-    "momentum": [*EVEN, *MOMENTUM],
-    "momentum in parts": [*EVEN, *MOMENTUM, "micro_batch=3"],
-    "captions": [*EVEN, "blip.contrast=0", "blip.answer=0"],
-    "answers": [*EVEN, "blip.contrast=0", "blip.caption=0"],
-    "fsdp": [*EVEN, "engine.parallel=fsdp"],
+    "plain": DETERMINISTIC,
+    "half without questions": DETERMINISTIC,
+    "momentum": [*DETERMINISTIC, *MOMENTUM],
+    "momentum in parts": [*DETERMINISTIC, *MOMENTUM, "micro_batch=3"],
+    "captions": [*DETERMINISTIC, "blip.contrast=0", "blip.answer=0"],
+    "answers": [*DETERMINISTIC, "blip.contrast=0", "blip.caption=0"],
+    "fsdp": [*DETERMINISTIC, "engine.parallel=fsdp"],
 }
-Found = list[dict[str, Tensor]]
 
 
-def several(file: Path, case: str, world: parallel.World) -> Found:
-    """`gradients` of three steps of a case, without an update; and the queue in the end."""
+def case_gradients(file: Path, case: str, world: parallel.World) -> list[dict[str, Tensor]]:
+    """`gradients` at three steps of a case, without updates of weights, and then the state of the
+    objective, with its queue."""
     run = loop.Run(recipe.load(file, CASES[case]), world)
     loop.training_mode(run.network)
     if case.startswith("momentum"):
-        jolt(run)
-    batches = [silent(batch, world) if case == "silent" else batch for batch in first(run)]
-    found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
-    return [*found, run.objective.state()]
+        perturb_average(run)
+    results = []
+    for step, batch in enumerate(first_batches(run)):
+        if case == "half without questions":
+            batch = half_without_questions(batch, world)
+        results.append(gradients(run, batch, step))
+    return [*results, run.objective.state()]
 
 
-def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
+def _run_rank(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(place(rank, size, port))
+    os.environ.update(torchrun_environment(rank, size, port))
     with parallel.world("cpu") as world:
         for case in cases:
-            found = several(file, case, world)
-            torch.save(found, out / f"{case} {rank}.pt")
+            torch.save(case_gradients(file, case, world), out / f"{case} {rank}.pt")
 
 
-def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
-    """`several` in that many processes; each case and rank in a file of `out`."""
-    ranks(_work, size, size, *free_ports(1), file, cases, out)
+def save_case_gradients(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
+    """`case_gradients` in `size` processes. Writes "CASE RANK.pt" in `out` for each."""
+    run_ranks(_run_rank, size, size, *free_ports(1), file, cases, out)

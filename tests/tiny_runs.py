@@ -1,4 +1,4 @@
-"""Training runs small enough for many: recipes, photos to train on, and processes to train in."""
+"""Small training runs: recipes, photos to train on, and runs in several processes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import torch
 import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 
 # isort: split
-from forked_processes import free_ports, place, ranks
+from forked_processes import free_ports, run_ranks, torchrun_environment
 from PIL import Image
 
 from patchword.train import loop, monitor, recipe
@@ -89,7 +89,7 @@ size = 32
 """
 )
 
-# Changes to RECIPE, for each objective.
+# For each objective the tables of the model, and changes to RECIPE.
 OBJECTIVES = {
     "contrastive": (TOWERS, []),
     "sigmoid": (TOWERS, ["objective=sigmoid"]),
@@ -100,7 +100,7 @@ OBJECTIVES = {
 
 
 def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
-    """A recipe's file in `folder`."""
+    """Write the recipe of an objective in `folder`. data: further keys of its data source."""
     model, _ = OBJECTIVES[objective]
     file = folder / f"{objective}.toml"
     file.write_text(RECIPE.format(out=folder / "run", data=data) + model)
@@ -108,12 +108,12 @@ def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
 
 
 def load(file: Path, *changes: str) -> recipe.Recipe:
-    """The recipe of `write`, for its objective, with changes."""
+    """Load a recipe that `write` wrote, with its objective and further changes."""
     return recipe.load(file, [*OBJECTIVES[file.stem][1], *changes])
 
 
 def photos(folder: Path) -> Path:
-    """Two classes of a dozen photos, told apart by colour."""
+    """Write two classes of twelve photos each, which differ by colour."""
     rng = np.random.default_rng(0)
     for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
         (folder / name).mkdir(parents=True)
@@ -124,22 +124,24 @@ def photos(folder: Path) -> Path:
 
 
 def curve(folder: Path) -> dict[int, float]:
-    """step -> loss."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    """The losses of a run, by step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-Runs = list[tuple[str, list[str]]]  # of each a recipe's file, and changes
+Runs = list[tuple[str, list[str]]]  # for each run the recipe's file and changes
 
 
-def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
+def _run_rank(rank: int, world: int, ports: list[int], runs: Runs) -> None:
     torch.set_num_threads(1)
-    monitor.curves = lambda path, rows: None  # see conftest
+    monitor.curves = lambda path, rows: (
+        None
+    )  # as in conftest: drawing takes as long as the training
     for port, (file, changes) in zip(ports, runs, strict=True):
-        os.environ.update(place(rank, world, port))
+        os.environ.update(torchrun_environment(rank, world, port))
         loop.train(load(Path(file), *changes))
 
 
-def together(world: int, runs: Runs) -> None:
-    """Run after run in that many processes, as torchrun would start them."""
-    ranks(_work, world, world, free_ports(len(runs)), runs)
+def train_in_processes(world: int, runs: Runs) -> None:
+    """Train one run after another in `world` processes, as torchrun would start them."""
+    run_ranks(_run_rank, world, world, free_ports(len(runs)), runs)
