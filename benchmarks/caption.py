@@ -33,7 +33,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 # isort: on
 
 from references import scramble
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, median_seconds, option_parser, rates
 from torch import Tensor, nn
 
 import patchword
@@ -100,14 +100,14 @@ def compare(
     """A row: captions/s of each, and how many texts are equal."""
     found = {name: run() for name, run in runs.items()}
     device = found["patchword"].device.type
-    speed = rates(batch, in_turn(runs, rounds, clock=lambda: clock(device)))
+    speed = rates(batch, median_seconds(runs, rounds, clock=lambda: clock(device)))
     same = (found["transformers"] == found["patchword"]).all(dim=1)
     what = (
         f"BLIP-B, {SIZE} px, {LENGTH} ids, bfloat16, {'greedy' if beams == 1 else f'beam {beams}'}"
     )
     said = f"equal texts: {int(same.sum())} of {batch}"
     limit = LIMITS[device == "cpu"]
-    rows.beside(what, "captions/s", speed, limit, agreement=said, axis="batch", at=batch)
+    rows.add_peers(what, "captions/s", speed, limit, agreement=said, axis="batch", at=batch)
 
 
 def check(theirs: nn.Module, ours: Blip, device: str) -> None:
@@ -155,13 +155,13 @@ def each_token(network: Blip, dtype: torch.dtype, rounds: int, device: str) -> N
 
 @torch.inference_mode()
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--beams", type=int, nargs="*", default=[1, 3])
     parser.add_argument("--no-check", action="store_true", help="leave float32 out")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
-    given = parser.parse_args()
-    device, threads = given.device, torch.get_num_threads()
+    options = parser.parse_args()
+    device, threads = options.device, torch.get_num_threads()
     where = f"{threads} threads of a processor with {torch.backends.cpu.get_cpu_capability()}"
     if device != "cpu":
         where = torch.cuda.get_device_name(device)
@@ -172,18 +172,18 @@ def main() -> None:
         theirs = written()
         theirs.save_pretrained(folder)
         theirs.to(device)
-        if not given.no_check:
+        if not options.no_check:
             ours = patchword.load(folder, device=device).network
             check(theirs, ours, device)
             each_token(ours, torch.float32, 1, device)
         theirs.to(torch.bfloat16)
         ours = patchword.load(folder, device=device, dtype=torch.bfloat16).network
-    rows = Rows(given.results, device)
-    for batch in given.batches:
-        for beams in given.beams:
+    rows = Rows(options.results, device)
+    for batch in options.batches:
+        for beams in options.beams:
             pair = writers(theirs, ours, noise(batch, torch.bfloat16, device), beams)
-            compare(batch, beams, given.rounds, pair, rows)
-    each_token(ours, torch.bfloat16, 2 * given.rounds, device)
+            compare(batch, beams, options.rounds, pair, rows)
+    each_token(ours, torch.bfloat16, 2 * options.rounds, device)
 
 
 if __name__ == "__main__":

@@ -280,15 +280,15 @@ def main() -> None:
     arguments.add_argument("--also", type=Path, help="a folder of images to index too")
     arguments.add_argument("--kills", type=int, default=5)
     arguments.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     of_serve.photos_held.extend(of_serve.photos())
     with tempfile.TemporaryDirectory() as made:
-        folder = (given.folder or Path(made)).resolve()
+        folder = (options.folder or Path(made)).resolve()
         print("| | |\n| --- | --- |")
-        shows, bad = make(folder / "photos", given.photos)
+        shows, bad = make(folder / "photos", options.photos)
         real = []
-        if given.also:
-            real = [Path(path) for path in patchword.find_images(given.also)]
+        if options.also:
+            real = [Path(path) for path in patchword.find_images(options.also)]
             for number, path in enumerate(real):  # links would count as the files they name
                 place = folder / "photos/real" / f"{number:05d}{path.suffix}"
                 place.parent.mkdir(exist_ok=True)
@@ -298,8 +298,8 @@ def main() -> None:
             path for path in every
             if "/real/" not in path and int(Path(path).stem) % BAD == 7
         }  # fmt: skip
-        row("photos", f"{len(every)}: {given.photos} generated, {len(real)} real; {bad} damaged")
-        indexed(folder, every - damaged, bad, given.kills)
+        row("photos", f"{len(every)}: {options.photos} generated, {len(real)} real; {bad} damaged")
+        indexed(folder, every - damaged, bad, options.kills)
         answers = searched(folder, shows)
         served(folder, answers)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rows import Rows, arguments, in_turn
+from rows import Rows, median_seconds, option_parser
 
 from patchword.config import PreprocessConfig
 from patchword.images import Opener, Preprocess
@@ -47,11 +47,11 @@ def with_pillow(data: bytes) -> np.ndarray:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=15)
+    parser = option_parser(__doc__, rounds=15)
     parser.add_argument("photo", nargs="?", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)  # what rows say of it
-    photo = given.photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
+    photo = options.photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
     data = enlarged(photo)
     levels = Preprocess(PreprocessConfig(mean=(0, 0, 0), std=(1, 1, 1), rescale=1.0))
     pillow, exact, fast = ("Pillow, whole, bicubic", "patchword, exact", "patchword")
@@ -60,10 +60,10 @@ def main() -> None:
         exact: lambda: Look(Opener(), levels, exact=True)(data)[0],
         fast: lambda: Look(Opener(), levels, exact=False)(data)[0],
     }
-    found = {way: 1e3 * each for way, each in in_turn(ways, given.rounds).items()}
+    found = {way: 1e3 * each for way, each in median_seconds(ways, options.rounds).items()}
     print(f"{photo.name} as {SIZE[0]}x{SIZE[1]} JPEG ({len(data) / 1e6:.1f} MB)")
     expected = with_pillow(data).astype(int)
-    rows = Rows(given.results)
+    rows = Rows(options.results)
     for way, limit in ((exact, 0.0), (fast, 1.0)):  # the first does the same work
         apart = np.abs(ways[way]().transpose(1, 2, 0) - expected)
         said = f"difference at most {apart.max():.0f} of 255, on average {apart.mean():.2f}"

@@ -110,11 +110,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for data and run; a temporary one")
     parser.add_argument("--on", choices=PARTS, default="test", help="the part to measure")
     parser.add_argument("changes", nargs="*", help="of the recipe: KEY=VALUE")
-    given = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.out or Path(temporary)
-        parts = split(given.archive, folder)
-        plan = load("vqa", [f"data.0.path={folder}/train.csv", f"out={folder}/run", *given.changes])
+        folder = options.out or Path(temporary)
+        parts = split(options.archive, folder)
+        plan = load(
+            "vqa", [f"data.0.path={folder}/train.csv", f"out={folder}/run", *options.changes]
+        )
         keep_memory()
         before = minutes()
         done = train(plan, progress)
@@ -123,11 +125,11 @@ def main() -> None:
         print(f"{steps} of {plan.last} steps in {spent:.1f} minutes of one core")
         if done.stopped:
             parser.exit(1, "stopped; with --out the same command goes on\n")
-        rows = parts[given.on]
+        rows = parts[options.on]
         written, ranked = answered(patchword.load(done.folder), rows, folder)
         blind = guessed(rows, parts["train"])
         images = len({image for image, _, _ in rows})
-        print(f"{given.on}: {images} images")
+        print(f"{options.on}: {images} images")
         table(rows, {"written": written, "ranked": ranked, "blind": blind})
 
 

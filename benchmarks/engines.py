@@ -38,7 +38,7 @@ import open_clip
 import torch
 import transformers
 from PIL import Image
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from safetensors.torch import save_file
 # isort: on
 
@@ -210,30 +210,30 @@ def least_cosine(exact: np.ndarray, rows: np.ndarray) -> float:
     return float(((a * b).sum(axis=1) / lengths).min())
 
 
-def compare(name: str, dtype: str, side: int, given: argparse.Namespace, rows: Rows) -> None:
+def compare(name: str, dtype: str, side: int, options: argparse.Namespace, rows: Rows) -> None:
     """The rows of one architecture in one number type, of images of that side."""
     kind = KINDS[name]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         checkpoint = place / "checkpoint"
         checkpoint.mkdir()
-        found = networks(kind, checkpoint, given.tiny, side)
+        found = networks(kind, checkpoint, options.tiny, side)
         plain = patchword.load(checkpoint)
         opened = [plain.open(scene(0, number).image)[0] for number in range(16)]
         exact = plain.engine.encode_image(opened)
         del plain
         theirs = ready(peers(found, dtype, np.stack(opened[:2]), place))
         del found
-        models = ready(ours(checkpoint, dtype, given.photos))
+        models = ready(ours(checkpoint, dtype, options.photos))
         near = {n: least_cosine(exact, m.engine.encode_image(opened)) for n, m in models.items()}
         own: dict[str, Run] = {n: m.engine.encode_image for n, m in models.items()}
-        for what, axis, batch, at in measurements(name, dtype, side, given):
+        for what, axis, batch, at in measurements(name, dtype, side, options):
             pixels = np.stack([opened[i % 16] for i in range(batch)])
             ways = {n: lambda run=run: run(pixels) for n, run in (theirs | own).items()}  # noqa: B023
-            speed = rates(batch, in_turn(ways, given.rounds, warm=2, least=0.2))
+            speed = rates(batch, median_seconds(ways, options.rounds, warm_up=2, min_seconds=0.2))
             print(f"{what}, {axis} {at}: {', '.join(f'{w} {s:.4g}' for w, s in speed.items())}")
             best = max(own, key=lambda way: speed[way])
-            pairs = [(peer, best, LIMITS.get((dtype, peer), given.limit)) for peer in theirs]
+            pairs = [(peer, best, LIMITS.get((dtype, peer), options.limit)) for peer in theirs]
             if "patchword torch" in own:
                 eager = max((way for way in theirs if way in EAGER), key=lambda way: speed[way])
                 pairs.append((eager, "patchword torch", 1.0))
@@ -244,39 +244,39 @@ def compare(name: str, dtype: str, side: int, given: argparse.Namespace, rows: R
 
 
 def measurements(
-    name: str, dtype: str, side: int, given: argparse.Namespace
+    name: str, dtype: str, side: int, options: argparse.Namespace
 ) -> list[tuple[str, str, int, int]]:
     """What is measured, by which axis, how many images at a time, and the size."""
-    if given.sides:
+    if options.sides:
         return [(f"{name}, {dtype}, one image", "side", 1, side)]
     return [
         (f"{name}, {dtype}", "batch", batch, batch)
-        for batch in given.batches or KINDS[name].batches
+        for batch in options.batches or KINDS[name].batches
     ]
 
 
-def main(given: argparse.Namespace) -> None:
-    rows = Rows(given.results)
+def main(options: argparse.Namespace) -> None:
+    rows = Rows(options.results)
     with tempfile.TemporaryDirectory() as folder:
-        given.photos = Path(folder, "photos")
-        given.photos.mkdir()
+        options.photos = Path(folder, "photos")
+        options.photos.mkdir()
         os.environ["PATCHWORD_CACHE"] = folder  # no graphs of random weights are kept
         for number in range(32):
-            Image.fromarray(scene(1, number).image).save(given.photos / f"{number}.png")
+            Image.fromarray(scene(1, number).image).save(options.photos / f"{number}.png")
         for name, dtype, side in itertools.product(
-            given.models, given.dtypes, given.sides or [224]
+            options.models, options.dtypes, options.sides or [224]
         ):
-            asked = measurements(name, dtype, side, given)
-            if all(rows.done(what, axis, at) for what, axis, _, at in asked):
+            asked = measurements(name, dtype, side, options)
+            if all(rows.is_measured(what, axis, at) for what, axis, _, at in asked):
                 print(f"{name}, {dtype}, side {side}: kept from before")
                 continue
-            compare(name, dtype, side, given, rows)
+            compare(name, dtype, side, options, rows)
             torch._dynamo.reset()
             gc.collect()
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--models", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=DTYPES)
     sizes = parser.add_mutually_exclusive_group()

@@ -26,7 +26,7 @@ import torch
 import transformers
 # isort: on
 
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, median_seconds, option_parser, rates
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -211,8 +211,8 @@ def measure(name: str, family: Family, batch: int, rounds: int, rows: Rows) -> N
         said.append(f"{(found - expected).abs().max().item():.1e} {how}")
     said.append(f"largest value {expected.abs().max().item():.2f}")
     with torch.inference_mode():
-        speed = rates(batch, in_turn(ways, rounds))
-    rows.beside(f"{name}, float32, {batch} at a time", "items/s", speed,
+        speed = rates(batch, median_seconds(ways, rounds))
+    rows.add_peers(f"{name}, float32, {batch} at a time", "items/s", speed,
                 agreement=f"apart by at most {', '.join(said)}")  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def main(names: list[str], batch: int, rounds: int, results: Path | None) -> Non
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAMILIES))
     parser.add_argument("--batch", type=int, default=8)
     main(**vars(parser.parse_args()))

@@ -35,7 +35,7 @@ import texts
 import torch
 import train_step
 from engines import KINDS, SMALL, networks
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPModel
 # isort: on
@@ -69,11 +69,11 @@ class Towers:
 class Gpu:
     """What all parts share."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.device, self.tiny = torch.device(given.device), given.tiny
-        self.rounds, self.rows = given.rounds, Rows(given.results, given.device)
-        self.end = START + 60 * given.minutes
-        self.batches = (1, 2) if given.tiny else BATCHES
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.tiny = torch.device(options.device), options.tiny
+        self.rounds, self.rows = options.rounds, Rows(options.results, options.device)
+        self.end = START + 60 * options.minutes
+        self.batches = (1, 2) if options.tiny else BATCHES
         self.made: dict[str, Towers] = {}
 
     def left(self, seconds: float, what: str) -> bool:
@@ -91,7 +91,7 @@ class Gpu:
     def timed(self, ways: Mapping[str, Callable[[], object]], warm: int = 2) -> dict[str, float]:
         """Seconds of each, medians of rounds in turn."""
         waiting = {name: lambda run=run: self.done(run()) for name, run in ways.items()}
-        return in_turn(waiting, self.rounds, warm=warm, least=0.1)
+        return median_seconds(waiting, self.rounds, warm_up=warm, min_seconds=0.1)
 
     @torch.inference_mode()
     def compare(
@@ -105,7 +105,7 @@ class Gpu:
         expected, found = (run(pixels).float() for run in (next(iter(theirs.values())), own[best]))
         near = torch.cosine_similarity(expected, found).min().item()
         values = rates(batch, {name: seconds[name] for name in (*theirs, best)})
-        self.rows.beside(
+        self.rows.add_peers(
             what, "images/s", values, WANTED, best, axis="batch", at=batch,
             agreement=f"cosine to {next(iter(theirs))} at least {near:.5f}",
         )  # fmt: skip
@@ -222,13 +222,13 @@ PARTS: dict[str, Callable[[Gpu], None]] = {
 }  # fmt: skip
 
 
-def main(given: argparse.Namespace) -> None:
-    if given.device != "cpu" and not torch.cuda.is_available():
+def main(options: argparse.Namespace) -> None:
+    if options.device != "cpu" and not torch.cuda.is_available():
         sys.exit("gpu.py: there is no NVIDIA GPU; --device cpu --tiny tries every line")
-    gpu = Gpu(given)
+    gpu = Gpu(options)
     try:
         with within(max(gpu.end - time.perf_counter(), 1)):
-            for name in given.only:
+            for name in options.only:
                 PARTS[name](gpu)
                 gc.collect()
                 if gpu.device.type == "cuda":
@@ -240,7 +240,7 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=6, help="for all, imports too")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="cuda")

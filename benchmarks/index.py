@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from rows import Rows as Stored
-from rows import arguments
+from rows import option_parser
 
 from patchword.images.files import File
 from patchword.index.nearest import Nearest
@@ -288,14 +288,14 @@ def opened(store: Store, query: Rows, stored: Stored) -> Nearest:
     return search
 
 
-def compare(count: int, given: argparse.Namespace, folder: Path, stored: Stored) -> None:
+def compare(count: int, options: argparse.Namespace, folder: Path, stored: Stored) -> None:
     """The rows of an index of so many vectors."""
-    world = World(given.dim)
+    world = World(options.dim)
     queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
     queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
-    vectors = vectors_of(folder, world, count, given.dim)
+    vectors = vectors_of(folder, world, count, options.dim)
     store = store_of(folder, vectors)
-    print(f"{count} x {given.dim} vectors, the {K} nearest")
+    print(f"{count} x {options.dim} vectors, the {K} nearest")
     search = opened(store, queries["images"][0], stored)
     truth = {kind: truth_of(vectors, rows) for kind, rows in queries.items()}
     found = {"exact": measure("patchword, exact", ours(search), queries, truth)}
@@ -311,7 +311,7 @@ def compare(count: int, given: argparse.Namespace, folder: Path, stored: Stored)
     for share, where in CONDITIONS.items():
         asked = ours(search, where.format(middle=middle))
         measure(f"patchword, exact, {share} meet a condition", asked, few, None)
-    for way, name, other in others(vectors, store, given.quick, folder):
+    for way, name, other in others(vectors, store, options.quick, folder):
         some = few if name == SLOW else queries
         told(way, name, measure(name, other, some, truth), found[way], count, stored)
     for way, limit in LIMITS.items() if count == MILLION else ():
@@ -330,16 +330,16 @@ def told(way: str, peer: str, theirs: Measured, mine: Measured, count: int, stor
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[MILLION])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    stored = Stored(given.results)
-    for count in given.rows:
+    options = parser.parse_args()
+    stored = Stored(options.results)
+    for count in options.rows:
         with tempfile.TemporaryDirectory() as made:
-            compare(count, given, given.folder or Path(made), stored)
+            compare(count, options, options.folder or Path(made), stored)
 
 
 if __name__ == "__main__":

@@ -210,15 +210,15 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--photos", type=int, help="10,000; of the limit 20,000")
     parser.add_argument("--kills", type=int, default=5)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if given.what == "vectors":
-            vectors(folder, given.rows, given.dim)
-        elif given.what == "photos":
-            photos(folder, given.photos or 10_000, given.kills)
+        if options.what == "vectors":
+            vectors(folder, options.rows, options.dim)
+        elif options.what == "photos":
+            photos(folder, options.photos or 10_000, options.kills)
         else:
-            limit(folder, given.photos or 20_000)
+            limit(folder, options.photos or 20_000)
 
 
 if __name__ == "__main__":

@@ -71,23 +71,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--folder", type=Path, required=True)
-    given = parser.parse_args()
-    given.folder.mkdir(exist_ok=True)
-    world = World(given.dim)
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    world = World(options.dim)
     queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
     queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
-    store = Store(str(given.folder / "index"))
+    store = Store(str(options.folder / "index"))
     start = time.perf_counter()
-    fill(store, world, given.rows, given.dim, queries)
-    print(f"{given.rows} x {given.dim} vectors are there after {time.perf_counter() - start:.0f} s")
-    best = {kind: truth(given.folder, kind, given.rows) for kind in queries}
+    fill(store, world, options.rows, options.dim, queries)
+    print(
+        f"{options.rows} x {options.dim} vectors are there after {time.perf_counter() - start:.0f}
+        s" )
+    best = {kind: truth(options.folder, kind, options.rows) for kind in queries}
     search = Nearest(store)
     start = time.perf_counter()
     ours(search)(queries["images"][0])
     print(f"  first search: {time.perf_counter() - start:.1f} s; {memory()}", flush=True)
     measure("patchword, exact", ours(search), queries, best)
     for share, where in CONDITIONS.items():
-        middle = np.datetime64(START + given.rows // 2, "s")
+        middle = np.datetime64(START + options.rows // 2, "s")
         asked = ours(search, where.format(middle=middle))
         few = {kind: rows[:5] for kind, rows in queries.items()}
         measure(f"patchword, exact, {share} meet a condition", asked, few, None)

@@ -71,15 +71,15 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=1_000_000)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--cold", action="store_true")
-    given = arguments.parse_args()
-    folder = given.folder.resolve()
+    options = arguments.parse_args()
+    folder = options.folder.resolve()
     folder.mkdir(exist_ok=True)
     with named("clip-b32") as made:
         model = folder / "clip-b32"
         if not model.exists():
             patchword.save(patchword.load(made), model)
     opened = patchword.load(model)
-    vectors = vectors_of(folder, World(opened.dim), given.rows, opened.dim)
+    vectors = vectors_of(folder, World(opened.dim), options.rows, opened.dim)
     place = folder / "of-clip"
     place.mkdir(exist_ok=True)
     store = Path(store_of(place, vectors, str(model), opened.fingerprint).path)
@@ -91,9 +91,9 @@ def main() -> None:
         "patchword search": [sys.executable, "-m", "patchword", "search", str(store), "a red ring"],
     }
     found: dict[str, list[tuple[float, float, str]]] = {way: [] for way in ways}
-    for number in range(given.rounds + 1):
+    for number in range(options.rounds + 1):
         for way, command in ways.items():
-            if given.cold:
+            if options.cold:
                 forget(store)
             one = run(command)
             found[way] += [one] if number else []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Rows, arguments
+from rows import Rows, option_parser
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -84,25 +84,25 @@ def compare(loss: str, count: int, rounds: int, rows: Rows) -> None:
     said = f"loss and gradients {'the same' if same else 'DIFFER'}{', one round' * (rounds == 1)}"
     for unit in ("s", "MiB"):
         values = {who: statistics.median(run[unit] for run in each) for who, each in runs.items()}
-        rows.beside(f"{loss} loss of {count:,} pairs", unit, values, agreement=said)
+        rows.add_peers(f"{loss} loss of {count:,} pairs", unit, values, agreement=said)
 
 
-def main(given: argparse.Namespace) -> None:
-    if given.one:
-        who, loss, count = given.one
+def main(options: argparse.Namespace) -> None:
+    if options.one:
+        who, loss, count = options.one
         measure(who, loss, int(count))
         return
-    rows = Rows(given.results)
-    if given.large:
+    rows = Rows(options.results)
+    if options.large:
         compare("contrastive", 32768, 1, rows)
         return
     for loss in NAMES:
         for count in (8192, 16384):
-            compare(loss, count, given.rounds, rows)
+            compare(loss, count, options.rounds, rows)
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--large", action="store_true", help="N = 32,768 alone")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     main(parser.parse_args())

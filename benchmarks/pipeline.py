@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from decode import SAMPLES, enlarged
 from PIL import Image
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -127,7 +127,7 @@ def to_tensors(
         "patchword, exact": lambda: ours(True),
         "patchword": ours,
     }
-    found = rates(len(files), in_turn(ways, rounds))
+    found = rates(len(files), median_seconds(ways, rounds))
     what, mine = f"{kind(large)} to tensors", ("patchword", found["patchword"])
     for name in DRAFT.values():
         rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
@@ -155,7 +155,7 @@ def to_vectors(
         ],
         "patchword": lambda: model.embed_images(files),
     }
-    found = rates(len(files), in_turn(ways, rounds))
+    found = rates(len(files), median_seconds(ways, rounds))
     what, mine = f"{kind(large)} to vectors, ViT-B/32", ("patchword", found["patchword"])
     for name in DRAFT.values():
         rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
@@ -185,26 +185,26 @@ def nearness(folder: Path, vit: Path | None) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--photos", type=int, default=96)
     parser.add_argument("--large", type=int, default=16)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--vit", type=Path, help="of a classifier, beside the embedded model")
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # of photos that are seen in part
-    if given.real:
-        nearness(given.real, given.vit)
-    rows = Rows(given.results)
+    if options.real:
+        nearness(options.real, options.vit)
+    rows = Rows(options.results)
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place, spawn.Pool(CORES) as pool:
         model, theirs = networks(Path(place), CLIPConfig())
-        small = written(Path(place), given.photos, 400)
+        small = written(Path(place), options.photos, 400)
         for large in (False, True):
-            files = written(Path(place), given.large, None) if large else small
+            files = written(Path(place), options.large, None) if large else small
             # Many to tensors, so that starting workers counts little.
             many = files * (2 if large else 16)
-            tensors = to_tensors(model, many, large, given.rounds, rows, pool)
-            to_vectors(model, theirs, files, large, given.rounds, rows, tensors)
+            tensors = to_tensors(model, many, large, options.rounds, rows, pool)
+            to_vectors(model, theirs, files, large, options.rounds, rows, tensors)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in model.run_each(small * (2000 // len(small)), lambda batch: batch[:, 0, 0, :1]):
             pass

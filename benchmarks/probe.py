@@ -23,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
-from rows import Rows, arguments
+from rows import Rows, option_parser
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -115,8 +115,8 @@ def main(data: Path, results: Path | None) -> None:
     what = "linear probe of ViT-Tiny on clothing"
     said = f"C = {ours.c:.3g} and {c:.3g}, one round"
     taken = {"scikit-learn": peer_spent, "patchword": spent}
-    rows.beside(f"{what}, sweep of C", "s", taken, agreement=said)
-    rows.beside(f"{what}, top-1", "%", top, agreement=said)
+    rows.add_peers(f"{what}, sweep of C", "s", taken, agreement=said)
+    rows.add_peers(f"{what}, top-1", "%", top, agreement=said)
     for c in (0.01, 1.0, 100.0, 1e4):
         mine, spent = timed(lambda c=c: probe.fit(features, targets, classes, c)(unseen))
         other, peer_spent = timed(lambda c=c: theirs(features, targets, c)(unseen))
@@ -131,7 +131,7 @@ def main(data: Path, results: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    given = parser.parse_args()
-    main(given.data, given.results)
+    options = parser.parse_args()
+    main(options.data, options.results)

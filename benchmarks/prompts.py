@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 import open_clip
 import torch
-from rows import Rows, arguments, in_turn
+from rows import Rows, option_parser, median_seconds
 from safetensors.torch import save_file
 from tiny_tokenizers import clip_tokenizer
 # isort: on
@@ -46,20 +46,20 @@ def models(dtype: str) -> tuple[open_clip.CLIP, patchword.Model]:
 
 
 @torch.inference_mode()
-def main(given: argparse.Namespace) -> None:
-    names = open_clip.IMAGENET_CLASSNAMES[: given.classes]
+def main(options: argparse.Namespace) -> None:
+    names = open_clip.IMAGENET_CLASSNAMES[: options.classes]
     prompts = [template(name) for name in names for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    theirs, ours = models(given.dtype)
+    theirs, ours = models(options.dtype)
     tokenize = open_clip.get_tokenizer(NAME)
-    rows = Rows(given.results)
-    for size in sorted({*(size for size in given.sizes if size < len(prompts)), len(prompts)}):
+    rows = Rows(options.results)
+    for size in sorted({*(size for size in options.sizes if size < len(prompts)), len(prompts)}):
         some = prompts[:size]
-        few = some[: given.peer]
+        few = some[: options.peer]
         ways = {
             "open_clip": lambda few=few: theirs.encode_text(tokenize(few), normalize=True),
             "patchword": lambda some=some: ours.embed_texts(some),
         }
-        seconds = in_turn(ways, given.rounds)
+        seconds = median_seconds(ways, options.rounds)
         found = {
             "open_clip": len(few) / seconds["open_clip"],
             "patchword": size / seconds["patchword"],
@@ -68,11 +68,13 @@ def main(given: argparse.Namespace) -> None:
         apart = (vectors - ways["open_clip"]().float()).abs().max()
         more = {"agreement": f"apart by at most {apart:.1e}", "axis": "texts", "at": size}
         limit = 40.0 if size == 80_000 else 1.0
-        rows.beside(f"class names in templates, {given.dtype}", "texts/s", found, limit, **more)
+        rows.add_peers(
+            f"class names in templates, {options.dtype}", "texts/s", found, limit, **more
+        )
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--peer", type=int, default=64)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

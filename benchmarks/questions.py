@@ -117,7 +117,7 @@ def taken(scope: Scope, wording: Wording) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--each", type=int, default=6)
-    given = parser.parse_args()
+    options = parser.parse_args()
     model = patchword.load("demo-blip")
     assert model.scope is not None
     for name in ("questions.txt", "questions_others.txt"):
@@ -125,7 +125,7 @@ def main() -> None:
         total: Counter[str] = Counter()
         asked = [one for one in all_of if one.known not in ("-", "what is this?")]
         for one in asked:
-            total += judged(model, one, given.each)
+            total += judged(model, one, options.each)
         shares = ", ".join(
             f"{k} {total[k] / total.total():.1%}" for k in ("right", "warned", "wrong")
         )

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from http_load import Client, Request, free_port, load, packed, resident, server
 from PIL import Image
-from rows import Rows, arguments
+from rows import Rows, option_parser
 from tokenizers import pre_tokenizers
 
 import patchword
@@ -53,11 +53,11 @@ app = FastAPI()
 def ready(): return True
 @app.post("/v1/embeddings")
 def embed(body: dict = Body()):
-    given = body["input"]
+    content = body["input"]
     if body.get("modality") == "image":
-        row = model.embed_images([base64.b64decode(given.partition(",")[2])])[0]
+        row = model.embed_images([base64.b64decode(content.partition(",")[2])])[0]
     else:
-        row = model.embed_texts([given])[0]
+        row = model.embed_texts([content])[0]
     return {"data": [{"embedding": base64.b64encode(row.tobytes()).decode()}]}
 @app.post("/v1/classify")
 def classify(body: dict = Body()):
@@ -340,25 +340,25 @@ photos_held: list[bytes] = []
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, help="640, of clip-b32 192")
     parser.add_argument("--soak", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # of photos unlike the model's training
-    if not given.soak:
-        with named(given.model) as name:
-            large, stored = given.model == "clip-b32", Rows(given.results)
-            count = given.requests or (192 if large else 640)
-            throughput(name, given.model, given.clients, count, given.rounds, stored)
-            latency(name, given.model, stored, *((60, 10) if large else ()))
+    if not options.soak:
+        with named(options.model) as name:
+            large, stored = options.model == "clip-b32", Rows(options.results)
+            count = options.requests or (192 if large else 640)
+            throughput(name, options.model, options.clients, count, options.rounds, stored)
+            latency(name, options.model, stored, *((60, 10) if large else ()))
         return
     photos_held.extend(photos())
     port = free_port()
-    command = [sys.executable, "-m", "patchword", "serve", "-m", given.model, "--seconds", "20"]
+    command = [sys.executable, "-m", "patchword", "serve", "-m", options.model, "--seconds", "20"]
     with server([*command, "--port", str(port)], port) as process:
-        asyncio.run(soak(port, process.pid, given.soak, given.clients))
+        asyncio.run(soak(port, process.pid, options.soak, options.clients))
 
 
 if __name__ == "__main__":

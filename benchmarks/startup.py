@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rows import Rows, arguments
+from rows import Rows, option_parser
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -92,8 +92,8 @@ def main(rounds: int, results: Path | None) -> None:
     what = "start of a process to the first classification, ViT-B/32"
     for column, (unit, limit) in enumerate(LIMITS.items()):
         values = {name: statistics.median(r[column] for r in runs) for name, runs in found.items()}
-        rows.beside(what, unit, values, limit)
+        rows.add_peers(what, unit, values, limit)
 
 
 if __name__ == "__main__":
-    main(**vars(arguments(__doc__).parse_args()))
+    main(**vars(option_parser(__doc__).parse_args()))

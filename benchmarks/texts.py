@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 import open_clip
 import torch
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from transformers import CLIPConfig, CLIPModel
 # isort: on
 
@@ -63,29 +63,29 @@ def compare(
             "open_clip": lambda full=full: done(clip.encode_text(full)),
             "patchword": lambda ids=ids: done(ours.encode_text(ids)),
         }
-        found = rates(batch, in_turn(ways, rounds, least=0.1))
+        found = rates(batch, median_seconds(ways, rounds, min_seconds=0.1))
         expected = hugging.get_text_features(ids).pooler_output
         apart = (ours.encode_text(ids) - expected).abs().max().item()
         said = (
             f"from transformers apart by at most {apart:.1e} of {expected.abs().max().item():.1f}"
         )
         what = f"ViT-B/32 texts of {WORDS + 2} tokens, {str(like.dtype).removeprefix('torch.')}"
-        rows.beside(what, "texts/s", found, limit, agreement=said, axis="batch", at=batch)
+        rows.add_peers(what, "texts/s", found, limit, agreement=said, axis="batch", at=batch)
 
 
-def main(given: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, given.dtype)
+    kind = getattr(torch, options.dtype)
     hugging = CLIPModel(CLIPConfig()).eval().to(kind)
     with tempfile.TemporaryDirectory() as folder:
         hugging.save_pretrained(folder)
         ours = patchword.load(folder, dtype=kind).network
     clip = open_clip.create_model("ViT-B-32").eval().to(kind)
-    compare((hugging, clip, ours), given.batches, given.rounds, Rows(given.results))
+    compare((hugging, clip, ours), options.batches, options.rounds, Rows(options.results))
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
     main(parser.parse_args())

@@ -45,15 +45,15 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10)
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--shrink", type=float, default=8)
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     models = {name: patchword.load(name) for name in ("demo", "demo-blip")}
     blip = models["demo-blip"]
     found: dict[tuple[str, str, str], list[bool]] = {}
     labels = [label.removeprefix("a ").removeprefix("an ") for label in WAFER_CLASSES]
     questions = [f"{'are' if k == 'particles' else 'is'} there {v}?" for k, v in KINDS.items()]
-    for number, kind in enumerate([None, *KINDS] * given.each):
-        photo = wafer(SEED + number, given.size, given.shrink, kind)
+    for number, kind in enumerate([None, *KINDS] * options.each):
+        photo = wafer(SEED + number, options.size, options.shrink, kind)
         shown = kind or "perfect"
         for how, tiles in (("whole", False), ("tiles", True)):
             said = blip.ask(photo, questions, tiles=tiles)

@@ -19,7 +19,7 @@ import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvis
 import numpy as np
 import open_clip
 import torch
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from transformers import CLIPTokenizer
 # isort: on
 
@@ -51,7 +51,7 @@ def main(folder: str, rounds: int, results: Path | None) -> None:
     }
     for kind, texts in TEXTS.items():
         runs = {way: lambda run=run: run(texts) for way, run in ways.items()}  # noqa: B023
-        found = rates(len(texts), in_turn(runs, rounds))
+        found = rates(len(texts), median_seconds(runs, rounds))
         for peer, ours in cleaned.items():
             more = {"limit": 1.0, "agreement": agreement(ways[ours](texts), ways[peer](texts))}
             numbers = ((peer, found[peer]), (ours, found[ours]))
@@ -69,6 +69,6 @@ def agreement(ours: Any, theirs: Any) -> str:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, rounds=7)
+    parser = option_parser(__doc__, rounds=7)
     parser.add_argument("folder", help="that holds CLIP's tokenizer.json")
     main(**vars(parser.parse_args()))

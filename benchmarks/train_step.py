@@ -32,7 +32,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
-from rows import Rows, arguments, rates
+from rows import Rows, option_parser, rates
 from torch import Tensor, nn
 
 NAME, CONTEXT, START, END = "ViT-B-32", 77, 49406, 49407
@@ -191,7 +191,7 @@ def compare(folder: str, cells: list[Cell], steps: int, rounds: int, rows: Rows)
             for side, found in each.items()
         }
         on_gpu = DEVICE.type == "cuda"
-        rows.beside(
+        rows.add_peers(
             what, "samples/s", rates(batch, median), LIMITS[kind] if on_gpu else 1.0, **more
         )
         name = torch.cuda.get_device_name() if on_gpu else ""
@@ -211,22 +211,22 @@ def said(each: dict[str, list[dict[str, Any]]], precision: str) -> str:
     return f"losses {'the same' if same else 'DIFFER'}, {held[0]:,.0f} and {held[1]:,.0f} MiB"
 
 
-def main(given: argparse.Namespace) -> None:
-    if given.one:
-        side, folder, cells, steps = given.one
+def main(options: argparse.Namespace) -> None:
+    if options.one:
+        side, folder, cells, steps = options.one
         measure(side, folder, json.loads(cells), int(steps))
         return
-    rows = Rows(given.results, DEVICE.type)
+    rows = Rows(options.results, DEVICE.type)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         for precision, kind, batch in itertools.product(
-            [given.only] if given.only else LOSSES, LIMITS, given.batches
+            [options.only] if options.only else LOSSES, LIMITS, options.batches
         ):
-            compare(folder, [(precision, kind, batch)], given.steps, given.rounds, rows)
+            compare(folder, [(precision, kind, batch)], options.steps, options.rounds, rows)
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, rounds=2)
+    parser = option_parser(__doc__, rounds=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[32])
     parser.add_argument("--steps", type=int, default=3, help="of each process, after the first")
     parser.add_argument("--only", choices=LOSSES, help="this precision alone")

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from embedded_model import SEED, around
 from regions import overlap
-from rows import Rows, arguments
+from rows import Rows, option_parser
 
 import patchword
 from patchword.errors import UnsupportedError
@@ -121,7 +121,7 @@ def large(name: str, height: int, width: int, options: dict[str, int]) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=15)
+    parser = option_parser(__doc__, rounds=15)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", choices=(AUTO, *METHODS))

@@ -89,25 +89,25 @@ def main() -> None:
     parser.add_argument("--others", type=Path, nargs="+", required=True, help="folders of photos")
     parser.add_argument("--cut-outs", type=Path, required=True, help="pictures cut out")
     parser.add_argument("--outside", type=Path, nargs="*", default=[], help="folders of others")
-    given = parser.parse_args()
-    model = patchword.load(given.model)
+    options = parser.parse_args()
+    model = patchword.load(options.model)
     rng = np.random.default_rng(0)
     seen = scenes(*SCENES)
     known = embed(model, [one.image for one in seen])
     new = embed(model, [one.image for one in scenes(*NEW_SCENES)])
-    worn, validation = (pictures(given.clothing / name) for name in ("train", "validation"))
+    worn, validation = (pictures(options.clothing / name) for name in ("train", "validation"))
     clothes, held = embed(model, worn), embed(model, validation)
     domains = (
-        domain("scenes", known.vectors, new.vectors[::2], SCENES_MARGIN[given.model]),
+        domain("scenes", known.vectors, new.vectors[::2], SCENES_MARGIN[options.model]),
         domain("clothing", clothes.vectors, held.vectors[::2]),
     )
     cut = embed(model, [crop(opened(name), rng) for name in worn[::2]])
     drawn = embed(model, [drawing(rng) for _ in range(2 * DRAWINGS)])
-    folders = {str(folder): pictures(folder) for folder in given.halves}
+    folders = {str(folder): pictures(folder) for folder in options.halves}
     halves = [one for names in folders.values() for name in names[::2] for one in parts(name, rng)]
-    photos = [opened(name) for folder in given.others for name in pictures(folder)]
+    photos = [opened(name) for folder in options.others for name in pictures(folder)]
     foreign = [one for photo in photos for one in fewer(photo, rng)]
-    things = [one for name in pictures(given.cut_outs) for one in pasted(name, photos, rng)]
+    things = [one for name in pictures(options.cut_outs) for one in pasted(name, photos, rng)]
     others = embed(model, [*halves, *foreign, *things])
     inside = [np.concatenate([known[part], clothes[part], cut[part]]) for part in (0, 1)]
     foreign_too = np.concatenate([drawn.summaries[:DRAWINGS], others.summaries])
@@ -119,12 +119,12 @@ def main() -> None:
     scope = Scope(
         KNOWS,
         domains,
-        words(given.model, seen, asks),
+        words(options.model, seen, asks),
         {},
         SLOTS | ARTICLES,
         boundary=edge,
         inner=inner,
-        words_of=words_of(given.model, seen),
+        words_of=words_of(options.model, seen),
         unplaced=UNPLACED,
     )
     if asks:
@@ -132,10 +132,10 @@ def main() -> None:
         forms = {scope.form(question): question for question in asked}
         asked_of = dict.fromkeys(forms, "scenes") | {scope.form(CLOTHING_QUESTION): "clothing"}
         scope = replace(scope, questions=forms, asked_of=asked_of)
-    before = scope_files.read(ASSETS / given.model)
+    before = scope_files.read(ASSETS / options.model)
     if before is not None:  # rules are made by tools/rewordings.py
         scope = replace(scope, substitutions=before.substitutions, rewordings=before.rewordings)
-    scope_files.save(scope, ASSETS / given.model)
+    scope_files.save(scope, ASSETS / options.model)
     print(f"{len(scope.words)} words, {len(scope.questions)} forms of questions")
     told = {
         "new scenes": new.odd(),
@@ -143,7 +143,7 @@ def main() -> None:
         "drawings": Seen(drawn.vectors[DRAWINGS:], drawn.summaries[DRAWINGS:]),
     }
     told |= {f"{name}, the other half": embed(model, rest[1::2]) for name, rest in folders.items()}
-    told |= {str(folder): embed(model, pictures(folder)) for folder in given.outside}
+    told |= {str(folder): embed(model, pictures(folder)) for folder in options.outside}
     for name, found in told.items():
         share = (scope.novelty(found.vectors, found.summaries) > 1).mean()
         alone = (scope.novelty(found.vectors) > 1).mean()

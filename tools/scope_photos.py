@@ -36,16 +36,16 @@ def main() -> None:
     parser.add_argument("packages", type=Path, help="with a folder for each")
     parser.add_argument("photos", type=Path, help="to write")
     parser.add_argument("stamps", type=Path, help="to write")
-    given = parser.parse_args()
-    for folder in (given.photos, given.stamps):
+    options = parser.parse_args()
+    for folder in (options.photos, options.stamps):
         folder.mkdir(parents=True)
-    for name, photo in games(given.packages / GAMES):
-        save(on_white(photo), given.photos / f"g-{name}.jpg")
-    for number, path in enumerate(wallpapers(given.packages), 1):
-        save(Image.open(path).convert("RGB"), given.photos / f"w-{number}.jpg")
-    for number, path in enumerate(sorted((given.packages / STAMPS).rglob("*.png"))):
+    for name, photo in games(options.packages / GAMES):
+        save(on_white(photo), options.photos / f"g-{name}.jpg")
+    for number, path in enumerate(wallpapers(options.packages), 1):
+        save(Image.open(path).convert("RGB"), options.photos / f"w-{number}.jpg")
+    for number, path in enumerate(sorted((options.packages / STAMPS).rglob("*.png"))):
         if not any(word in str(path) for word in LIKE_OURS):
-            shutil.copy(path, given.stamps / f"{number}-{path.name}")
+            shutil.copy(path, options.stamps / f"{number}-{path.name}")
 
 
 def games(folder: Path) -> Iterator[tuple[str, Image.Image]]:
