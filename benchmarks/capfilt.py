@@ -1,12 +1,14 @@
-"""CapFilt end to end, where the truth is known: scenes a third of whose captions are wrong.
+"""CapFilt from end to end on generated scenes: accuracy of filter and captioner, and the effect on
+training.
 
     python benchmarks/capfilt.py [--model runs/blip/model] [--scenes 3000] [--wrong 0.3]
 
-Draws a folder of scenes, some with the caption of another that is not true of them; runs `patchword
-capfilt` on it with one model as captioner and filter; says how well the filter tells wrong captions
-from right ones, and how many of the captions that were written are true. Then the recipe `clip` is
-trained from random weights, as many steps each time, on the folder as it is, on what the filter
-kept of it, and on what capfilt made of it, and measured on scenes that neither has seen.
+Writes a folder of scenes, some with the caption of another scene that is false for them, and runs
+`patchword capfilt` on it with one model as captioner and filter. Prints how well the filter
+separates wrong captions from right ones, and how many generated captions are true. Then trains the
+recipe `clip` from random weights, with the same number of steps each time, on the original folder,
+on the captions that the filter kept, and on the output of capfilt. Each model is evaluated on
+unseen scenes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ COLOURS = ("red", "yellow", "blue")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--model", default="runs/blip/model", help="what `patchword train blip` left"
     )
@@ -44,10 +46,10 @@ def main() -> None:
     parser.add_argument("--wrong", type=float, default=0.3, help="share of captions")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--into", type=Path, help="a folder to keep, and to go on in")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        into = arguments.into or Path(folder)
-        run(into, arguments.model, arguments.scenes, arguments.wrong, arguments.steps)
+        into = options.into or Path(folder)
+        run(into, options.model, options.scenes, options.wrong, options.steps)
 
 
 def run(into: Path, model: str, count: int, wrong: float, steps: int) -> None:

@@ -1,17 +1,17 @@
-"""Captions a second of BLIP base beside transformers' own, and the cost of each further token.
+"""Captions a second of BLIP base, beside transformers, and the cost of each further token.
 
     python benchmarks/caption.py [--batches 1 8] [--device cuda]
 
-transformers writes a checkpoint of random weights, BLIP base at 384 pixels, and patchword loads it;
-both hold it in bfloat16 and write exactly 20 ids about the same images. Medians, the two in turn in
-one process. The ids must be equal in float32; in bfloat16 two words may lie closer than its
-rounding, and each line says how many of the texts are equal.
+transformers writes a checkpoint of BLIP base at 384 pixels with random weights, and patchword loads
+it. Both run in bfloat16 and write exactly 20 ids for the same images, in turn, in one process. In
+float32 the ids must be equal. In bfloat16 two words may be closer than the rounding error, so each
+row says how many texts are equal.
 
-Then milliseconds of the id after 5, 10, 20 and 40: with the cache, and with all ids before it read
-again, which must give the same probabilities (in float32) and take longer and longer.
+Then the time of the id after 5, 10, 20 and 40 others, in milliseconds: with the cache, and with all
+previous ids computed again. Both must give the same probabilities in float32.
 
-On one thread (OMP_NUM_THREADS=1) times are those of the processor, which other work on the machine
-does not count into; on more, and on a GPU, they are those of the clock.
+With one thread (OMP_NUM_THREADS=1) times are CPU times, which do not count other work on the
+machine. With more threads, and on a GPU, they are wall-clock times.
 """
 
 import os

@@ -1,15 +1,15 @@
-"""A collection from end to end, as a new user would make and serve one: 10,000 photos indexed with
-kills and bad files, searched, and served to four kinds of clients under load.
+"""A collection of 10,000 photos from end to end: indexed despite kills and bad files, searched, and
+served under load.
 
     python benchmarks/collection.py [--photos 10000] [--also FOLDER] [--kills 5] [--folder F]
 
-Generated scenes of 480 x 480, of which is known what they show, every twentieth file damaged in one
-of four ways; with --also, all images of a folder too. `patchword index` is killed at random moments
-and run again; then it is checked that each good photo is there once and each bad one named with a
-reason. `patchword serve` answers `openai`, `InferenceClient`, an MCP client and a browser (Chromium
-through Playwright) while others send good and bad requests; it is killed with SIGKILL in the middle
-of them, started again, and must answer as before. Prints a table; ends at the first thing that is
-not as it must be. Needs what `make check-page` installs.
+The photos are generated scenes of 480 x 480 with known contents. Every twentieth file is damaged in
+one of four ways. With --also, all images of another folder are added. `patchword index` is killed
+at random moments and run again; then each good photo must be indexed once and each bad file named
+with a reason. `patchword serve` answers `openai`, `InferenceClient`, an MCP client and a browser
+(Chromium through Playwright) while other clients send good and bad requests. It is killed with
+SIGKILL under load and started again, and must give the same answers. Prints a table; stops at the
+first failed check. Needs what `make check-page` installs.
 """
 
 import argparse
@@ -275,12 +275,12 @@ def served(folder: Path, answers: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    arguments.add_argument("--photos", type=int, default=10_000)
-    arguments.add_argument("--also", type=Path, help="a folder of images to index too")
-    arguments.add_argument("--kills", type=int, default=5)
-    arguments.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--photos", type=int, default=10_000)
+    parser.add_argument("--also", type=Path, help="a folder of images to index too")
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
+    options = parser.parse_args()
     of_serve.photos_held.extend(of_serve.photos())
     with tempfile.TemporaryDirectory() as made:
         folder = (options.folder or Path(made)).resolve()

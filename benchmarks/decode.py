@@ -1,9 +1,10 @@
-"""Milliseconds to open a 12-megapixel JPEG and make it a network's input, ours beside Pillow's.
+"""Opening and resizing a JPEG of 12 megapixels, beside Pillow.
 
     python benchmarks/decode.py [PHOTO]      default: the first sample, enlarged to 4000x3000
 
-Reference: Pillow's full decode and bicubic resize, as every CLIP processor does it. Ours: the same
-preprocessing on a JPEG decoded at its smallest sufficient DCT scale. Both in turn, one thread.
+Milliseconds from the file to the network's input. Reference: Pillow's full decoding and bicubic
+resizing, as in every CLIP processor. Ours: the same preprocessing, applied to a JPEG decoded at the
+smallest sufficient DCT scale. In turn, one thread.
 """
 
 import io

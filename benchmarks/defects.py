@@ -1,20 +1,21 @@
-"""How well the methods of `inspect` find defects, and whether false alarms are what was asked.
+"""How well the methods of `inspect` find defects, and whether their false alarm rate is as
+requested.
 
     python benchmarks/defects.py [--model demo] [--test 20] [--good 20] [--false-alarms 600]
     python benchmarks/defects.py --pcb DATA/deeppcb --short-side 448 [--vit-tiny WEIGHTS]
 
-Wafers are scenes that no training saw, with their masks. DeepPCB (Tang et al. 2019): photos of
-printed circuits, 640 x 640, each with a template of the same board without defects, and boxes
-around its defects, which stand for masks. Half of the test is good: the same wafers without the
-defect, and the templates. Methods that learn do so from other good wafers, from templates of other
-boards; `reference` looks at each photo beside the good one of the same thing.
+Wafers are generated scenes with masks that were not used in training. DeepPCB (Tang et al. 2019)
+has photos of printed circuits, 640 x 640, each with a photo of the same board without defects, and
+boxes around the defects, which serve as masks. Half of the test photos are good: the same wafers
+without the defect, or the boards without defects. Methods that learn do so from other good wafers
+or boards; `reference` compares each photo with the good one of the same object.
 
-Of images AUROC, of pixels AUROC and AUPRO up to a false positive rate of 0.3; how often the highest
-place of a bad photo's map lies in its defect; and seconds of one core's time for each photo, of
-`mutual` in a batch of four. With --false-alarms the share of so many good wafers that is rejected
-at 1% and 5%, over 20 draws of those that are held out, by `memory` and `subspace`.
+Prints AUROC of images; AUROC of pixels, and AUPRO up to a false positive rate of 0.3; how often the
+maximum of a bad photo's map lies in its defect; and CPU seconds for each photo (for `mutual`, in a
+batch of four). With --false-alarms, prints the share of so many good wafers that `memory` and
+`subspace` reject at rates of 1% and 5%, over 20 random choices of held-out wafers.
 
-(This file is not called inspect.py: Python's own module of that name is imported from here.)
+(This file is not called inspect.py, because that name would hide Python's own module.)
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def false_alarms(model: patchword.Model, method: Method, good: Sequence[Pair], c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--vit-tiny", type=Path, help="timm's ViT-Tiny of these weights instead")
     parser.add_argument("--pcb", type=Path)
@@ -152,19 +153,19 @@ def main() -> None:
     parser.add_argument("--layer", type=int, action="append", default=[])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--false-alarms", type=int, default=0, help="good wafers")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    model = patchword.load(chosen.model)
-    if chosen.vit_tiny:
+    model = patchword.load(options.model)
+    if options.vit_tiny:
         from probe import vit  # which needs scikit-learn
 
-        model = vit(chosen.vit_tiny)
-    pairs = boards(chosen.pcb) if chosen.pcb else wafers(chosen.test + chosen.good, 0)
-    test, good = pairs[: chosen.test], pairs[chosen.test : chosen.test + chosen.good]
-    view = View(tuple(chosen.layer), chosen.short_side)
+        model = vit(options.vit_tiny)
+    pairs = boards(options.pcb) if options.pcb else wafers(options.test + options.good, 0)
+    test, good = pairs[: options.test], pairs[options.test : options.test + options.good]
+    view = View(tuple(options.layer), options.short_side)
     print(f"{len(test)} pairs to test, {len(good)} others")
     print("method     image AUROC   pixel AUROC   AUPRO   highest place   s/photo")
-    for name in chosen.methods.split(","):
+    for name in options.methods.split(","):
         own = replace(view, layers=()) if name == "winclip" else view
         method = METHODS[name](view=own)  # type: ignore[call-arg]
         try:
@@ -174,8 +175,8 @@ def main() -> None:
             print(f"{name:10} {error}")
             continue
         print(f"{name:10}", *(f"{share:11.1%}" for share in row), f"{seconds:9.3f}", flush=True)
-    for name in ("memory", "subspace") if chosen.false_alarms else ():
-        false_alarms(model, METHODS[name](view=view), good, chosen.false_alarms)  # type: ignore[call-arg]
+    for name in ("memory", "subspace") if options.false_alarms else ():
+        false_alarms(model, METHODS[name](view=view), good, options.false_alarms)  # type: ignore[call-arg]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Train the shipped recipe `vqa` on easy-VQA, and ask it about images that it never saw.
+"""Training the recipe `vqa` on easy-VQA: time, and accuracy on unseen images.
 
     python benchmarks/easy_vqa.py easy_vqa.zip [--out runs/easy-vqa] [--on test] [KEY=VALUE ...]
 
-The 4,000 images are split by their numbers: those that 8 divides are the test, those one above
-the validation, for which the recipe was tuned, all others are learned. So no question of the test
-is asked about an image of another part. Prints the share of answers that are right word for word,
-as the model writes them, as it ranks those of answers.txt, and as one guesses who reads only the
-question: the most frequent answer to it in training.
+The 4,000 images are split by number: those divisible by 8 are the test part, those with remainder 1
+the validation part, on which the recipe was tuned; the others are for training. So the parts share
+no image. Prints the share of answers that are exactly right: generated; ranked among those of
+answers.txt; and guessed from the question alone, as the most frequent answer to it in training.
 
-A run that was interrupted goes on in the same `--out`, and its minutes are those of the last part.
-They are more than three: no part of `make bench`.
+An interrupted run continues with the same `--out`; its minutes are then those of the last part.
+Training takes more than three minutes, so this is no part of `make bench`.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def progress(step: int, metrics: dict[str, float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("archive", type=Path, help="easy_vqa.zip")
     parser.add_argument("--out", type=Path, help="folder for data and run; a temporary one")
     parser.add_argument("--on", choices=PARTS, default="test", help="the part to measure")

@@ -1,18 +1,18 @@
-"""What the embedded model can do, on images it never saw.
+"""What the embedded models can do, on unseen images.
 
     python benchmarks/embedded_model.py [--clothing CLOTHING/validation] [--model demo]
 
-Wafer classes from words, clothing classes from words (one subfolder per class), retrieval among
-scenes whose captions are true of no other of them, and the pointing game (Zhang et al. 2018): how
-often a heatmap's maximum lies in the named object's mask, and how often there or as near as the
-paper grants, 15 of 224 pixels; beside the chances of a random point.
+- Zero-shot classes of wafers and of clothing photos (one subfolder for each class).
+- Retrieval among scenes whose captions are false for all other scenes.
+- The pointing game (Zhang et al. 2018): how often a heatmap's maximum lies in the mask of the named
+  object, and how often in it or within the paper's tolerance, 15 of 224 pixels, beside the chance
+  of a random point.
+- Of models that can: whether matching separates a scene's own caption from that of another scene of
+  the same kind, and from its own caption with one word changed; exactly right answers to questions;
+  and the facts in captions, as `scene_captions.stated` reads them. Words without a meaning count as
+  wrong facts.
 
-Of a model that can: whether it tells a scene's own caption from that of another scene of its kind,
-and from its own with one word changed; its answers to questions, word for word; and what its
-captions state, fact by fact as `scene_captions.stated` reads them. The words that state nothing
-count as wrong facts. What the model cannot do is left out.
-
-Scenes have a seed that training did not use.
+What a model cannot do is left out. The scenes' seed was not used in training.
 """
 
 from __future__ import annotations
@@ -350,7 +350,7 @@ LANGUAGE: dict[str, tuple[Language, float, Callable[[ModelConfig], bool]]] = {
 
 def main() -> None:
     known = ("wafers", "clothing", "retrieval", "pointing", *LANGUAGE)
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--clothing", type=Path)
     parser.add_argument("--count", type=int, default=200)

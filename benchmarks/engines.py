@@ -1,15 +1,16 @@
-"""Image towers on the CPU by every engine beside every peer, random weights of the real shapes.
+"""Image towers on the CPU: images a second of every engine, beside its peers.
 
     python benchmarks/engines.py [--models vit-b32 rn50 ...] [--dtypes float32 ...]
         [--batches 1 32 ...] [--sides 224 448 ...] [--tiny]
 
-Images/s of preprocessed images, medians of rounds in turn, two before them left out: kernels are
-compiled then. Ways of one number type are measured together, and what is stored is not measured
-again. --sides: one image at a time, of so many pixels a side, instead of batches. Peers: open_clip
-and transformers as they are, with torch's attention and their own, OpenVINO and onnxruntime with
-graphs of transformers' network (of open_clip's for RN50), int8 of onnxruntime with dynamic ranges.
-Ours: each engine of `load`; int8 calibrated with scenes. Agreement: the least cosine to our float32
-over 16 scenes. On a GPU: gpu.py.
+Random weights of the real shapes, preprocessed images, medians of rounds in turn after two that
+compile kernels. Engines of one number type are measured together; stored measurements are not
+repeated. --sides: one image at a time, of these sizes in pixels, instead of batches.
+
+Peers: open_clip and transformers, with torch's attention and their own; OpenVINO and onnxruntime
+with graphs of transformers' network (of open_clip's for RN50); int8 of onnxruntime with dynamic
+ranges. Ours: each engine of `load`; int8 is calibrated with scenes. Agreement: the smallest cosine
+to our float32 over 16 scenes. For GPUs see gpu.py.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Every family at full size: the largest difference from its origin, and items/s beside it.
+"""Every model family at full size: agreement with the original library, and items a second.
 
     python benchmarks/families.py [--batch 8] [NAME ...]
 
-The original library writes a checkpoint of random weights, patchword loads it through the real
-converter, and both are given the same input, in turn, in one run. float32. Agreement: the largest
-difference of an output, in inference, where linear layers are multiplied by oneDNN in parts, and
-without gradients alone, as torch does.
+The original library writes a checkpoint with random weights, and patchword loads it with its
+converter. Both compute the same inputs, in turn, in float32. Agreement: the largest difference of
+an output, with linear layers by torch (under no_grad), and by oneDNN in parts (under
+inference_mode).
 """
 
 import os

@@ -1,14 +1,19 @@
-"""Networks, training and the way from files to vectors on an NVIDIA GPU, beside every peer.
+"""Speed on an NVIDIA GPU, beside every peer: networks, training, and from files to vectors.
 
     python benchmarks/gpu.py [--minutes 6] [--only eager texts ...] [--device cpu --tiny]
 
-In bfloat16, random weights of the real shapes. Parts, one after another: `eager`, image towers of
-ViT-B/32, B/16 and L/14 beside open_clip and transformers as they are, how long one image takes, and
-what share of the card's own matrix product L/14 reaches; `texts`; `training`, a step beside
-open_clip's; `files`, from JPEGs to vectors; `compiled`, the towers again, peers and ours by
-torch.compile, of single images as CUDA graphs, and of 32 where time is left. Images lie on the GPU
-already, but in `files`. What there is no time for is named, and what is not done when the time is
-over, imports counted, is broken off. "--device cpu --tiny" only tries whether every line runs.
+Random weights of the real shapes, in bfloat16. The parts, in this order:
+
+eager      image towers of ViT-B/32, B/16 and L/14 beside open_clip and transformers; the time of
+           one image; the share of the GPU's rate for large matrix products that L/14 reaches
+texts      the text tower
+training   a training step, beside open_clip
+files      from JPEGs to vectors
+compiled   the towers again, with torch.compile: single images as CUDA graphs, and batches
+
+Images are on the GPU already, except in `files`. Parts without enough time left are named and
+skipped; when the time is over, imports included, the current part is stopped. "--device cpu --tiny"
+only checks that every line runs.
 """
 
 # ruff: noqa: E402

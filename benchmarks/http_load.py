@@ -1,4 +1,4 @@
-"""A server under load: connections that take little of the processor, and the process itself."""
+"""Load a server: cheap HTTP connections, and the server's process."""
 
 import asyncio
 import contextlib

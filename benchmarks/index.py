@@ -1,14 +1,14 @@
-"""Milliseconds, recall and memory of searches in an index of made-up vectors, beside other engines.
+"""Search in an index of generated vectors: milliseconds, recall and memory, beside other libraries.
 
     python benchmarks/index.py [--rows 1000 1000000 ...] [--dim 512] [--folder F] [--quick]
 
-The vectors are uneven clusters with a power-law spectrum and a common mean, as those of a CLIP's
-images are. Queries of two kinds: distributed as the images, and apart from all of them, as a CLIP's
-texts are (cosine 0.34 with the nearest). Recall@10 is against float32 products with all vectors.
-faiss and usearch hold the vectors, or codes of them, in memory, and give numbers; patchword and
-LanceDB give paths and dates from a table on disk. Times are medians of so many queries, after one.
-Approximate from 100,000 rows on. --quick: without usearch, whose graph takes minutes to build.
---folder: keeps vectors, table and graph for another run.
+The vectors are uneven clusters with a power-law spectrum and a common mean, like a CLIP's image
+vectors. Queries are of two kinds: from the distribution of the images, and far from all of them,
+like a CLIP's texts (cosine 0.34 with the nearest). Recall@10 is relative to float32 products with
+all vectors. faiss and usearch hold the vectors, or codes of them, in memory, and return numbers;
+patchword and LanceDB return paths and dates from a table on disk. Times are medians over queries,
+after one. Approximate search is measured from 100,000 rows on. --quick leaves out usearch, whose
+graph takes minutes to build. --folder keeps vectors, table and graph for another run.
 """
 
 import argparse

@@ -1,17 +1,20 @@
-"""Seconds, memory and disk to build an index: of vectors made elsewhere, of photos with damage and
-kills, and of a folder of photos beside the machine's limit.
+"""Build an index: time, memory and disk, from vectors, from photos with damage and kills, and
+beside the machine's limit.
 
     python benchmarks/index_build.py vectors [--rows 1000000] [--dim 512]
     python benchmarks/index_build.py photos [--photos 10000] [--kills 5]
     python benchmarks/index_build.py limit [--photos 20000]
 
 vectors: `Index.put` of random unit vectors in float16, mapped from a file, into a new index in one
-commit; then 10,000 more into that; then two of them changed. photos: generated JPEGs of 640 x 480,
-5% of them damaged in four ways, indexed with the embedded model by `patchword index` in processes
-that are killed at random moments; then a last run to the end, and one more that finds all as it
-was. limit: as many photos, none of them damaged, by one `patchword index`; beside what the machine
-must do for them and nothing else: decode and resize each and make its thumbnail, by Pillow on every
-core, and then run the network on all cores.
+commit; then 10,000 more; then two of these changed.
+
+photos: generated JPEGs of 640 x 480, 5% of them damaged in four ways. `patchword index` with the
+embedded model is killed at random moments and run again; then one run to the end, and one more that
+finds nothing to do.
+
+limit: photos without damage, in one `patchword index`; beside the least that the machine must do
+for them: decode each, resize it and make its thumbnail, by Pillow on every core, and then run the
+network on all cores.
 """
 
 import argparse
@@ -204,7 +207,7 @@ def limit(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("vectors", "photos", "limit"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)

@@ -1,10 +1,10 @@
-"""An index of 10,000,000 made-up vectors: disk, memory, and milliseconds of its searches.
+"""An index of 10,000,000 generated vectors: disk, memory, and milliseconds of searches.
 
     python benchmarks/index_large.py --folder F [--rows 10000000] [--dim 512]
 
-The vectors and queries are those of `index.py`, but drawn a million at a time, and held in the
-table alone: 33 GB of disk for 10,000,000 x 512. What was done before a kill is not done again: a
-commit is made of each part, with the true neighbours among it by float32 products beside.
+Vectors and queries are like those of `index.py`, but drawn in parts, and stored only in the table:
+33 GB of disk for 10,000,000 x 512. An interrupted run continues: each part is committed, and its
+true nearest neighbours, by float32 products, are stored beside it.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def truth(folder: Path, kind: str, rows: int) -> Rows:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--folder", type=Path, required=True)
@@ -79,9 +79,8 @@ def main() -> None:
     store = Store(str(options.folder / "index"))
     start = time.perf_counter()
     fill(store, world, options.rows, options.dim, queries)
-    print(
-        f"{options.rows} x {options.dim} vectors are there after {time.perf_counter() - start:.0f}
-        s" )
+    seconds = time.perf_counter() - start
+    print(f"{options.rows} x {options.dim} vectors are stored after {seconds:.0f} s")
     best = {kind: truth(options.folder, kind, options.rows) for kind in queries}
     search = Nearest(store)
     start = time.perf_counter()

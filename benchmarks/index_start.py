@@ -1,13 +1,14 @@
-"""From the start of a process to the first answer of an index of made-up vectors: time and memory.
+"""Start of an index of generated vectors: time and memory from the start of a process to its first
+answer.
 
     python benchmarks/index_start.py --folder F [--rows 1000000] [--rounds 5] [--cold]
 
-Four processes in turn, medians of rounds after one that warms the disk's cache: Python that imports
-torch and LanceDB alone; Python that opens the index and finds what is nearest to a vector; Python
-that opens it and its model, a CLIP ViT-B/32 of random weights, and finds what is nearest to a text;
-and `patchword search INDEX TEXT`. --cold: the files of the index are not in memory. The memory is
-that of the process while it holds what it has mapped, of its end: resident, the part of it that is
-no page of a file, and the largest resident. The table stays in the folder for another run.
+Four processes in turn; medians of rounds, after one that fills the disk cache. Python that only
+imports torch and LanceDB; Python that opens the index and searches by a vector; Python that opens
+the index and its model, a CLIP ViT-B/32 with random weights, and searches by a text; and `patchword
+search INDEX TEXT`. --cold: the index's files are not in memory. Memory is that at the end of the
+process: resident; the part that is no page of a file; and the largest resident. The folder keeps
+the table for another run.
 """
 
 import argparse
@@ -66,12 +67,12 @@ def forget(folder: Path) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    arguments.add_argument("--folder", type=Path, required=True)
-    arguments.add_argument("--rows", type=int, default=1_000_000)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--cold", action="store_true")
-    options = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cold", action="store_true")
+    options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(exist_ok=True)
     with named("clip-b32") as made:

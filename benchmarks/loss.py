@@ -1,11 +1,11 @@
-"""Losses of a large batch beside open_clip's: seconds and memory of forward and backward.
+"""Contrastive losses of large batches: time and memory of forward and backward, beside open_clip.
 
     python benchmarks/loss.py [--large]
 
-Reference: open_clip's ClipLoss and SigLipLoss, on one process, float32, D = 512, N = 8,192 and
-16,384; with --large ClipLoss alone at 32,768, once, where it needs 16 GiB. Each is measured in
-processes of its own, the two in turn: medians of the seconds and of the peak of resident memory
-above what was resident when the features were made. Both must find the same loss and gradients.
+Reference: open_clip's ClipLoss and SigLipLoss, in one process, float32, D = 512, N = 8,192 and
+16,384; with --large only ClipLoss at 32,768, once, for which it needs 16 GiB. Each measurement runs
+in a process of its own, the libraries in turn. Memory is the peak above what was resident when the
+features had been made. Losses and gradients must be equal.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""From files to tensors and to vectors: images a second, ours beside transformers and a DataLoader.
+"""From files to tensors and to vectors: images a second, beside transformers with a DataLoader.
 
     python benchmarks/pipeline.py [--photos 96] [--large 16] [--real FOLDER]
 
-Peers, as a user would write them: transformers' processor in a torch DataLoader, by one process and
-by as many workers as cores, and the same with Pillow's `draft`; then its ViT-B/32. Limits: decoding
-and resizing alone by Pillow, on one core times the cores, and by a process for each core; and the
-slower of our decoding and our network alone. --real: a folder of real photos; prints how near their
-vectors with and without `exact` are, as a distribution of cosines.
+Peers, as users write them: transformers' processor in a torch DataLoader, with one process and with
+one worker for each core, also with Pillow's `draft`; then transformers' ViT-B/32. Limits: decoding
+and resizing by Pillow alone, on one core times the number of cores, and with one process for each
+core; and the slower of our decoding and our network, each alone. --real: prints the cosines between
+vectors with and without `exact` for a folder of real photos.
 """
 
 import multiprocessing

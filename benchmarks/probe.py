@@ -1,12 +1,11 @@
-"""A linear probe beside scikit-learn's, on the same features of a real ViT.
+"""Linear probe on features of a real ViT: accuracy and time, beside scikit-learn.
 
     python benchmarks/probe.py [--data ../shared/data]
 
-ViT-Tiny/16 (timm's pretrained weights, frozen) on clothing: features of the training photos are
-learned from, C is chosen by the same sweep on the same held-out fifth, and the validation photos
-are told apart. Top-1 accuracy and seconds of each, in one run, once: a sweep takes a minute. Both
-stop at a gradient of 1e-5 or after 1,000 steps. float64; the class token after the norm, of unit
-length.
+ViT-Tiny/16 (timm's pretrained weights, frozen) on clothing photos. Both fit on the features of the
+training photos, choose C by the same sweep on the same held-out fifth, and classify the validation
+photos. Top-1 accuracy and seconds, in one round: a sweep takes a minute. Both stop at a gradient of
+1e-5 or after 1,000 steps. Features are the class token after the norm, of unit length, in float64.
 """
 
 from __future__ import annotations

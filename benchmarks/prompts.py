@@ -1,11 +1,11 @@
-"""Class names in all templates, ViT-B/32's text tower, from strings to vectors, beside open_clip.
+"""Class names in 80 templates: prompts a second from strings to vectors, beside open_clip.
 
     python benchmarks/prompts.py [--classes 1000] [--peer 64] [--dtype bfloat16] [--sizes 1 10 ...]
 
-ImageNet's names and OpenAI's 80 templates, as open_clip carries them. patchword encodes all of
-them, and the first few, see --sizes; open_clip, which pads to 77 tokens and takes as long for each,
-at most `--peer` of the same. Agreement: the largest difference of a unit vector's number over the
-peer's prompts.
+The text tower of ViT-B/32, ImageNet's class names and OpenAI's 80 templates, as open_clip includes
+them. patchword encodes all prompts, and the first few (--sizes). open_clip pads to 77 tokens and
+takes the same time for each prompt, so it encodes at most the first --peer. Agreement: the largest
+difference in unit vectors over these.
 """
 
 import argparse

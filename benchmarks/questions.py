@@ -1,11 +1,12 @@
-"""Other wordings of the questions that demo-blip knows: answered right, warned of, or neither.
+"""Other wordings of questions that demo-blip knows: how many are answered right, warned about, or
+neither.
 
     python benchmarks/questions.py [--each 6]
 
 questions.txt was written before the rules (`tools/rewordings.py`), questions_others.txt after them;
-the last part of that holds questions that are close to a known one and mean something else. Each
-wording is asked of --each scenes that training did not use and that answer the known question;
-those of clothing, which no scene shows, are only counted as understood or warned of.
+the last part of the second has questions that are close to a known one but mean something else.
+Each wording is asked about --each scenes, unseen in training, that answer the known question.
+Wordings about clothing, which no scene shows, are only counted as understood or warned about.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def taken(scope: Scope, wording: Wording) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--each", type=int, default=6)
     options = parser.parse_args()
     model = patchword.load("demo-blip")

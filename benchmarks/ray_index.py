@@ -1,9 +1,10 @@
-"""`index --ray` with one worker and with two: raylets of one CPU each, on this machine.
+"""`index --ray` with one worker and with two: images a second.
 
     chrt -r 1 python benchmarks/ray_index.py [--photos 1200]
 
-Photos of 640 x 480, the embedded model, blocks of 32. The rate is that between the first block and
-the last, when all workers have loaded the model; the seconds are those of the whole command.
+Each worker is a raylet with one CPU on this machine. Photos of 640 x 480, the embedded model,
+blocks of 32. The rate is that from the first block to the last, when all workers have loaded the
+model; the seconds are those of the whole command.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def measured(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--photos", type=int, default=1200)
     count = parser.parse_args().photos
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}

@@ -1,14 +1,14 @@
-"""How well `segment` and `locate` cut out what they are asked for.
+"""How accurately `segment` and `locate` find the requested objects.
 
     python benchmarks/regions.py [--model demo] [--scenes 60] [--methods auto surgery]
 
-On unseen scenes with masks, of coloured shapes and of wafers, each asked for what is there and for
-two things that are not. segment: the mean over the things of the intersection over union of their
-pixels. locate: the same of all regions of a text together; the share of things whose largest region
-has a box with an intersection over union of 0.5 or more with the thing's; and the share of absent
-texts that were found.
+On unseen scenes with masks, of coloured shapes and of wafers; each is searched for the objects that
+it shows and for two that it does not. segment: the mean intersection over union (IoU) of the
+objects' pixels. locate: the same for all regions of a text together; the share of objects whose
+largest region has a box with an IoU of at least 0.5 with the object's box; and the share of absent
+texts for which something was found.
 
-Scenes have a seed that training did not use.
+The scenes' seed was not used in training.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ def measured(model: patchword.Model, method: str, kind: str, count: int) -> list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", default=["auto", "surgery"])
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    model = patchword.load(chosen.model)
+    model = patchword.load(options.model)
     print("method     scenes  segment IoU  locate IoU  box recall  absent found")
-    for method in chosen.methods:
+    for method in options.methods:
         for kind in ("shapes", "wafer"):
-            numbers = "  ".join(f"{n:10.1%}" for n in measured(model, method, kind, chosen.scenes))
+            numbers = "  ".join(f"{n:10.1%}" for n in measured(model, method, kind, options.scenes))
             print(f"{method:10} {kind:6}  {numbers}", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""What a caption of a scene states, read from its words alone: `scenes.captions` backwards.
+"""Read from a caption what it states about a scene: the inverse of `scenes.captions`.
 
-A caption that a model wrote may be of no sense. It is read phrase by phrase, and what is left over
-is reported, never dropped.
+Captions that a model wrote may make no sense. They are parsed phrase by phrase; what cannot be
+parsed is reported, never dropped.
 """
 
 import re

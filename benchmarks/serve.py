@@ -1,14 +1,14 @@
-"""The server under load: 64 clients, and 20,000 requests of which some are bad.
+"""The server under load: requests a second, latency, and many bad requests.
 
     python benchmarks/serve.py [--model demo|clip-b32] [--clients 64] [--requests N]
     python benchmarks/serve.py --soak 20000
 
-The first runs one mixed list of requests (half image embeddings, the rest text embeddings and
-labels for an image) four ways: by the batch engine alone, in one process; by `patchword serve` with
-that many clients; by the same model behind FastAPI with one forward for each request; and by one
-client, beside the model called directly. The second sends good and bad requests (fuzzed images,
-wrong types, huge ones, slow ones, cut off ones) and says what was answered, how the server's memory
-grew, and whether answers to the good ones changed.
+The first command sends one list of requests (half images to embed, a quarter texts, a quarter
+images to classify) in four ways: directly to the batch engine, in one process; with that many
+clients to `patchword serve`; with as many to FastAPI with one forward for each request; and with
+one client, beside direct calls of the model. The second command sends good and bad requests (fuzzed
+images, wrong types, huge, slow and truncated ones), and prints the answers, the growth of the
+server's memory, and whether answers to good requests changed.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
-"""From the start of a process to the first classification: time and peak memory, beside
+"""Start-up, from the start of a process to the first classification: time and peak memory, beside
 transformers.
 
     python benchmarks/startup.py [--rounds 5]
 
-A cached checkpoint, CLIP ViT-B/32 of random weights as transformers writes it; one photo, two
-labels. Each script in a process of its own, in turn, medians of rounds after one that warms the
-disk's cache; the peak is the largest resident size of the process, as Linux counts it.
+A cached checkpoint of CLIP ViT-B/32 with random weights, as transformers writes it; one photo, two
+labels. Each script runs in a process of its own, in turn; medians of rounds, after one that fills
+the disk cache. The peak is the largest resident size of the process, as Linux counts it.
 """
 
 import os

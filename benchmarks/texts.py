@@ -1,10 +1,10 @@
-"""The text tower of CLIP ViT-B/32, random weights, on short texts, beside its peers.
+"""The text tower of CLIP ViT-B/32 on short texts: texts a second, beside its peers.
 
     python benchmarks/texts.py [--dtype bfloat16] [--batches 1 8 64 256]
 
-Texts/s of ids of 9 tokens, each library as a user would call it: open_clip pads to 77 positions,
-transformers to the longest, patchword to the longest end token. Agreement: the largest difference
-from transformers' features. Images: engines.py.
+Random weights, texts of 9 tokens, each library as users call it: open_clip pads to 77 positions,
+transformers to the longest text, patchword trims to the last end token. Agreement: the largest
+difference from transformers' features. For images see engines.py.
 """
 
 import argparse

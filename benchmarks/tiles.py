@@ -1,11 +1,11 @@
-"""Small defects on large wafers, looked at whole and in tiles: found, and false alarms.
+"""Small defects on large wafers, with and without `--tiles`: defects found, and false alarms.
 
     python benchmarks/tiles.py [--each 10] [--size 1500] [--shrink 8]
 
-Perfect wafers, and wafers with a scratch, particles or a stain, each a defect of the generator
---shrink times smaller than it draws them, on wafers of --size pixels (of which the models see 96).
-By demo-blip "is there ...?" and the match with "a wafer with ..." (found from 0.5 on); by both the
-best of five labels: found is any defect, and false alarms are those on perfect wafers.
+Perfect wafers, and wafers with a scratch, particles or a stain that is --shrink times smaller than
+usual, on photos of --size pixels (the models see 96). demo-blip answers "is there ...?" and matches
+"a wafer with ..." (found: a probability of at least 0.5); both models classify with five labels
+(found: any defect). False alarms are those on perfect wafers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def wafer(seed: int, size: int, shrink: float, defect: str | None) -> NDArray[np
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--each", type=int, default=10)
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--shrink", type=float, default=8)

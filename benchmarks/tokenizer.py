@@ -1,9 +1,10 @@
-"""Texts a second: patchword's tokenizer beside open_clip's and transformers', same texts and ids.
+"""Tokenizers: texts a second, beside open_clip and transformers.
 
-    python benchmarks/tokenizer.py FOLDER      # one that holds CLIP's tokenizer.json
+    python benchmarks/tokenizer.py FOLDER      # with CLIP's tokenizer.json
 
-One core each (TOKENIZERS_PARALLELISM=false); medians of interleaved rounds. open_clip remembers
-words it has seen, and this gives it that advantage: the first round is not counted.
+The same texts, one core (TOKENIZERS_PARALLELISM=false), medians of rounds in turn. open_clip caches
+words that it has seen; it may use this cache, because the first round does not count. Agreement:
+how many texts have the same ids.
 """
 
 import os

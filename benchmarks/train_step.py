@@ -1,15 +1,15 @@
-"""A training step of CLIP ViT-B/32 beside open_clip's own: forward, loss, backward, AdamW.
+"""A training step of CLIP ViT-B/32 (forward, loss, backward, AdamW): samples a second, beside
+open_clip.
 
     python benchmarks/train_step.py [--batches 32] [--steps 3] [--rounds 2] [--only bfloat16]
 
-Both start from the same weights and see the same images and texts, in float32 and under bfloat16
-autocast: full texts of 77 tokens, and ordinary captions of 8 to 16, which patchword trims to the
-longest and open_clip pads to 77, as its tokenizer does. Theirs is open_clip_train's step: its CLIP,
-ClipLoss and optimiser settings, precision "amp_bf16". Each side runs in processes of its own, the
-two in turn, --rounds of them. A rate is of the median of the steps of all rounds, but for the first
-of each kind in a process, which warms up; memory is the most that a process held while it trained.
-The losses of all steps must agree, in bfloat16 that of the first. Runs on a GPU where there is one,
-and then also tells the share of its peak.
+Both start with the same weights and the same images and texts, in float32 and with bfloat16
+autocast: full texts of 77 tokens, and captions of 8 to 16, which patchword trims to the longest and
+open_clip pads to 77. The peer is the step of open_clip_train: its CLIP, ClipLoss, optimizer
+settings and precision "amp_bf16". Each library runs in processes of its own, in turn, --rounds of
+them. Rates are of the median of all steps, without the first of each kind in a process; memory is
+the peak during training. The losses of all steps must agree, in bfloat16 that of the first. Uses a
+GPU if there is one, and then also measures the share of its peak rate.
 """
 
 import argparse

@@ -1,19 +1,22 @@
-"""Where heatmaps are right, and what they cost.
+"""Heatmaps: accuracy, and cost in encodings of an image.
 
     python benchmarks/where.py [--model demo] [--scenes 60] [--methods ...] [--photo]
 
-For each method, and for what `auto` is, the pointing game (Zhang et al. 2018) over objects of
-unseen scenes: how often the best patch's middle lies in the named object's mask, and how often
-there or as near as the paper grants, 15 of 224 pixels. The mean intersection over union of the
-objects' pixels, as `segment` gives them for the names of a scene's objects; of methods that have
-cosines. And the time of one heatmap, of one text and of 20, against one encoding of the pixels that
-it sees: of a head, which sees another size than the network, of that size. Beside it the least that
-its formula can cost: its multiplications in the network against those of one encoding. Both are
-without the check that the embedded models make of whether they know such photos, which is one more
-encoding. With --photo the time and the memory of 20 maps of a 24-megapixel photo, and of a windowed
-one of 8,000 x 8,000 pixels, each in a process of its own.
+For each method, and for `auto`, on unseen scenes:
 
-Scenes have a seed that training did not use.
+- The pointing game (Zhang et al. 2018): how often the centre of the best patch lies in the mask of
+  the named object, and how often in it or within the paper's tolerance, 15 of 224 pixels.
+- The mean intersection over union of `segment` for the names of a scene's objects, for methods with
+  cosines.
+- The time of a heatmap of one text, and of 20, relative to one encoding of the image at the size
+  that the method sees (a dense head has its own size); beside it the lower bound of the formula:
+  its multiplications in the network relative to those of one encoding. The embedded models' check
+  whether they know such photos, one more encoding, is left out.
+
+With --photo: time and memory of 20 maps of a photo of 24 megapixels, and of windowed maps of one of
+8,000 x 8,000 pixels, each in a process of its own.
+
+The scenes' seed was not used in training.
 """
 
 from __future__ import annotations
@@ -126,35 +129,35 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", choices=(AUTO, *METHODS))
     parser.add_argument("--photo", action="store_true")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if chosen.photo:
+    if arguments.photo:
         for height, width, options in (
             (4000, 6000, {}),
             (8000, 8000, {"window": 96, "stride": 96}),
         ):
             context = multiprocessing.get_context("spawn")
-            process = context.Process(target=large, args=(chosen.model, height, width, options))
+            process = context.Process(target=large, args=(arguments.model, height, width, options))
             process.start()
             process.join()
         return
-    rows = Rows(chosen.results)
-    model = patchword.load(chosen.model)
+    rows = Rows(arguments.results)
+    model = patchword.load(arguments.model)
     image = scene(SEED, 0, kind="shapes").image
     network = outline(model.config).eval().requires_grad_(False)
     print(f"auto is {usual(model)[0]}, of patches with each other {usual(model, like=True)[0]}")
     print("method            shapes on (near), IoU      wafers on (near), IoU   ", end="")
     print("cost of 1, of 20, at least")
-    for method in chosen.methods or (AUTO, *METHODS):
+    for method in arguments.methods or (AUTO, *METHODS):
         try:
             columns = []
             for kind in ("shapes", "wafer"):
-                on, near = pointing(model, method, kind, chosen.scenes)
-                share = segmented(model, method, kind, chosen.scenes)
+                on, near = pointing(model, method, kind, arguments.scenes)
+                share = segmented(model, method, kind, arguments.scenes)
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
-            one, twenty = costs(model, method, image, chosen.rounds)
+            one, twenty = costs(model, method, image, arguments.rounds)
             bound = least(network, model.config, resolve(model, method))
         except UnsupportedError as error:
             print(f"{method:16} {error}")
@@ -162,7 +165,7 @@ def main() -> None:
         counted = "     -" if bound is None else f"{bound:6.2f}"
         print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f} {counted}", flush=True)
         if method != AUTO and resolve(model, method) in (*EDITS, HEAD):
-            what = f"map of {chosen.model} by {method}"
+            what = f"map of {arguments.model} by {method}"
             said = f"its formula costs at least {bound:.2f}" if bound else ""
             rows.add(f"{what}, one text", "encodings", ("limit", EDIT), ("patchword", one),
                      limit=1.0, agreement=said)  # fmt: skip
