@@ -23,7 +23,7 @@ from PIL import Image
 import patchword
 from patchword.evaluate.anomaly_metrics import average_precision
 
-OBJECTS = range(1, 91)  # category numbers of COCO's things
+OBJECTS = range(1, 91)  # COCO's category numbers of things
 
 
 def main() -> None:
@@ -51,10 +51,10 @@ def main() -> None:
             share = float(values[mask].sum() / values.sum())
             precision = average_precision(values.ravel(), mask.ravel())
             rows.setdefault(title, []).append((share, top, precision))
-    print(f"{len(areas)} photos, of whose pixels {np.mean(areas):.1%} are objects")
+    print(f"{len(areas)} photos, {np.mean(areas):.1%} of their pixels are objects")
     print("             attention on objects   highest on one   average precision")
-    for title, found in rows.items():
-        share, top, precision = np.mean(found, axis=0)
+    for title, values in rows.items():
+        share, top, precision = np.mean(values, axis=0)
         print(f"{title:10} {share:19.1%} {top:18.1%} {precision:15.3f}")
 
 

@@ -30,17 +30,17 @@ from patchword.train.recipe import load
 PARTS = ("test", "validation", "train")
 KINDS = ("colour", "shape", "yes or no", "yes or no, negated")
 
-Asked = tuple[str, str, str]  # image, question, answer
+Row = tuple[str, str, str]  # image, question, answer
 
 
-def split(archive: Path, folder: Path) -> dict[str, list[Asked]]:
-    """Unpack easy-VQA into `folder`, with a table of each part; the parts' rows."""
+def split(archive: Path, folder: Path) -> dict[str, list[Row]]:
+    """Unpack easy-VQA into `folder`, and write a table of each part. Returns the parts' rows."""
     with zipfile.ZipFile(archive) as packed:
-        asked = json.loads(packed.read("train/questions.json"))
+        questions = json.loads(packed.read("train/questions.json"))
         names = [name for name in packed.namelist() if name.endswith(".png")]
         packed.extractall(folder, [*names, "answers.txt"])
-    parts: dict[str, list[Asked]] = {part: [] for part in PARTS}
-    for question, answer, image in asked:
+    parts: dict[str, list[Row]] = {part: [] for part in PARTS}
+    for question, answer, image in questions:
         row = f"train/images/{image}.png", question, answer
         parts[PARTS[min(image % 8, 2)]].append(row)
     for part, rows in parts.items():
@@ -50,52 +50,53 @@ def split(archive: Path, folder: Path) -> dict[str, list[Asked]]:
 
 
 def kind(question: str, answer: str) -> str:
-    """What a question is about."""
+    """The kind of a question, one of KINDS."""
     if answer in ("yes", "no"):
-        return KINDS[3 if {"not", "no"} & set(question.split()) else 2]
-    return KINDS["color" not in question]
+        negated = {"not", "no"} & set(question.split())
+        return "yes or no, negated" if negated else "yes or no"
+    return "colour" if "color" in question else "shape"
 
 
-def answered(
-    model: patchword.Model, rows: list[Asked], folder: Path
-) -> tuple[dict[Asked, str], dict[Asked, str]]:
-    """The model's answers, written and ranked."""
+def ask(
+    model: patchword.Model, rows: list[Row], folder: Path
+) -> tuple[dict[Row, str], dict[Row, str]]:
+    """The model's answers: generated, and ranked among those of answers.txt."""
     choices = (folder / "answers.txt").read_text(encoding="utf-8").split()
-    about: dict[str, list[Asked]] = defaultdict(list)
+    by_image: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        about[row[0]].append(row)
-    written: dict[Asked, str] = {}
-    ranked: dict[Asked, str] = {}
-    for image, these in about.items():
-        questions = [question for _, question, _ in these]
-        for found, given in ((written, None), (ranked, choices)):
-            answers = model.ask(folder / image, questions, given)
-            found.update(zip(these, (answer.text for answer in answers), strict=True))
+        by_image[row[0]].append(row)
+    written: dict[Row, str] = {}
+    ranked: dict[Row, str] = {}
+    for image, image_rows in by_image.items():
+        questions = [question for _, question, _ in image_rows]
+        for results, allowed in ((written, None), (ranked, choices)):
+            answers = model.ask(folder / image, questions, allowed)
+            results.update(zip(image_rows, (answer.text for answer in answers), strict=True))
     return written, ranked
 
 
-def guessed(rows: list[Asked], seen: list[Asked]) -> dict[Asked, str]:
-    """The most frequent answer to each question among those seen."""
+def guess(rows: list[Row], training: list[Row]) -> dict[Row, str]:
+    """The most frequent answer to each question in training."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, question, answer in seen:
+    for _, question, answer in training:
         counts[question][answer] += 1
     return {row: counts[row[1]].most_common(1)[0][0] for row in rows}
 
 
-def table(rows: list[Asked], columns: dict[str, dict[Asked, str]]) -> None:
-    """The share of right answers by kind of question."""
+def print_table(rows: list[Row], columns: dict[str, dict[Row, str]]) -> None:
+    """Print the share of right answers by kind of question."""
     print(f"{'':20}{'questions':>10}" + "".join(f"{name:>10}" for name in columns))
     groups = {name: [row for row in rows if kind(*row[1:]) == name] for name in KINDS}
-    for name, some in {**groups, "all": rows}.items():
-        right = [sum(found[row] == row[2] for row in some) for found in columns.values()]
-        shares = "".join(f"{count / len(some):>10.2%}" for count in right)
-        print(f"{name:20}{len(some):>10,}{shares}")
+    for name, group in {**groups, "all": rows}.items():
+        right = [sum(answers[row] == row[2] for row in group) for answers in columns.values()]
+        shares = "".join(f"{count / len(group):>10.2%}" for count in right)
+        print(f"{name:20}{len(group):>10,}{shares}")
 
 
 def minutes() -> float:
-    """Processor time so far, with that of processes that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used) / 60
+    """CPU time so far in minutes, with that of child processes that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) / 60
 
 
 def progress(step: int, metrics: dict[str, float]) -> None:
@@ -118,18 +119,18 @@ def main() -> None:
         )
         keep_memory()
         before = minutes()
-        done = train(plan, progress)
+        result = train(plan, progress)
         spent = minutes() - before
-        steps = done.samples // plan.batch
+        steps = result.samples // plan.batch
         print(f"{steps} of {plan.last} steps in {spent:.1f} minutes of one core")
-        if done.stopped:
-            parser.exit(1, "stopped; with --out the same command goes on\n")
+        if result.stopped:
+            parser.exit(1, "stopped; with --out the same command continues\n")
         rows = parts[options.on]
-        written, ranked = answered(patchword.load(done.folder), rows, folder)
-        blind = guessed(rows, parts["train"])
+        written, ranked = ask(patchword.load(result.folder), rows, folder)
+        blind = guess(rows, parts["train"])
         images = len({image for image, _, _ in rows})
         print(f"{options.on}: {images} images")
-        table(rows, {"written": written, "ranked": ranked, "blind": blind})
+        print_table(rows, {"written": written, "ranked": ranked, "blind": blind})
 
 
 if __name__ == "__main__":
