@@ -241,8 +241,8 @@ def files(gpu: Gpu) -> None:
                 continue
             if gpu.tiny:
                 count, times = (1 if large else 4), 1
-            written = pipeline.written(place, count, None if large else 400) * times
-            pipeline.to_vectors(ours, theirs, written, large, min(gpu.rounds, 3), gpu.rows)
+            paths = pipeline.write_photos(place, count, None if large else 400) * times
+            pipeline.to_vectors(ours, theirs, paths, large, min(gpu.rounds, 3), gpu.rows)
 
 
 PARTS: dict[str, Callable[[Gpu], None]] = {

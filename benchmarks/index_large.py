@@ -23,43 +23,45 @@ from patchword.index.nearest import Nearest
 from patchword.index.schema import arrow, row_columns
 from patchword.index.table import Store
 
-PART = 500_000  # rows of a commit
+PART = 500_000  # rows in a commit
 START = 1_767_225_600  # 2026-01-01 in seconds
 
 
 def fill(store: Store, world: World, rows: int, dim: int, queries: dict[str, Rows]) -> None:
+    """Add the missing rows, a part at a time, and store the true neighbours in each part."""
     if not store.open():
         store.create(dim, {"model": "made up", "fingerprint": "0"})
     for begin in range(store.count(), rows, PART):
         best: list[dict[str, Rows]] = []
-        batches = drawn(world, begin, min(begin + PART, rows), dim, queries, best)
+        batches = draw_rows(world, begin, min(begin + PART, rows), dim, queries, best)
         first = next(batches)
-        whole = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
-        store.do(lambda table, whole=whole: table.add(whole))
-        found = {name: np.concatenate([each[name] for each in best], 1) for name in best[0]}
-        np.savez(Path(store.path).parent / f"truth-{begin}.npz", **found)
+        reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
+        store.do(lambda table, reader=reader: table.add(reader))
+        neighbours = {name: np.concatenate([block[name] for block in best], 1) for name in best[0]}
+        np.savez(Path(store.path).parent / f"truth-{begin}.npz", **neighbours)
         print(f"  {store.count()} rows; {memory()}", flush=True)
 
 
-def drawn(
+def draw_rows(
     world: World, begin: int, end: int, dim: int, queries: dict[str, Rows], best: list[Any]
 ) -> Iterator[Any]:
-    """Rows of the table, with the neighbours of the queries among each block added to `best`."""
+    """Batches of rows of the table. Adds the queries' neighbours in each block to `best`."""
     world.draw = np.random.default_rng([1, begin])
     for start in range(begin, end, BLOCK):
         rows = world.images(min(BLOCK, end - start))
-        found = {kind: truth_of(rows, asked) for kind, asked in queries.items()}
+        neighbours = {kind: truth_of(rows, vectors) for kind, vectors in queries.items()}
         scores = {
             f"{kind} scores": np.einsum("qd,qkd->qk", queries[kind], rows[ids])
-            for kind, ids in found.items()
+            for kind, ids in neighbours.items()
         }
-        best.append({kind: ids + start for kind, ids in found.items()} | scores)
+        best.append({kind: ids + start for kind, ids in neighbours.items()} | scores)
         names = range(start, start + len(rows))
         files = [File(f"/photos/{i:08d}.jpg", 1, (START + i) * 10**9) for i in names]
         yield from arrow(row_columns(files, rows, {}), dim).to_batches()
 
 
 def truth(folder: Path, kind: str, rows: int) -> Rows:
+    """The nearest neighbours (queries, K) among all parts."""
     parts = [np.load(folder / f"truth-{begin}.npz") for begin in range(0, rows, PART)]
     ids = np.concatenate([part[kind] for part in parts], 1)
     scores = np.concatenate([part[f"{kind} scores"] for part in parts], 1)
@@ -89,9 +91,9 @@ def main() -> None:
     measure("patchword, exact", ours(search), queries, best)
     for share, where in CONDITIONS.items():
         middle = np.datetime64(START + options.rows // 2, "s")
-        asked = ours(search, where.format(middle=middle))
+        filtered = ours(search, where.format(middle=middle))
         few = {kind: rows[:5] for kind, rows in queries.items()}
-        measure(f"patchword, exact, {share} meet a condition", asked, few, None)
+        measure(f"patchword, exact, {share} meet a condition", filtered, few, None)
     if search.explain().way == "exact":
         start = time.perf_counter()
         recall = search.build()

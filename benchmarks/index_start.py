@@ -26,8 +26,8 @@ from serve import named
 import patchword
 
 MEMORY = """
-found = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(*(int(found[name].split()[0]) // 1024 for name in ("VmRSS", "RssAnon", "VmHWM")))
+fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(*(int(fields[name].split()[0]) // 1024 for name in ("VmRSS", "RssAnon", "VmHWM")))
 """
 VECTOR = """
 import sys
@@ -48,17 +48,17 @@ index.search("a red ring")
 
 
 def run(command: list[str]) -> tuple[float, float, str]:
-    """Seconds of wall and of CPU, and what it printed last."""
+    """Run a command. Returns wall-clock seconds, CPU seconds, and the last line of its output."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True)
-    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return took, spent, (done.stdout.splitlines() or [""])[-1]
+    process = subprocess.run(command, capture_output=True, text=True)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.returncode == 0, process.stderr
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, cpu, (process.stdout.splitlines() or [""])[-1]
 
 
 def forget(folder: Path) -> None:
-    """Drop the files of a folder from the disk's cache."""
+    """Remove the files of a folder from the disk cache."""
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -75,33 +75,34 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(exist_ok=True)
-    with named("clip-b32") as made:
-        model = folder / "clip-b32"
-        if not model.exists():
-            patchword.save(patchword.load(made), model)
-    opened = patchword.load(model)
-    vectors = vectors_of(folder, World(opened.dim), options.rows, opened.dim)
-    place = folder / "of-clip"
-    place.mkdir(exist_ok=True)
-    store = Path(store_of(place, vectors, str(model), opened.fingerprint).path)
+    model_folder = folder / "clip-b32"
+    if not model_folder.exists():
+        with named("clip-b32") as original:
+            patchword.save(patchword.load(original), model_folder)
+    model = patchword.load(model_folder)
+    vectors = vectors_of(folder, World(model.dim), options.rows, model.dim)
+    store_folder = folder / "of-clip"
+    store_folder.mkdir(exist_ok=True)
+    store = Path(store_of(store_folder, vectors, str(model_folder), model.fingerprint).path)
     python = [sys.executable, "-c"]
-    ways = {
+    commands = {
         "torch and LanceDB alone": [*python, "import torch, lancedb" + MEMORY],
         "Python, a vector": [*python, VECTOR + MEMORY, str(store)],
         "Python, a text": [*python, TEXT + MEMORY, str(store)],
         "patchword search": [sys.executable, "-m", "patchword", "search", str(store), "a red ring"],
     }
-    found: dict[str, list[tuple[float, float, str]]] = {way: [] for way in ways}
+    results: dict[str, list[tuple[float, float, str]]] = {name: [] for name in commands}
     for number in range(options.rounds + 1):
-        for way, command in ways.items():
+        for name, command in commands.items():
             if options.cold:
                 forget(store)
-            one = run(command)
-            found[way] += [one] if number else []
-    for way, runs in found.items():
-        wall, spent = (statistics.median(run[i] for run in runs) for i in (0, 1))
-        memory = "" if way == "patchword search" else f"; MiB {runs[-1][2]}"
-        print(f"{way}: {wall:.2f} s, {spent:.2f} s of CPU{memory}", flush=True)
+            measured = run(command)
+            if number:  # the first round warms up
+                results[name].append(measured)
+    for name, runs in results.items():
+        wall, cpu = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        memory = "" if name == "patchword search" else f"; MiB {runs[-1][2]}"
+        print(f"{name}: {wall:.2f} s, {cpu:.2f} s of CPU{memory}", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,16 +33,16 @@ NAME = "ViT-B-32-quickgelu"
 
 
 def models(dtype: str) -> tuple[open_clip.CLIP, patchword.Model]:
-    """The same, theirs and ours."""
+    """The same CLIP with random weights in open_clip and in patchword."""
     torch.manual_seed(0)
-    kind = getattr(torch, dtype)
-    theirs = open_clip.create_model(NAME).eval().to(kind)
-    about = {"model_cfg": open_clip.get_model_config(NAME), "preprocess_cfg": {}}
+    torch_dtype = getattr(torch, dtype)
+    theirs = open_clip.create_model(NAME).eval().to(torch_dtype)
+    config = {"model_cfg": open_clip.get_model_config(NAME), "preprocess_cfg": {}}
     with tempfile.TemporaryDirectory() as folder:
         save_file(theirs.state_dict(), Path(folder, "open_clip_model.safetensors"))
-        Path(folder, "open_clip_config.json").write_text(json.dumps(about))
+        Path(folder, "open_clip_config.json").write_text(json.dumps(config))
         clip_tokenizer().save_pretrained(folder)
-        return theirs, patchword.load(folder, dtype=kind)
+        return theirs, patchword.load(folder, dtype=torch_dtype)
 
 
 @torch.inference_mode()
@@ -52,24 +52,25 @@ def main(options: argparse.Namespace) -> None:
     theirs, ours = models(options.dtype)
     tokenize = open_clip.get_tokenizer(NAME)
     rows = Rows(options.results)
-    for size in sorted({*(size for size in options.sizes if size < len(prompts)), len(prompts)}):
-        some = prompts[:size]
-        few = some[: options.peer]
-        ways = {
+    sizes = {size for size in options.sizes if size < len(prompts)} | {len(prompts)}
+    for size in sorted(sizes):
+        texts = prompts[:size]
+        few = texts[: options.peer]
+        functions = {
             "open_clip": lambda few=few: theirs.encode_text(tokenize(few), normalize=True),
-            "patchword": lambda some=some: ours.embed_texts(some),
+            "patchword": lambda texts=texts: ours.embed_texts(texts),
         }
-        seconds = median_seconds(ways, options.rounds)
-        found = {
+        seconds = median_seconds(functions, options.rounds)
+        speed = {
             "open_clip": len(few) / seconds["open_clip"],
             "patchword": size / seconds["patchword"],
         }
         vectors = torch.from_numpy(ours.embed_texts(few))
-        apart = (vectors - ways["open_clip"]().float()).abs().max()
+        apart = (vectors - functions["open_clip"]().float()).abs().max()
         more = {"agreement": f"apart by at most {apart:.1e}", "axis": "texts", "at": size}
         limit = 40.0 if size == 80_000 else 1.0
         rows.add_peers(
-            f"class names in templates, {options.dtype}", "texts/s", found, limit, **more
+            f"class names in templates, {options.dtype}", "texts/s", speed, limit, **more
         )
 
 

@@ -31,8 +31,8 @@ import patchword
 START, END, WORDS = 49406, 49407, 7
 
 
-def short(count: int) -> torch.Tensor:
-    """Ids (count, 9)."""
+def short_texts(count: int) -> torch.Tensor:
+    """Random ids (count, 9)."""
     ids = torch.randint(1, 49000, (count, WORDS + 2), generator=torch.Generator().manual_seed(1))
     ids[:, 0], ids[:, -1] = START, END
     return ids
@@ -46,41 +46,40 @@ def compare(
     rows: Rows,
     limit: float = 1.0,
 ) -> None:
-    """The rows of so many texts at a time. networks: transformers', open_clip's and ours, on one
-    device and in one type."""
+    """Add rows for these batch sizes. networks: of transformers, of open_clip and ours, on the same
+    device and in the same number type."""
     hugging, clip, ours = networks
     like = next(hugging.parameters())
 
-    def done(result: object) -> None:
+    def wait(result: object) -> None:
         if like.is_cuda:
             torch.cuda.synchronize()
 
     for batch in batches:
-        ids = short(batch).to(like.device)
+        ids = short_texts(batch).to(like.device)
         full = torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
-        ways: dict[str, Callable[[], object]] = {
-            "transformers": lambda ids=ids: done(hugging.get_text_features(ids)),
-            "open_clip": lambda full=full: done(clip.encode_text(full)),
-            "patchword": lambda ids=ids: done(ours.encode_text(ids)),
+        functions: dict[str, Callable[[], object]] = {
+            "transformers": lambda ids=ids: wait(hugging.get_text_features(ids)),
+            "open_clip": lambda full=full: wait(clip.encode_text(full)),
+            "patchword": lambda ids=ids: wait(ours.encode_text(ids)),
         }
-        found = rates(batch, median_seconds(ways, rounds, min_seconds=0.1))
+        speed = rates(batch, median_seconds(functions, rounds, min_seconds=0.1))
         expected = hugging.get_text_features(ids).pooler_output
         apart = (ours.encode_text(ids) - expected).abs().max().item()
-        said = (
-            f"from transformers apart by at most {apart:.1e} of {expected.abs().max().item():.1f}"
-        )
+        largest = expected.abs().max().item()
+        agreement = f"from transformers apart by at most {apart:.1e} of {largest:.1f}"
         what = f"ViT-B/32 texts of {WORDS + 2} tokens, {str(like.dtype).removeprefix('torch.')}"
-        rows.add_peers(what, "texts/s", found, limit, agreement=said, axis="batch", at=batch)
+        rows.add_peers(what, "texts/s", speed, limit, agreement=agreement, axis="batch", at=batch)
 
 
 def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, options.dtype)
-    hugging = CLIPModel(CLIPConfig()).eval().to(kind)
+    dtype = getattr(torch, options.dtype)
+    hugging = CLIPModel(CLIPConfig()).eval().to(dtype)
     with tempfile.TemporaryDirectory() as folder:
         hugging.save_pretrained(folder)
-        ours = patchword.load(folder, dtype=kind).network
-    clip = open_clip.create_model("ViT-B-32").eval().to(kind)
+        ours = patchword.load(folder, dtype=dtype).network
+    clip = open_clip.create_model("ViT-B-32").eval().to(dtype)
     compare((hugging, clip, ours), options.batches, options.rounds, Rows(options.results))
 
 
