@@ -221,7 +221,7 @@ def short_texts(gpu: Gpu) -> None:
 def training(gpu: Gpu) -> None:
     """Rows of training steps."""
     batches = (2,) if gpu.tiny else (256, 1024)
-    cells = [("bfloat16", kind, batch) for kind in train_step.LIMITS for batch in batches]
+    cells = [("bfloat16", kind, batch) for kind in train_step.GPU_GOALS for batch in batches]
     if gpu.has_time(90, "training"):
         with tempfile.TemporaryDirectory() as folder:
             train_step.write(Path(folder), gpu.tiny)

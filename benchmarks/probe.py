@@ -43,14 +43,14 @@ CONFIG = {
 
 
 def vit(weights: Path) -> api.Model:
-    """The model, its configuration as timm writes it."""
+    """Load timm's ViT-Tiny with these weights."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
         (Path(folder) / "model.safetensors").symlink_to(weights.resolve())
         return api.load(folder)
 
 
-def theirs(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[..., np.ndarray]:
+def fit_sklearn(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[..., np.ndarray]:
     """scikit-learn's regression as a function from features to logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -58,14 +58,18 @@ def theirs(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[...,
         return fitted.fit(features, targets).decision_function
 
 
-def swept(features: np.ndarray, targets: np.ndarray, classes: int) -> tuple[float, Callable]:
-    """C and regression as `probe.linear_probe` finds them, with scikit-learn's fits."""
+def sweep_sklearn(
+    features: np.ndarray, targets: np.ndarray, classes: int
+) -> tuple[float, Callable]:
+    """C and regression by the sweep of `probe.linear_probe`, with scikit-learn's fits."""
     held = probe.held_out(targets, classes)
     scores: dict[int, float] = {}
 
     def score(at: int) -> tuple[float, int]:
         if at not in scores:
-            logits = theirs(features[~held], targets[~held], float(probe.GRID[at]))(features[held])
+            logits = fit_sklearn(features[~held], targets[~held], float(probe.GRID[at]))(
+                features[held]
+            )
             scores[at] = float(np.mean(logits.argmax(axis=1) == targets[held]))
         return scores[at], -at
 
@@ -75,10 +79,11 @@ def swept(features: np.ndarray, targets: np.ndarray, classes: int) -> tuple[floa
         around = (peak - step, peak, peak + step)
         peak = max((at for at in around if 0 <= at < len(probe.GRID)), key=score)
     c = float(probe.GRID[peak])
-    return c, theirs(features, targets, c)
+    return c, fit_sklearn(features, targets, c)
 
 
 def timed(run: Callable) -> tuple[object, float]:
+    """The result of a call, and its seconds."""
     start = time.perf_counter()
     return run(), time.perf_counter() - start
 
@@ -96,7 +101,7 @@ def main(data: Path, results: Path | None) -> None:
     print(f"{len(features)} + {len(unseen)} photos -> {features.shape[1]} numbers: {seconds:.0f} s")
     print(f"{torch.get_num_threads()} threads, {len(run.broken)} broken images")
     ours, spent = timed(lambda: probe.linear_probe(features, targets, classes))
-    (c, peer), peer_spent = timed(lambda: swept(features, targets, classes))
+    (c, peer), peer_spent = timed(lambda: sweep_sklearn(features, targets, classes))
     top = {}
     for name, at, logits, each in (
         ("patchword", ours.c, ours(unseen), spent),
@@ -118,7 +123,7 @@ def main(data: Path, results: Path | None) -> None:
     rows.add_peers(f"{what}, top-1", "%", top, agreement=said)
     for c in (0.01, 1.0, 100.0, 1e4):
         mine, spent = timed(lambda c=c: probe.fit(features, targets, classes, c)(unseen))
-        other, peer_spent = timed(lambda c=c: theirs(features, targets, c)(unseen))
+        other, peer_spent = timed(lambda c=c: fit_sklearn(features, targets, c)(unseen))
         same = np.mean(mine.argmax(axis=1) == other.argmax(axis=1))
         accuracy = [np.mean(logits.argmax(axis=1) == right) for logits in (mine, other)]
         print(

@@ -25,7 +25,7 @@ BLOCK = 32
 
 
 def photos(folder: Path, count: int) -> None:
-    """JPEGs of clouds of colour, which decode as photos do."""
+    """Write JPEGs of smooth noise, which decode as slowly as photos."""
     draw = np.random.default_rng(0)
     for number in range(count):
         coarse = draw.integers(0, 256, (60, 80, 3), np.uint8)
@@ -33,15 +33,15 @@ def photos(folder: Path, count: int) -> None:
         picture.save(folder / f"{number}.jpg", quality=90)
 
 
-def measured(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[float, float]:
-    """Images a second between the first block and the last, and the seconds of all."""
+def measure(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[float, float]:
+    """Images a second from the first block to the last, and the seconds of the whole command."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(workers):
         cluster.add_node(num_cpus=1)
     times: list[tuple[float, int]] = []
-    begun = time.perf_counter()
+    start = time.perf_counter()
     try:
         patchword.open_index(into).add(
             folder,
@@ -52,8 +52,8 @@ def measured(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[flo
         )
     finally:
         cluster.shutdown()
-    (first, some), (last, every) = times[workers - 1], times[-1]
-    return (every - some) / (last - first), last - begun
+    (first, done_first), (last, done_last) = times[workers - 1], times[-1]
+    return (done_last - done_first) / (last - first), last - start
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         folder.mkdir()
         photos(folder, count)
         for workers in (1, 2):
-            rate, seconds = measured(folder, Path(name) / f"{workers}.index", model, workers)
+            rate, seconds = measure(folder, Path(name) / f"{workers}.index", model, workers)
             print(f"{workers} workers: {rate:.1f} images/s; {seconds:.1f} s with the start")
 
 

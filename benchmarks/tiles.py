@@ -27,17 +27,17 @@ SEED = 7000
 
 
 def wafer(seed: int, size: int, shrink: float, defect: str | None) -> NDArray[np.uint8]:
-    """A wafer without or with a small defect, anywhere within three quarters of its radius."""
+    """A wafer (size, size, 3), with a small defect within three quarters of its radius, or with
+    none."""
     rng = np.random.default_rng(seed)
-    whole, _ = draw_wafer(rng)
-    image, present = paint_wafer(whole, size)
+    drawn, _ = draw_wafer(rng)
+    image, present = paint_wafer(drawn, size)
     if defect:
-        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.75) * whole.radius
-        at = whole.centre[0] + out * np.cos(angle), whole.centre[1] + out * np.sin(angle)
-        DEFECTS[defect](
-            rng, replace(whole, radius=whole.radius / shrink, centre=at), image, present
-        )
-    return finish(image, whole.noise, np.random.default_rng(seed))
+        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.75) * drawn.radius
+        centre = drawn.centre[0] + out * np.cos(angle), drawn.centre[1] + out * np.sin(angle)
+        small = replace(drawn, radius=drawn.radius / shrink, centre=centre)
+        DEFECTS[defect](rng, small, image, present)
+    return finish(image, drawn.noise, np.random.default_rng(seed))
 
 
 def main() -> None:
@@ -49,23 +49,23 @@ def main() -> None:
     warnings.simplefilter("ignore")
     models = {name: patchword.load(name) for name in ("demo", "demo-blip")}
     blip = models["demo-blip"]
-    found: dict[tuple[str, str, str], list[bool]] = {}
+    detected: dict[tuple[str, str, str], list[bool]] = {}
     labels = [label.removeprefix("a ").removeprefix("an ") for label in WAFER_CLASSES]
-    questions = [f"{'are' if k == 'particles' else 'is'} there {v}?" for k, v in KINDS.items()]
+    questions = ["is there a scratch?", "are there particles?", "is there a stain?"]
     for number, kind in enumerate([None, *KINDS] * options.each):
         photo = wafer(SEED + number, options.size, options.shrink, kind)
         shown = kind or "perfect"
         for how, tiles in (("whole", False), ("tiles", True)):
-            said = blip.ask(photo, questions, tiles=tiles)
+            answers = blip.ask(photo, questions, tiles=tiles)
             match = blip.match(photo, [f"a wafer with {v}" for v in KINDS.values()], tiles=tiles)
-            for name, answer, share in zip(KINDS, said, match.probabilities[0], strict=True):
+            for name, answer, share in zip(KINDS, answers, match.probabilities[0], strict=True):
                 if kind in (None, name):
-                    found.setdefault((how, "ask", shown), []).append(answer.text == "yes")
-                    found.setdefault((how, "match", shown), []).append(bool(share >= 0.5))
+                    detected.setdefault((how, "ask", shown), []).append(answer.text == "yes")
+                    detected.setdefault((how, "match", shown), []).append(bool(share >= 0.5))
             for name, model in models.items():
                 best = model.classify(photo, labels, tiles=tiles)[0][0].label
-                found.setdefault((how, f"classify, {name}", shown), []).append(best != labels[0])
-    for (how, job, shown), hits in sorted(found.items(), key=lambda item: item[0][1:]):
+                detected.setdefault((how, f"classify, {name}", shown), []).append(best != labels[0])
+    for (how, job, shown), hits in sorted(detected.items(), key=lambda item: item[0][1:]):
         print(f"{job:20} {shown:10} {how}: {sum(hits)} of {len(hits)}")
 
 

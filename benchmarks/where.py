@@ -45,13 +45,14 @@ from patchword.where.dense import EDITS
 from patchword.where.heatmap import METHODS, resolve
 from patchword.where.photo_maps import HEAD
 
-EDIT, MORE = 1.25, 1.3  # encodings of one text's map by an edit; 20 texts', of one text's
+ONE_TEXT_LIMIT = 1.25  # encodings for the map of one text
+TWENTY_TEXTS_LIMIT = 1.3  # cost of 20 texts relative to that of one
 AUTO = "auto"
 TWENTY = [f"a photo of thing {i}" for i in range(20)]
 
 
 def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tuple[float, float]:
-    """Shares of objects on whose mask the best patch lies, and on or near it."""
+    """Shares of objects in whose mask the best patch lies, and in or near whose mask it lies."""
     hits = []
     for seen in (scene(SEED, i, kind=kind) for i in range(count)):
         if not seen.objects:
@@ -63,8 +64,8 @@ def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tupl
     return float(on), float(near)
 
 
-def segmented(model: patchword.Model, method: str, kind: str, count: int) -> float | None:
-    """The mean intersection over union of objects; None for a method without cosines."""
+def segment_overlap(model: patchword.Model, method: str, kind: str, count: int) -> float | None:
+    """The mean intersection over union of objects' pixels; None for a method without cosines."""
     if resolve(model, method) not in (*EDITS, HEAD):
         return None
     shares = []
@@ -72,53 +73,53 @@ def segmented(model: patchword.Model, method: str, kind: str, count: int) -> flo
         if not seen.objects:
             continue
         names = [thing.name for thing in seen.objects]
-        found = model.segment(seen.image, names, method=method, templates="{}").map
-        shares += [overlap(found == n, thing.mask) for n, thing in enumerate(seen.objects, 1)]
+        labels = model.segment(seen.image, names, method=method, templates="{}").map
+        shares += [overlap(labels == n, thing.mask) for n, thing in enumerate(seen.objects, 1)]
     return float(np.mean(shares))
 
 
 def costs(model: patchword.Model, method: str, image: np.ndarray, rounds: int) -> list[float]:
-    """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
-    encoding of the pixels that the method sees: medians of rounds in which all take turns."""
+    """The cost of the map of one text, and of 20, without embedding the texts, relative to one
+    encoding of the image at the method's size: medians of rounds in which all take turns."""
     model = replace(model, scope=None)
     seen = at_side(model, method)
     jobs: list[Callable[[], object]] = [lambda: seen.embed_images([image])]
     for texts in (TWENTY[:1], TWENTY):
         jobs.append(lambda texts=texts: model.heatmap(image, texts, method))
         jobs.append(lambda texts=texts: model.embed_texts(texts))
-    times = np.array([[took(job) for job in jobs] for _ in range(rounds + 1)])[1:]
-    plain, *rest = np.median(times, axis=0)
-    return [(rest[i] - rest[i + 1]) / plain for i in (0, 2)]
+    times = np.array([[cpu_seconds(job) for job in jobs] for _ in range(rounds + 1)])[1:]
+    encoding, map_1, texts_1, map_20, texts_20 = np.median(times, axis=0)
+    return [(map_1 - texts_1) / encoding, (map_20 - texts_20) / encoding]
 
 
 def at_side(model: patchword.Model, method: str) -> patchword.Model:
-    """The model, which sees images at the size at which the method sees them."""
+    """The model with the image size of the method."""
     head = model.config.dense_head
     if head is None or resolve(model, method) != HEAD:
         return model
     return replace(model, preprocess=Preprocess(at_size(model.preprocess.config, head.size)))
 
 
-def took(work: Callable[[], object]) -> float:
-    """Seconds of the processor, so that what else runs on it counts little."""
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of a call, on which other programs have little influence."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def large(name: str, height: int, width: int, options: dict[str, int]) -> None:
-    """Time and memory of maps of a large photo beyond the photo's own and the model's."""
+    """Print time and memory of maps of a large photo."""
     model = patchword.load(name)
     photo = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    texts = TWENTY if not options else TWENTY[:2]
+    texts = TWENTY[:2] if options else TWENTY
     model.heatmap(photo[:300, :300], texts, "value").picture()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     model.heatmap(photo, texts, "value", **options).picture()
-    took = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{name}, {width} x {height} px, {len(texts)} texts, {options}: {took:.2f} s, "
+        f"{name}, {width} x {height} px, {len(texts)} texts, {options}: {seconds:.2f} s, "
         f"{peak / 2**20:.2f} GiB at most, {max(peak - before, 0) / 2**20:.2f} beyond the photo"
     )
 
@@ -154,7 +155,7 @@ def main() -> None:
             columns = []
             for kind in ("shapes", "wafer"):
                 on, near = pointing(model, method, kind, arguments.scenes)
-                share = segmented(model, method, kind, arguments.scenes)
+                share = segment_overlap(model, method, kind, arguments.scenes)
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
             one, twenty = costs(model, method, image, arguments.rounds)
@@ -166,11 +167,11 @@ def main() -> None:
         print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f} {counted}", flush=True)
         if method != AUTO and resolve(model, method) in (*EDITS, HEAD):
             what = f"map of {arguments.model} by {method}"
-            said = f"its formula costs at least {bound:.2f}" if bound else ""
-            rows.add(f"{what}, one text", "encodings", ("limit", EDIT), ("patchword", one),
-                     limit=1.0, agreement=said)  # fmt: skip
+            agreement = f"its formula costs at least {bound:.2f}" if bound else ""
+            rows.add(f"{what}, one text", "encodings", ("limit", ONE_TEXT_LIMIT), ("patchword",
+            one), limit=1.0, agreement=agreement)  # fmt: skip
             rows.add(f"{what}, 20 texts", "encodings", ("patchword, one text", one),
-                     ("patchword", twenty), limit=MORE)  # fmt: skip
+                     ("patchword", twenty), limit=TWENTY_TEXTS_LIMIT)  # fmt: skip
 
 
 if __name__ == "__main__":
