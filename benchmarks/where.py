@@ -168,10 +168,10 @@ def main() -> None:
         if method != AUTO and resolve(model, method) in (*EDITS, HEAD):
             what = f"map of {arguments.model} by {method}"
             agreement = f"its formula costs at least {bound:.2f}" if bound else ""
-            rows.add(f"{what}, one text", "encodings", ("limit", ONE_TEXT_LIMIT), ("patchword",
-            one), limit=1.0, agreement=agreement)  # fmt: skip
-            rows.add(f"{what}, 20 texts", "encodings", ("patchword, one text", one),
-                     ("patchword", twenty), limit=TWENTY_TEXTS_LIMIT)  # fmt: skip
+            ours, limit = ("patchword", one), ("limit", ONE_TEXT_LIMIT)
+            rows.add(f"{what}, one text", "encodings", limit, ours, limit=1.0, agreement=agreement)
+            ours, peer = ("patchword", twenty), ("patchword, one text", one)
+            rows.add(f"{what}, 20 texts", "encodings", peer, ours, limit=TWENTY_TEXTS_LIMIT)
 
 
 if __name__ == "__main__":
