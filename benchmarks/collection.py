@@ -121,10 +121,10 @@ def check_search(folder: Path, shows: dict[str, set[str]]) -> dict[str, list[str
         done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
         hits = [json.loads(line) for line in done.stdout.splitlines()]
-        found = [hit["image"] for hit in hits]
-        assert found == [hit.path for hit in index.search(text, K)], text
-        right = len(paths & set(found))
-        answers[text] = found
+        best = [hit["image"] for hit in hits]
+        assert best == [hit.path for hit in index.search(text, K)], text
+        right = len(paths & set(best))
+        answers[text] = best
         row(
             f"search “{text}”, a process",
             f"{seconds:.1f} s; of the {K} best {right} show it, of {len(paths)} photos that do",
@@ -292,8 +292,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folder = (options.folder or Path(made)).resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
         print("| | |\n| --- | --- |")
         shows, bad = make(folder / "photos", options.photos)
         real = []

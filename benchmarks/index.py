@@ -360,8 +360,8 @@ def main() -> None:
     options = parser.parse_args()
     results = ResultRows(options.results)
     for count in options.rows:
-        with tempfile.TemporaryDirectory() as made:
-            compare(count, options, options.folder or Path(made), results)
+        with tempfile.TemporaryDirectory() as temporary:
+            compare(count, options, options.folder or Path(temporary), results)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,10 @@ def main(data: Path, results: Path | None) -> None:
     model = vit(data / "vit_tiny" / "model.safetensors")
     known, test = (folders.labelled(data / "clothing" / s) for s in ("train", "validation"))
     run, start = Evaluation(model), time.perf_counter()
-    features, kept = run.embed(known.images)
-    features, targets = features.astype(np.float64), known.targets[kept]
-    unseen, kept = run.embed(test.images)
-    unseen, right = unseen.astype(np.float64), folders.agreeing(known, test)[kept]
+    features, embedded = run.embed(known.images)
+    features, targets = features.astype(np.float64), known.targets[embedded]
+    unseen, embedded = run.embed(test.images)
+    unseen, right = unseen.astype(np.float64), folders.agreeing(known, test)[embedded]
     seconds, classes = time.perf_counter() - start, len(known.names)
     print(f"{len(features)} + {len(unseen)} photos -> {features.shape[1]} numbers: {seconds:.0f} s")
     print(f"{torch.get_num_threads()} threads, {len(run.broken)} broken images")
@@ -117,10 +117,10 @@ def main(data: Path, results: Path | None) -> None:
             f"C = {at:.3g}, {each:.1f} s"
         )
     what = "linear probe of ViT-Tiny on clothing"
-    said = f"C = {ours.c:.3g} and {c:.3g}, one round"
-    taken = {"scikit-learn": peer_spent, "patchword": spent}
-    rows.add_peers(f"{what}, sweep of C", "s", taken, agreement=said)
-    rows.add_peers(f"{what}, top-1", "%", top, agreement=said)
+    agreement = f"C = {ours.c:.3g} and {c:.3g}, one round"
+    seconds_of_sweep = {"scikit-learn": peer_spent, "patchword": spent}
+    rows.add_peers(f"{what}, sweep of C", "s", seconds_of_sweep, agreement=agreement)
+    rows.add_peers(f"{what}, top-1", "%", top, agreement=agreement)
     for c in (0.01, 1.0, 100.0, 1e4):
         mine, spent = timed(lambda c=c: probe.fit(features, targets, classes, c)(unseen))
         other, peer_spent = timed(lambda c=c: fit_sklearn(features, targets, c)(unseen))

@@ -139,11 +139,11 @@ def main() -> None:
         unplaced=UNPLACED,
     )
     if asks:
-        asked = [
+        questions = [
             CLOTHING_QUESTION,
             *(question for one in training_scenes for question, _ in one.questions),
         ]
-        forms = {scope.form(question): question for question in asked}
+        forms = {scope.form(question): question for question in questions}
         asked_of = dict.fromkeys(forms, "scenes") | {scope.form(CLOTHING_QUESTION): "clothing"}
         scope = replace(scope, questions=forms, asked_of=asked_of)
     before = scope_files.read(ASSETS / options.model)
