@@ -37,6 +37,7 @@ import numpy as np
 from PIL import Image
 
 import patchword
+from patchword.images.files import File
 from patchword.images.reading import thumbnail
 from patchword.index import open_index, putting
 from patchword.index.schema import id_of
@@ -63,6 +64,11 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
+def files_of(paths: list[str]) -> list[File]:
+    """Files of unknown size and time, because they do not exist."""
+    return [File(path, 0, 0) for path in paths]
+
+
 def vectors(folder: Path, rows: int, dim: int) -> None:
     """Measure `Index.put` and further operations on vectors."""
     rng = np.random.default_rng(0)
@@ -78,11 +84,15 @@ def vectors(folder: Path, rows: int, dim: int) -> None:
     model = {"model": "random", "fingerprint": "0", "options": {}}
     print(f"{rows} x {dim} float16 vectors, {size_of(folder):.0f} MB")
     mapped = np.load(file, mmap_mode="r")
-    measure("put all", putting.put, index._store, paths, mapped, None, model)
+    measure("put all", putting.put, index._store, files_of(paths), mapped, None, model)
     print(f"  on disk {size_of(folder / 'index'):.0f} MB")
     more = [f"/more/{i}.jpg" for i in range(10_000)]
-    measure("put 10,000 more", putting.put, index._store, more, mapped[:10_000], None, model)
-    measure("replace 10,000", putting.put, index._store, more, mapped[5:10_005], None, model)
+    measure(
+        "put 10,000 more", putting.put, index._store, files_of(more), mapped[:10_000], None, model
+    )
+    measure(
+        "replace 10,000", putting.put, index._store, files_of(more), mapped[5:10_005], None, model
+    )
     measure("one column for 10,000", index.fill, more, {"price": list(range(10_000))})
     measure("paths, sizes and times of all", index.paths)
     ids = [id_of(path) for path in paths[::50_000]]
