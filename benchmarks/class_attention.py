@@ -1,12 +1,13 @@
-"""Which layer's class token attends to objects.
+"""How much each layer's class token attends to objects.
 
     python benchmarks/class_attention.py MODEL IMAGES MASKS
 
-MODEL is any image tower with attention between all tokens; MASKS a folder of PNGs, named as the
-images, whose pixels are COCO category numbers: 1 to 90 are objects, others are ground, walls, sky.
-Each photo is seen whole. For each layer, the mean over heads, and for the rollout over all layers:
-the share of attention that falls on objects, beside the share of pixels that they have; how often
-the highest place lies on one; and the average precision of the map as a score of object pixels.
+MODEL is any image tower with attention between all tokens. MASKS is a folder of PNGs with the names
+of the images, whose pixels are COCO category numbers: 1 to 90 are objects; others are ground,
+walls, sky. Each photo is resized to a square without cropping. For each layer, averaged over heads,
+and for the rollout over all layers, prints three numbers: the share of attention on objects, to
+compare with their share of pixels; how often the maximum lies on an object; and the average
+precision of the map as a score of object pixels.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from PIL import Image
 import patchword
 from patchword.evaluate.anomaly_metrics import average_precision
 
-OBJECTS = range(1, 91)  # category numbers of COCO's things
+OBJECTS = range(1, 91)  # COCO's category numbers of things
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model")
     parser.add_argument("images", type=Path)
     parser.add_argument("masks", type=Path)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", patchword.ScopeWarning)
-    model = patchword.load(chosen.model).opening(squash=True)
+    model = patchword.load(options.model).opening(squash=True)
     rows: dict[str, list[tuple[float, float, float]]] = {}
     areas = []
-    for path in sorted(chosen.masks.glob("*.png")):
-        image = next(chosen.images.glob(f"{path.stem}.*"))
+    for path in sorted(options.masks.glob("*.png")):
+        image = next(options.images.glob(f"{path.stem}.*"))
         mask = np.isin(np.asarray(Image.open(path)), list(OBJECTS))
         if not mask.any() or mask.all():
             continue
@@ -50,10 +51,10 @@ def main() -> None:
             share = float(values[mask].sum() / values.sum())
             precision = average_precision(values.ravel(), mask.ravel())
             rows.setdefault(title, []).append((share, top, precision))
-    print(f"{len(areas)} photos, of whose pixels {np.mean(areas):.1%} are objects")
+    print(f"{len(areas)} photos, {np.mean(areas):.1%} of their pixels are objects")
     print("             attention on objects   highest on one   average precision")
-    for title, found in rows.items():
-        share, top, precision = np.mean(found, axis=0)
+    for title, values in rows.items():
+        share, top, precision = np.mean(values, axis=0)
         print(f"{title:10} {share:19.1%} {top:18.1%} {precision:15.3f}")
 
 

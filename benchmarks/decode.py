@@ -1,9 +1,10 @@
-"""Milliseconds to open a 12-megapixel JPEG and make it a network's input, ours beside Pillow's.
+"""Opening and resizing a JPEG of 12 megapixels, beside Pillow.
 
     python benchmarks/decode.py [PHOTO]      default: the first sample, enlarged to 4000x3000
 
-Reference: Pillow's full decode and bicubic resize, as every CLIP processor does it. Ours: the same
-preprocessing on a JPEG decoded at its smallest sufficient DCT scale. Both in turn, one thread.
+Milliseconds from the file to the network's input. Reference: Pillow's full decoding and bicubic
+resizing, as in every CLIP processor. Ours: the same preprocessing, applied to a JPEG decoded at the
+smallest sufficient DCT scale. In turn, one thread.
 """
 
 import io
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rows import Rows, arguments, in_turn
+from rows import Rows, median_seconds, option_parser
 
 from patchword.config import PreprocessConfig
 from patchword.images import Opener, Preprocess
@@ -23,8 +24,8 @@ SIZE = (4000, 3000)  # 12 megapixels
 
 
 def enlarged(photo: Path) -> bytes:
-    """The picture at 12 megapixels as a camera would write it: with the noise of its sensor,
-    without which an enlarged photo decodes faster than any real one."""
+    """The photo as a JPEG of 12 megapixels with sensor noise; without noise, an enlarged photo
+    would decode faster than any real one."""
     with Image.open(photo) as picture:
         large = np.asarray(picture.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC))
     noise = np.random.default_rng(0).normal(0, 8, large.shape).astype(np.float32)
@@ -47,29 +48,30 @@ def with_pillow(data: bytes) -> np.ndarray:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=15)
+    parser = option_parser(__doc__, rounds=15)
     parser.add_argument("photo", nargs="?", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)  # what rows say of it
-    photo = given.photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # rows record the number of threads
+    photo = options.photo or next(iter(sorted(SAMPLES.rglob("*.jpg"))))
     data = enlarged(photo)
     levels = Preprocess(PreprocessConfig(mean=(0, 0, 0), std=(1, 1, 1), rescale=1.0))
     pillow, exact, fast = ("Pillow, whole, bicubic", "patchword, exact", "patchword")
-    ways = {
+    functions = {
         pillow: lambda: with_pillow(data),
         exact: lambda: Look(Opener(), levels, exact=True)(data)[0],
         fast: lambda: Look(Opener(), levels, exact=False)(data)[0],
     }
-    found = {way: 1e3 * each for way, each in in_turn(ways, given.rounds).items()}
+    seconds = median_seconds(functions, options.rounds)
+    milliseconds = {name: 1e3 * value for name, value in seconds.items()}
     print(f"{photo.name} as {SIZE[0]}x{SIZE[1]} JPEG ({len(data) / 1e6:.1f} MB)")
     expected = with_pillow(data).astype(int)
-    rows = Rows(given.results)
-    for way, limit in ((exact, 0.0), (fast, 1.0)):  # the first does the same work
-        apart = np.abs(ways[way]().transpose(1, 2, 0) - expected)
-        said = f"difference at most {apart.max():.0f} of 255, on average {apart.mean():.2f}"
+    rows = Rows(options.results)
+    for name, limit in ((exact, 0.0), (fast, 1.0)):  # `exact` does the same work as Pillow
+        apart = np.abs(functions[name]().transpose(1, 2, 0) - expected)
+        agreement = f"difference at most {apart.max():.0f} of 255, on average {apart.mean():.2f}"
         what = "JPEG of 12 megapixels to 224 px"
-        more = {"limit": limit, "agreement": said}
-        rows.add(what, "ms", (pillow, found[pillow]), (way, found[way]), **more)
+        ours, theirs = (name, milliseconds[name]), (pillow, milliseconds[pillow])
+        rows.add(what, "ms", theirs, ours, limit=limit, agreement=agreement)
 
 
 if __name__ == "__main__":

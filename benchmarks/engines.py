@@ -1,15 +1,16 @@
-"""Image towers on the CPU by every engine beside every peer, random weights of the real shapes.
+"""Image towers on the CPU: images a second of every engine, beside its peers.
 
     python benchmarks/engines.py [--models vit-b32 rn50 ...] [--dtypes float32 ...]
         [--batches 1 32 ...] [--sides 224 448 ...] [--tiny]
 
-Images/s of preprocessed images, medians of rounds in turn, two before them left out: kernels are
-compiled then. Ways of one number type are measured together, and what is stored is not measured
-again. --sides: one image at a time, of so many pixels a side, instead of batches. Peers: open_clip
-and transformers as they are, with torch's attention and their own, OpenVINO and onnxruntime with
-graphs of transformers' network (of open_clip's for RN50), int8 of onnxruntime with dynamic ranges.
-Ours: each engine of `load`; int8 calibrated with scenes. Agreement: the least cosine to our float32
-over 16 scenes. On a GPU: gpu.py.
+Random weights of the real shapes, preprocessed images, medians of rounds in turn after two that
+compile kernels. Engines of one number type are measured together; stored measurements are not
+repeated. --sides: one image at a time, of these sizes in pixels, instead of batches.
+
+Peers: open_clip and transformers, with torch's attention and their own; OpenVINO and onnxruntime
+with graphs of transformers' network (of open_clip's for RN50); int8 of onnxruntime with dynamic
+ranges. Ours: each engine of `load`; int8 is calibrated with scenes. Agreement: the smallest cosine
+to our float32 over 16 scenes. For GPUs see gpu.py.
 """
 
 import argparse
@@ -38,7 +39,7 @@ import open_clip
 import torch
 import transformers
 from PIL import Image
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from safetensors.torch import save_file
 # isort: on
 
@@ -56,11 +57,11 @@ SMALL |= {"num_attention_heads": 2}
 
 @dataclass(frozen=True)
 class Kind:
-    """An architecture: its name in open_clip, what transformers' config differs by, and how many
-    images at a time."""
+    """An architecture: its name in open_clip, changes to transformers' default config, and batch
+    sizes."""
 
     open_clip: str
-    vision: dict[str, int] | None = field(default_factory=dict)  # None: transformers has none
+    vision: dict[str, int] | None = field(default_factory=dict)  # None: not in transformers
     text: dict[str, int] = field(default_factory=dict)
     batches: tuple[int, ...] = (1, 32)
 
@@ -73,13 +74,13 @@ KINDS = {
     "vit-l14": Kind("ViT-L-14-quickgelu", BIG, BIG_TEXT, (1, 8)),
 }
 DTYPES = ("float32", "bfloat16", "int8")
-# The ratio to each peer that is wanted, by number type; of a peer that is not named 1.
+# Goals for our rate relative to a peer's; 1 for all others.
 LIMITS = {("bfloat16", "OpenVINO"): 1.05, ("int8", "onnxruntime, dynamic"): 1.3}
 EAGER = ("open_clip", "transformers", "transformers, own attention")
 
 
 class Projected(torch.nn.Module):
-    """transformers' image tower, as one function of pixels."""
+    """transformers' image tower with its projection."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -91,7 +92,8 @@ class Projected(torch.nn.Module):
 
 
 def networks(kind: Kind, folder: Path, tiny: bool, side: int = 224) -> dict[str, torch.nn.Module]:
-    """The peers' towers for images of that side, and into `folder` a checkpoint of one of them."""
+    """The peers' towers for images of `side` pixels. Writes a checkpoint of one of them in
+    `folder`."""
     torch.manual_seed(0)
     settings = open_clip.get_model_config(kind.open_clip)
     settings["vision_cfg"]["image_size"] = side
@@ -99,15 +101,15 @@ def networks(kind: Kind, folder: Path, tiny: bool, side: int = 224) -> dict[str,
         settings["vision_cfg"] |= {"layers": 2, "width": 64, "head_width": 32}
     siglip = "SigLIP" in kind.open_clip
     if siglip:
-        whole = open_clip.create_model(kind.open_clip, force_image_size=side)
+        model = open_clip.create_model(kind.open_clip, force_image_size=side)
     else:
-        whole = open_clip.CLIP(**settings)
-    found = {"open_clip": whole.visual.eval()}
+        model = open_clip.CLIP(**settings)
+    towers = {"open_clip": model.visual.eval()}
     if kind.vision is None:
-        save_file(whole.state_dict(), folder / "open_clip_model.safetensors")
-        about = {"model_cfg": settings, "preprocess_cfg": {}}
-        (folder / "open_clip_config.json").write_text(json.dumps(about))
-        return found
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+        config = {"model_cfg": settings, "preprocess_cfg": {}}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        return towers
     vision = kind.vision | (SMALL if tiny else {}) | {"image_size": side}
     text = kind.text | (SMALL if tiny else {})
     width = kind.text.get("hidden_size", 512)
@@ -122,31 +124,34 @@ def networks(kind: Kind, folder: Path, tiny: bool, side: int = 224) -> dict[str,
             model = transformers.CLIPModel._from_config(config, attn_implementation=attention)
         if attention == "sdpa":
             model.save_pretrained(folder)
-        found[name] = Projected(model.eval())
-    return found
+        towers[name] = Projected(model.eval())
+    return towers
 
 
 def by_torch(network: torch.nn.Module, dtype: str) -> Run:
-    kind = getattr(torch, dtype)
-    placed = copy.deepcopy(network).to(kind)
+    """The network in eager torch."""
+    torch_dtype = getattr(torch, dtype)
+    converted = copy.deepcopy(network).to(torch_dtype)
 
     def call(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return placed(torch.from_numpy(pixels).to(kind)).float().numpy()
+            return converted(torch.from_numpy(pixels).to(torch_dtype)).float().numpy()
 
     return call
 
 
 def by_openvino(network: torch.nn.Module, pixels: np.ndarray, dtype: str) -> Run:
+    """The network in OpenVINO. pixels: an example."""
     library = import_without_telemetry("openvino", "the benchmark")
-    sides = [-1, *pixels.shape[1:]]
-    model = library.convert_model(network, example_input=torch.from_numpy(pixels), input=sides)
+    shape = [-1, *pixels.shape[1:]]
+    model = library.convert_model(network, example_input=torch.from_numpy(pixels), input=shape)
     hint = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     return lambda batch: compiled(batch)[0]
 
 
 def by_onnx(network: torch.nn.Module, pixels: np.ndarray, folder: Path, int8: bool) -> Run:
+    """The network in onnxruntime. pixels: an example; folder: for its graphs."""
     import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
 
@@ -157,30 +162,33 @@ def by_onnx(network: torch.nn.Module, pixels: np.ndarray, folder: Path, int8: bo
         with contextlib.redirect_stdout(io.StringIO()):
             torch.onnx.export(network, example, path, dynamo=True, dynamic_shapes=axes)
     if int8:
-        rounded = folder / "peer-int8.onnx"
-        quantize_dynamic(path, rounded, op_types_to_quantize=["MatMul", "Gemm"])
-        path = rounded
+        quantized = folder / "peer-int8.onnx"
+        quantize_dynamic(path, quantized, op_types_to_quantize=["MatMul", "Gemm"])
+        path = quantized
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
 
-def peers(found: dict[str, Any], dtype: str, pixels: np.ndarray, place: Path) -> dict:
-    """Each peer's way in that type, by its name."""
-    graph = found.get("transformers", found["open_clip"])
+def peers(
+    towers: dict[str, Any], dtype: str, pixels: np.ndarray, folder: Path
+) -> dict[str, Callable[[], Run]]:
+    """For each peer a function that prepares it in this number type."""
+    network = towers.get("transformers", towers["open_clip"])
     if dtype == "int8":
-        return {"onnxruntime, dynamic": lambda: by_onnx(graph, pixels, place, True)}
-    ways: dict[str, Callable[[], Run]] = {
-        name: lambda network=network: by_torch(network, dtype) for name, network in found.items()
+        return {"onnxruntime, dynamic": lambda: by_onnx(network, pixels, folder, True)}
+    factories: dict[str, Callable[[], Run]] = {
+        name: lambda tower=tower: by_torch(tower, dtype) for name, tower in towers.items()
     }
-    ways["OpenVINO"] = lambda: by_openvino(graph, pixels, dtype)
+    factories["OpenVINO"] = lambda: by_openvino(network, pixels, dtype)
     if dtype == "float32":
-        ways["onnxruntime"] = lambda: by_onnx(graph, pixels, place, False)
-    return ways
+        factories["onnxruntime"] = lambda: by_onnx(network, pixels, folder, False)
+    return factories
 
 
 def ours(checkpoint: Path, dtype: str, photos: Path) -> dict[str, Callable[[], Any]]:
-    """Each of our engines in that type, by its name."""
+    """For each of our engines a function that loads it in this number type. photos: to calibrate
+    int8."""
     names = {"float32": ("torch", "compile", "openvino", "onnx"), "int8": ("openvino", "onnx")}
     more = {"calibrate": photos} if dtype == "int8" else {}
     return {
@@ -191,98 +199,108 @@ def ours(checkpoint: Path, dtype: str, photos: Path) -> dict[str, Callable[[], A
     }
 
 
-def ready(ways: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Those that can be made; what cannot is said. Peers raise errors of many kinds, of torch, of
-    ONNX and of their own: one that cannot be made must not cost the rows of the others."""
-    made = {}
-    for name, make in ways.items():
+def prepare(factories: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Call the functions. Those that fail are named and left out, so that one broken library does
+    not prevent the rows of the others."""
+    prepared = {}
+    for name, make in factories.items():
         try:
-            made[name] = make()
-        except Exception as error:  # of any library, see above
+            prepared[name] = make()
+        except Exception as error:  # each library raises errors of its own
             reason = str(error).partition("\n")[0]
             print(f"{name} is left out: {type(error).__name__}: {reason}")
-    return made
+    return prepared
 
 
 def least_cosine(exact: np.ndarray, rows: np.ndarray) -> float:
+    """The smallest cosine between rows with the same index."""
     a, b = (each.astype(np.float64) for each in (exact, rows))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / lengths).min())
 
 
-def compare(name: str, dtype: str, side: int, given: argparse.Namespace, rows: Rows) -> None:
-    """The rows of one architecture in one number type, of images of that side."""
+def compare(name: str, dtype: str, side: int, options: argparse.Namespace, rows: Rows) -> None:
+    """Measure the rows of one architecture, number type and image size."""
     kind = KINDS[name]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        checkpoint = place / "checkpoint"
+        checkpoint = Path(folder) / "checkpoint"
         checkpoint.mkdir()
-        found = networks(kind, checkpoint, given.tiny, side)
+        towers = networks(kind, checkpoint, options.tiny, side)
         plain = patchword.load(checkpoint)
-        opened = [plain.open(scene(0, number).image)[0] for number in range(16)]
-        exact = plain.engine.encode_image(opened)
+        images = [plain.open(scene(0, number).image)[0] for number in range(16)]
+        exact = plain.engine.encode_image(images)
         del plain
-        theirs = ready(peers(found, dtype, np.stack(opened[:2]), place))
-        del found
-        models = ready(ours(checkpoint, dtype, given.photos))
-        near = {n: least_cosine(exact, m.engine.encode_image(opened)) for n, m in models.items()}
-        own: dict[str, Run] = {n: m.engine.encode_image for n, m in models.items()}
-        for what, axis, batch, at in measurements(name, dtype, side, given):
-            pixels = np.stack([opened[i % 16] for i in range(batch)])
-            ways = {n: lambda run=run: run(pixels) for n, run in (theirs | own).items()}  # noqa: B023
-            speed = rates(batch, in_turn(ways, given.rounds, warm=2, least=0.2))
-            print(f"{what}, {axis} {at}: {', '.join(f'{w} {s:.4g}' for w, s in speed.items())}")
-            best = max(own, key=lambda way: speed[way])
-            pairs = [(peer, best, LIMITS.get((dtype, peer), given.limit)) for peer in theirs]
+        theirs = prepare(peers(towers, dtype, np.stack(images[:2]), Path(folder)))
+        del towers
+        models = prepare(ours(checkpoint, dtype, options.photos))
+        own: dict[str, Run] = {name: model.engine.encode_image for name, model in models.items()}
+        cosines = {name: least_cosine(exact, run(images)) for name, run in own.items()}
+        for what, axis, batch, at in measurements(name, dtype, side, options):
+            pixels = np.stack([images[i % 16] for i in range(batch)])
+            functions = {
+                name: lambda run=run: run(pixels)  # noqa: B023
+                for name, run in (theirs | own).items()
+            }
+            seconds = median_seconds(functions, options.rounds, warm_up=2, min_seconds=0.2)
+            speed = rates(batch, seconds)
+            print(f"{what}, {axis} {at}: {', '.join(f'{n} {s:.4g}' for n, s in speed.items())}")
+            best = max(own, key=lambda name: speed[name])
+            pairs = [(peer, best, LIMITS.get((dtype, peer), options.limit)) for peer in theirs]
             if "patchword torch" in own:
-                eager = max((way for way in theirs if way in EAGER), key=lambda way: speed[way])
+                eager = max(
+                    (peer for peer in theirs if peer in EAGER), key=lambda peer: speed[peer]
+                )
                 pairs.append((eager, "patchword torch", 1.0))
-            for peer, way, limit in dict.fromkeys(pairs):
-                more = {"limit": limit, "axis": axis, "at": at}
-                more["agreement"] = f"cosine to float32 at least {near[way]:.5f}"
-                rows.add(what, "images/s", (peer, speed[peer]), (way, speed[way]), **more)
+            for peer, engine, limit in dict.fromkeys(pairs):
+                agreement = f"cosine to float32 at least {cosines[engine]:.5f}"
+                rows.add(
+                    what, "images/s", (peer, speed[peer]), (engine, speed[engine]),
+                    limit=limit, axis=axis, at=at, agreement=agreement,
+                )  # fmt: skip
 
 
 def measurements(
-    name: str, dtype: str, side: int, given: argparse.Namespace
+    name: str, dtype: str, side: int, options: argparse.Namespace
 ) -> list[tuple[str, str, int, int]]:
-    """What is measured, by which axis, how many images at a time, and the size."""
-    if given.sides:
+    """What is measured, the axis, the batch size, and the size on the axis."""
+    if options.sides:
         return [(f"{name}, {dtype}, one image", "side", 1, side)]
     return [
         (f"{name}, {dtype}", "batch", batch, batch)
-        for batch in given.batches or KINDS[name].batches
+        for batch in options.batches or KINDS[name].batches
     ]
 
 
-def main(given: argparse.Namespace) -> None:
-    rows = Rows(given.results)
+def main(options: argparse.Namespace) -> None:
+    rows = Rows(options.results)
     with tempfile.TemporaryDirectory() as folder:
-        given.photos = Path(folder, "photos")
-        given.photos.mkdir()
-        os.environ["PATCHWORD_CACHE"] = folder  # no graphs of random weights are kept
+        options.photos = Path(folder, "photos")
+        options.photos.mkdir()
+        os.environ["PATCHWORD_CACHE"] = folder  # do not keep graphs of random weights
         for number in range(32):
-            Image.fromarray(scene(1, number).image).save(given.photos / f"{number}.png")
+            Image.fromarray(scene(1, number).image).save(options.photos / f"{number}.png")
         for name, dtype, side in itertools.product(
-            given.models, given.dtypes, given.sides or [224]
+            options.models, options.dtypes, options.sides or [224]
         ):
-            asked = measurements(name, dtype, side, given)
-            if all(rows.done(what, axis, at) for what, axis, _, at in asked):
+            planned = measurements(name, dtype, side, options)
+            if all(rows.is_measured(what, axis, at) for what, axis, _, at in planned):
                 print(f"{name}, {dtype}, side {side}: kept from before")
                 continue
-            compare(name, dtype, side, given, rows)
+            compare(name, dtype, side, options, rows)
             torch._dynamo.reset()
             gc.collect()
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--models", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=DTYPES)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--batches", nargs="*", type=int)
     sizes.add_argument("--sides", nargs="*", type=int)
-    parser.add_argument("--limit", type=float, default=1.0, help="of peers without their own")
-    parser.add_argument("--tiny", action="store_true", help="small networks: a trial")
+    parser.add_argument(
+        "--limit", type=float, default=1.0, help="goal for peers without one of their own"
+    )
+    parser.add_argument("--tiny", action="store_true", help="small networks, to try the script")
     warnings.simplefilter("ignore")
     main(parser.parse_args())

@@ -1,11 +1,11 @@
-"""Every family at full size: the largest difference from its origin, and items/s beside it.
+"""Every model family at full size: agreement with the original library, and items a second.
 
     python benchmarks/families.py [--batch 8] [NAME ...]
 
-The original library writes a checkpoint of random weights, patchword loads it through the real
-converter, and both are given the same input, in turn, in one run. float32. Agreement: the largest
-difference of an output, in inference, where linear layers are multiplied by oneDNN in parts, and
-without gradients alone, as torch does.
+The original library writes a checkpoint with random weights, and patchword loads it with its
+converter. Both compute the same inputs, in turn, in float32. Agreement: the largest difference of
+an output, with linear layers by torch (under no_grad), and by oneDNN in parts (under
+inference_mode).
 """
 
 import os
@@ -26,7 +26,7 @@ import torch
 import transformers
 # isort: on
 
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, median_seconds, option_parser, rates
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -38,11 +38,11 @@ Run = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """What to build, what to give it, and what to ask the original and ours for."""
+    """A model family: how to build it, its inputs, and the outputs to compare."""
 
-    build: Callable[[], nn.Module]
-    give: Callable[[int], Tensor]
-    theirs: Callable[[Any, Tensor], Tensor]
+    build: Callable[[], nn.Module]  # by the original library
+    inputs: Callable[[int], Tensor]  # of a batch size
+    theirs: Callable[[Any, Tensor], Tensor]  # the original network's outputs
     ours: Callable[[Any, Tensor], Tensor]
 
 
@@ -51,14 +51,14 @@ def pixels(side: int) -> Callable[[int], Tensor]:
 
 
 def words(length: int, vocabulary: int, end: int) -> Callable[[int], Tensor]:
-    """Ids that end once, at the last position."""
+    """Random ids (batch, length) whose only end token is at the last position."""
 
-    def give(batch: int) -> Tensor:
+    def inputs(batch: int) -> Tensor:
         ids = torch.randint(1000, vocabulary - 2, (batch, length))
         ids[:, -1] = end
         return ids
 
-    return give
+    return inputs
 
 
 def from_timm(name: str, side: int = 224) -> Family:
@@ -76,13 +76,13 @@ def encoded(network: Any, x: Tensor) -> Tensor:
 
 
 def noisy(x: Tensor) -> Tensor:
-    """The noise that decides which patches an MAE sees: the same for both."""
+    """The random numbers by which an MAE chooses the patches to mask; the same for both."""
     return torch.rand(len(x), 196, generator=torch.Generator().manual_seed(1))
 
 
 hf = transformers
 QUESTION = torch.arange(1990, 2002)[None]  # (1, 12)
-# Ids of a caption, the start token among them; and the same for ours.
+# Lengths of a caption, with the start token, for transformers and for patchword.
 TWENTY = {"max_length": 21, "min_length": 21}
 OURS = GenerationOptions(beams=3, max_length=21, min_length=21)
 FAMILIES = {
@@ -183,7 +183,7 @@ FAMILIES = {
 
 
 def write(network: nn.Module, folder: str) -> None:
-    """The checkpoint as the network's own library writes it."""
+    """Write a checkpoint with the network's own library."""
     if isinstance(network, transformers.PreTrainedModel):
         network.save_pretrained(folder)
     else:
@@ -191,29 +191,30 @@ def write(network: nn.Module, folder: str) -> None:
 
 
 def measure(name: str, family: Family, batch: int, rounds: int, rows: Rows) -> None:
-    """One row, of both ways that answers are computed."""
+    """Add the row of a family."""
     torch.manual_seed(0)
     original = family.build().eval()
     with tempfile.TemporaryDirectory() as folder:
         write(original, folder)
         network = patchword.load(folder).network
-    given = family.give(batch)
-    origin = type(original).__module__.partition(".")[0]
-    ways = {
-        origin: lambda: family.theirs(original, given),
-        "patchword": lambda: family.ours(network, given),
+    inputs = family.inputs(batch)
+    library = type(original).__module__.partition(".")[0]
+    functions = {
+        library: lambda: family.theirs(original, inputs),
+        "patchword": lambda: family.ours(network, inputs),
     }
-    said = []
+    differences = []
     for how, mode in (("by torch", torch.no_grad), ("by oneDNN", torch.inference_mode)):
         with mode():
-            expected, found = (way() for way in ways.values())
-        torch.testing.assert_close(found, expected)
-        said.append(f"{(found - expected).abs().max().item():.1e} {how}")
-    said.append(f"largest value {expected.abs().max().item():.2f}")
+            expected, outputs = (function() for function in functions.values())
+        torch.testing.assert_close(outputs, expected)
+        differences.append(f"{(outputs - expected).abs().max().item():.1e} {how}")
+    agreement = f"apart by at most {', '.join(differences)}"
+    agreement += f", largest value {expected.abs().max().item():.2f}"
     with torch.inference_mode():
-        speed = rates(batch, in_turn(ways, rounds))
-    rows.beside(f"{name}, float32, {batch} at a time", "items/s", speed,
-                agreement=f"apart by at most {', '.join(said)}")  # fmt: skip
+        speed = rates(batch, median_seconds(functions, rounds))
+    what = f"{name}, float32, {batch} at a time"
+    rows.add_peers(what, "items/s", speed, agreement=agreement)
 
 
 def main(names: list[str], batch: int, rounds: int, results: Path | None) -> None:
@@ -223,7 +224,7 @@ def main(names: list[str], batch: int, rounds: int, results: Path | None) -> Non
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAMILIES))
     parser.add_argument("--batch", type=int, default=8)
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""A server under load: connections that take little of the processor, and the process itself."""
+"""Load a server: cheap HTTP connections, and the server's process."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ Request = tuple[str, dict[str, Any]]
 
 
 def packed(request: Request) -> bytes:
-    """A request as it is sent."""
+    """An HTTP request as bytes."""
     path, body = request
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -24,14 +24,14 @@ def packed(request: Request) -> bytes:
 
 
 class Client:
-    """A connection that is kept, without a library that would take the server's processor."""
+    """A persistent HTTP connection that uses little CPU, which the server needs."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.reader: asyncio.StreamReader | None = None
 
     async def send(self, content: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer; status 0 where the connection was closed instead."""
+        """Status and body of the answer; status 0 if the connection was closed instead."""
         if self.reader is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
@@ -56,7 +56,8 @@ class Client:
 
 @contextlib.contextmanager
 def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that answers on a port."""
+    """Run a server process, and wait until it is ready on a port. Ends it after the `with`
+    block."""
     environment = dict(os.environ, HF_HUB_OFFLINE="1")
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
@@ -83,31 +84,31 @@ async def _ready(port: int) -> bool:
 
 
 async def load(port: int, requests: list[bytes], clients: int) -> tuple[float, list[float]]:
-    """Seconds for all requests, and of each."""
-    todo = iter(requests)
-    spent: list[float] = []
+    """Send all requests by so many clients. Returns the seconds in total, and of each request."""
+    remaining = iter(requests)
+    latencies: list[float] = []
 
-    async def one() -> None:
+    async def work() -> None:
         client = Client(port)
-        for content in todo:
+        for content in remaining:
             start = time.perf_counter()
             status, body = await client.send(content)
             assert status == 200, (status, body[:300])
-            spent.append(time.perf_counter() - start)
+            latencies.append(time.perf_counter() - start)
         client.close()
 
     start = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(clients)))
-    return time.perf_counter() - start, spent
+    await asyncio.gather(*(work() for _ in range(clients)))
+    return time.perf_counter() - start, latencies
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server_socket:
+        return int(server_socket.getsockname()[1])
 
 
 def resident(pid: int) -> int:
-    """MiB that a process has in memory."""
+    """Resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) // 1024

@@ -1,14 +1,14 @@
-"""Milliseconds, recall and memory of searches in an index of made-up vectors, beside other engines.
+"""Search in an index of generated vectors: milliseconds, recall and memory, beside other libraries.
 
     python benchmarks/index.py [--rows 1000 1000000 ...] [--dim 512] [--folder F] [--quick]
 
-The vectors are uneven clusters with a power-law spectrum and a common mean, as those of a CLIP's
-images are. Queries of two kinds: distributed as the images, and apart from all of them, as a CLIP's
-texts are (cosine 0.34 with the nearest). Recall@10 is against float32 products with all vectors.
-faiss and usearch hold the vectors, or codes of them, in memory, and give numbers; patchword and
-LanceDB give paths and dates from a table on disk. Times are medians of so many queries, after one.
-Approximate from 100,000 rows on. --quick: without usearch, whose graph takes minutes to build.
---folder: keeps vectors, table and graph for another run.
+The vectors are uneven clusters with a power-law spectrum and a common mean, like a CLIP's image
+vectors. Queries are of two kinds: from the distribution of the images, and far from all of them,
+like a CLIP's texts (cosine 0.34 with the nearest). Recall@10 is relative to float32 products with
+all vectors. faiss and usearch hold the vectors, or codes of them, in memory, and return numbers;
+patchword and LanceDB return paths and dates from a table on disk. Times are medians over queries,
+after one. Approximate search is measured from 100,000 rows on. --quick leaves out usearch, whose
+graph takes minutes to build. --folder keeps vectors, table and graph for another run.
 """
 
 import argparse
@@ -28,8 +28,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import torch
-from rows import Rows as Stored
-from rows import arguments
+from rows import Rows as ResultRows
+from rows import option_parser
 
 from patchword.images.files import File
 from patchword.index.nearest import Nearest
@@ -43,11 +43,12 @@ CONDITIONS = {"1%": "path LIKE '%00.jpg'", "50%": "modified >= timestamp '{middl
 
 Rows = np.ndarray
 Search = Callable[[Rows], list[int]]
-Measured = dict[str, tuple[float, str]]  # ms and recall, by the kind of query
+Measured = dict[str, tuple[float, str]]  # ms and recall for each kind of query
 LIMITS = {"exact": 50.0, "approximate": 10.0}  # ms, of a million vectors
-COLD = 2.0  # s, from opening it to the first answer, files not in memory
-SLOW = "LanceDB flat"  # is asked a tenth of the queries
-MILLION, NEAR = 1_000_000, 100_000  # rows; from NEAR on approximate search is measured
+COLD_LIMIT = 2.0  # s from opening to the first answer, files not in memory
+SLOW = "LanceDB flat"  # gets a tenth of the queries
+MILLION = 1_000_000
+APPROXIMATE_FROM = 100_000  # rows
 
 
 def unit(rows: Rows) -> Rows:
@@ -55,7 +56,7 @@ def unit(rows: Rows) -> Rows:
 
 
 class World:
-    """Where made-up images and texts come from."""
+    """A random distribution of vectors of images and of texts."""
 
     def __init__(self, dim: int) -> None:
         self.draw = np.random.default_rng(0)
@@ -81,17 +82,18 @@ class World:
 
 
 def vectors_of(folder: Path, world: World, rows: int, dim: int) -> Rows:
-    place = folder / f"vectors-{rows}.npy"
-    if not place.exists():
-        out = np.lib.format.open_memmap(place, "w+", np.float32, (rows, dim))
+    """Image vectors (rows, dim), kept in a file."""
+    file = folder / f"vectors-{rows}.npy"
+    if not file.exists():
+        out = np.lib.format.open_memmap(file, "w+", np.float32, (rows, dim))
         for start in range(0, rows, BLOCK):
             out[start : start + BLOCK] = world.images(len(out[start : start + BLOCK]))
         out.flush()
-    return np.load(place, mmap_mode="c")
+    return np.load(file, mmap_mode="c")
 
 
 def store_of(folder: Path, vectors: Rows, model: str = "made up", fingerprint: str = "0") -> Store:
-    """The table, as a first load of an index writes it."""
+    """The table of an index, written in one load, and kept."""
     store = Store(str(folder / f"index-{len(vectors)}"))
     if store.exists():
         return store
@@ -112,30 +114,33 @@ def store_of(folder: Path, vectors: Rows, model: str = "made up", fingerprint: s
 
 
 def truth_of(vectors: Rows, queries: Rows) -> Rows:
+    """Numbers (queries, K) of the nearest vectors, by float32 products with all of them."""
     best = torch.empty(len(queries), 0)
     ids = torch.empty(len(queries), 0, dtype=torch.long)
-    asked = torch.from_numpy(queries)
     for start in range(0, len(vectors), BLOCK):
-        found = (asked @ torch.from_numpy(vectors[start : start + BLOCK]).T).topk(K, dim=1)
-        best, ids = torch.cat([best, found.values], 1), torch.cat([ids, found.indices + start], 1)
+        block = torch.from_numpy(vectors[start : start + BLOCK])
+        top = (torch.from_numpy(queries) @ block.T).topk(K, dim=1)
+        best, ids = torch.cat([best, top.values], 1), torch.cat([ids, top.indices + start], 1)
         best, order = best.topk(K, dim=1)
         ids = ids.gather(1, order)
     return ids.numpy()
 
 
 def memory() -> str:
-    """Resident memory of this process; the same, of each page that n processes map 1/n; and what
-    is no page of a file."""
+    """Resident memory of this process; the same with shared pages divided by the number of their
+    processes; and the part that is no page of a file."""
     lines = [*Path("/proc/self/status").read_text().splitlines()]
     lines += Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    found = dict(line.split(":", 1) for line in lines)
-    sizes = [int(found[name].split()[0]) / 2**20 for name in ("VmRSS", "Pss", "RssAnon")]
+    fields = dict(line.split(":", 1) for line in lines)
+    sizes = [int(fields[name].split()[0]) / 2**20 for name in ("VmRSS", "Pss", "RssAnon")]
     return "resident {:.2f} GiB, shared pages counted in part {:.2f}, its own {:.2f}".format(*sizes)
 
 
 def cold(index: str) -> tuple[float, float, float]:
-    """A new process opens an index none of whose files is in the page cache, and finds what is
-    nearest to a vector: seconds from there to the answer, from the start of Python, and of CPU."""
+    """In a new process, open an index whose files are not in the page cache, and search by a
+    vector.
+
+    Returns seconds from opening to the answer, from the start of Python to its end, and of CPU."""
     for file in Path(index).rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -152,16 +157,16 @@ assert len(Nearest(store).find(query[None] / np.linalg.norm(query), 10)[0]) == 1
 print(time.perf_counter() - start)
 """
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return float(said), time.perf_counter() - start, spent
+    return float(output), time.perf_counter() - start, spent
 
 
 def measure(
     name: str, search: Search, queries: dict[str, Rows], truth: dict[str, Rows] | None
 ) -> Measured:
-    """Milliseconds of a query, and the recall in words, by the kind of query. Printed, too."""
+    """Measure milliseconds and recall for each kind of query, and print them."""
     search(next(iter(queries.values()))[0])
     line, measured = f"  {name:<34}", {}
     for kind, rows in queries.items():
@@ -169,40 +174,47 @@ def measure(
         spent = time.process_time()
         for number, query in enumerate(rows):
             start = time.perf_counter()
-            found = search(query)
+            ids = search(query)
             times.append((time.perf_counter() - start) * 1e3)
-            right += len(set(found) & set(truth[kind][number].tolist())) if truth else 0
+            if truth:
+                right += len(set(ids) & set(truth[kind][number].tolist()))
         spent = (time.process_time() - spent) * 1e3 / len(rows)
-        took = statistics.median(times)
-        line += f"  {kind} {took:.1f} ms ({spent:.1f} of CPU)"
-        recall = f"recall {right / (len(rows) * K):.3f}" if truth else ""
-        line += f", {recall}" * bool(recall)
-        measured[kind] = took, recall
+        milliseconds = statistics.median(times)
+        line += f"  {kind} {milliseconds:.1f} ms ({spent:.1f} of CPU)"
+        recall = ""
+        if truth:
+            recall = f"recall {right / (len(rows) * K):.3f}"
+            line += f", {recall}"
+        measured[kind] = milliseconds, recall
     print(line, flush=True)
     return measured
 
 
 def ours(search: Nearest, where: str | None = None, exact: bool = True) -> Search:
+    """patchword's search, as a function of a query."""
+
     def run(query: Rows) -> list[int]:
-        exactly = query.astype(np.float64)
-        exactly /= np.linalg.norm(exactly)
-        (hits,) = search.find(exactly[None], K, where, exact=exact)
+        unit_query = query.astype(np.float64)
+        unit_query /= np.linalg.norm(unit_query)
+        (hits,) = search.find(unit_query[None], K, where, exact=exact)
         return [int(hit.path[8:16]) for hit in hits]
 
     return run
 
 
 def of_lancedb(table: Any) -> Search:
+    """LanceDB's exact search."""
+
     def run(query: Rows) -> list[int]:
         scan = table.search(query, vector_column_name="vector").bypass_vector_index()
-        found = scan.distance_type("cosine").limit(K).select(["path", "_distance"]).to_arrow()
-        return [int(path[8:16]) for path in found["path"].to_pylist()]
+        hits = scan.distance_type("cosine").limit(K).select(["path", "_distance"]).to_arrow()
+        return [int(path[8:16]) for path in hits["path"].to_pylist()]
 
     return run
 
 
 def installed(name: str) -> Any:
-    """A library; None, and a line, where it is not installed."""
+    """Import a library. If it is not installed, print that and return None."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -211,13 +223,13 @@ def installed(name: str) -> Any:
 
 
 def of_faiss(faiss: Any, vectors: Rows) -> Iterator[tuple[str, str, Search]]:
-    """Its two ways: exact or approximate, name and search."""
+    """faiss' two searches: "exact" or "approximate", name, and function."""
     dim = vectors.shape[1]
     flat = faiss.IndexFlatIP(dim)
     flat.add(np.ascontiguousarray(vectors))
     yield "exact", "faiss flat, float32 in memory", lambda q: flat.search(q[None], K)[1][0].tolist()
-    flat.reset()  # its 2 GB of a million
-    if len(vectors) < NEAR:
+    flat.reset()  # frees 2 GB for a million vectors
+    if len(vectors) < APPROXIMATE_FROM:
         return
     start = time.perf_counter()
     coded = faiss.index_factory(dim, "IVF1024,RaBitQfs", faiss.METRIC_INNER_PRODUCT)
@@ -233,43 +245,43 @@ def of_faiss(faiss: Any, vectors: Rows) -> Iterator[tuple[str, str, Search]]:
     yield "approximate", "faiss IVF-RaBitQ, 256 parts, 300 ids", search
 
 
-def of_usearch(library: Any, vectors: Rows, place: Path) -> Search:
-    """Its graph, stored at `place`."""
+def of_usearch(library: Any, vectors: Rows, file: Path) -> Search:
+    """usearch's graph, kept in a file."""
     graph = library.Index(
         ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=16, expansion_add=64
     )
-    if place.exists():
-        graph.load(place)
+    if file.exists():
+        graph.load(file)
     else:
         start = time.perf_counter()
         graph.add(np.arange(len(vectors)), np.ascontiguousarray(vectors))
-        graph.save(place)
+        graph.save(file)
         print(f"  usearch is built in {time.perf_counter() - start:.0f} s")
     graph.expansion_search = 1024
     return lambda q: scored(vectors, q, np.sort(graph.search(q, 100).keys.astype(np.int64)))
 
 
 def scored(vectors: Rows, query: Rows, ids: Rows) -> list[int]:
-    """Candidates of codes, scored again from the float32 vectors: the K nearest."""
+    """The K nearest of the candidates `ids`, by the float32 vectors."""
     return ids[np.argsort(-(vectors[ids] @ query), kind="stable")[:K]].tolist()
 
 
 def others(
     vectors: Rows, store: Store, quick: bool, folder: Path
 ) -> Iterator[tuple[str, str, Search]]:
-    """The peers: exact or approximate, name and search."""
+    """The peers' searches: "exact" or "approximate", name, and function."""
     table = lancedb.connect(store.path).open_table("images")
     yield "exact", SLOW, of_lancedb(table)
     if faiss := installed("faiss"):
         yield from of_faiss(faiss, vectors)
-    if not quick and len(vectors) >= NEAR and (library := installed("usearch.index")):
-        place = folder / f"usearch-{len(vectors)}.i8"
+    if not quick and len(vectors) >= APPROXIMATE_FROM and (library := installed("usearch.index")):
+        file = folder / f"usearch-{len(vectors)}.i8"
         name = "usearch int8 graph, ef 1024, 100 ids"
-        yield "approximate", name, of_usearch(library, vectors, place)
+        yield "approximate", name, of_usearch(library, vectors, file)
 
 
-def opened(store: Store, query: Rows, stored: Stored) -> Nearest:
-    """The index once it has answered; what is told of its first answers, and a row of the one of
+def opened(store: Store, query: Rows, results: ResultRows) -> Nearest:
+    """Open the index and search once. Prints the times of first answers, and adds a row of that in
     a new process."""
     search = Nearest(store)
     start = time.perf_counter()
@@ -280,66 +292,76 @@ def opened(store: Store, query: Rows, stored: Stored) -> Nearest:
     ours(search)(query)
     print(f"  opened again, to the first answer: {time.perf_counter() - start:.2f} s")
     runs = [cold(store.path) for _ in range(5)]
-    seconds, whole, spent = (statistics.median(run[i] for run in runs) for i in range(3))
+    seconds, total, cpu = (statistics.median(run[i] for run in runs) for i in range(3))
     what = "an index opened, to its first answer, files not in memory"
-    more = {"limit": 1.0, "axis": "vectors", "at": store.count()}
-    said = f"from the start of Python {whole:.2f} s, {spent:.2f} s of CPU"
-    stored.add(what, "s", ("limit", COLD), ("patchword", seconds), agreement=said, **more)
+    results.add(
+        what, "s", ("limit", COLD_LIMIT), ("patchword", seconds),
+        limit=1.0, axis="vectors", at=store.count(),
+        agreement=f"from the start of Python {total:.2f} s, {cpu:.2f} s of CPU",
+    )  # fmt: skip
     return search
 
 
-def compare(count: int, given: argparse.Namespace, folder: Path, stored: Stored) -> None:
-    """The rows of an index of so many vectors."""
-    world = World(given.dim)
+def compare(count: int, options: argparse.Namespace, folder: Path, results: ResultRows) -> None:
+    """Measure the rows of an index of `count` vectors."""
+    world = World(options.dim)
     queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
     queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
-    vectors = vectors_of(folder, world, count, given.dim)
+    vectors = vectors_of(folder, world, count, options.dim)
     store = store_of(folder, vectors)
-    print(f"{count} x {given.dim} vectors, the {K} nearest")
-    search = opened(store, queries["images"][0], stored)
+    print(f"{count} x {options.dim} vectors, the {K} nearest")
+    search = opened(store, queries["images"][0], results)
     truth = {kind: truth_of(vectors, rows) for kind, rows in queries.items()}
-    found = {"exact": measure("patchword, exact", ours(search), queries, truth)}
-    if count >= NEAR:
+    measured = {"exact": measure("patchword, exact", ours(search), queries, truth)}
+    if count >= APPROXIMATE_FROM:
         start = time.perf_counter()
         if search.explain().way == "exact":
             recall = search.build()
             print(f"  approximate: built in {time.perf_counter() - start:.0f} s; {recall}")
-        nearly = ours(search, exact=False)
-        found["approximate"] = measure("patchword, approximate", nearly, queries, truth)
+        approximate = ours(search, exact=False)
+        measured["approximate"] = measure("patchword, approximate", approximate, queries, truth)
     middle = np.datetime64(1_767_225_600 + count // 2, "s")
     few = {kind: rows[:20] for kind, rows in queries.items()}
     for share, where in CONDITIONS.items():
-        asked = ours(search, where.format(middle=middle))
-        measure(f"patchword, exact, {share} meet a condition", asked, few, None)
-    for way, name, other in others(vectors, store, given.quick, folder):
-        some = few if name == SLOW else queries
-        told(way, name, measure(name, other, some, truth), found[way], count, stored)
-    for way, limit in LIMITS.items() if count == MILLION else ():
-        wanted = dict.fromkeys(queries, (limit, ""))
-        told(way, "limit", wanted, found[way], count, stored)
+        filtered = ours(search, where.format(middle=middle))
+        measure(f"patchword, exact, {share} meet a condition", filtered, few, None)
+    for way, name, other in others(vectors, store, options.quick, folder):
+        peer_queries = few if name == SLOW else queries
+        theirs = measure(name, other, peer_queries, truth)
+        add_rows(way, name, theirs, measured[way], count, results)
+    if count == MILLION:
+        for way, limit in LIMITS.items():
+            limits = dict.fromkeys(queries, (limit, ""))
+            add_rows(way, "limit", limits, measured[way], count, results)
 
 
-def told(way: str, peer: str, theirs: Measured, mine: Measured, count: int, stored: Stored) -> None:
-    """A row for each kind of query."""
+def add_rows(
+    way: str, peer: str, theirs: Measured, mine: Measured, count: int, results: ResultRows
+) -> None:
+    """Add a row for each kind of query."""
     for kind, (ms, recall) in mine.items():
-        other, their_recall = theirs[kind]
-        said = recall + f", the peer's {their_recall.removeprefix('recall ')}" * bool(their_recall)
+        their_ms, their_recall = theirs[kind]
+        agreement = recall
+        if their_recall:
+            agreement += f", the peer's {their_recall.removeprefix('recall ')}"
         what = f"nearest {K} vectors, {way}, to {kind}"
-        more = {"limit": 1.0, "agreement": said, "axis": "vectors", "at": count}
-        stored.add(what, "ms", (peer, other), ("patchword", ms), **more)
+        results.add(
+            what, "ms", (peer, their_ms), ("patchword", ms),
+            limit=1.0, agreement=agreement, axis="vectors", at=count,
+        )  # fmt: skip
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[MILLION])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    stored = Stored(given.results)
-    for count in given.rows:
-        with tempfile.TemporaryDirectory() as made:
-            compare(count, given, given.folder or Path(made), stored)
+    options = parser.parse_args()
+    results = ResultRows(options.results)
+    for count in options.rows:
+        with tempfile.TemporaryDirectory() as temporary:
+            compare(count, options, options.folder or Path(temporary), results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""An index of 10,000,000 made-up vectors: disk, memory, and milliseconds of its searches.
+"""An index of 10,000,000 generated vectors: disk, memory, and milliseconds of searches.
 
     python benchmarks/index_large.py --folder F [--rows 10000000] [--dim 512]
 
-The vectors and queries are those of `index.py`, but drawn a million at a time, and held in the
-table alone: 33 GB of disk for 10,000,000 x 512. What was done before a kill is not done again: a
-commit is made of each part, with the true neighbours among it by float32 products beside.
+Vectors and queries are like those of `index.py`, but drawn in parts, and stored only in the table:
+33 GB of disk for 10,000,000 x 512. An interrupted run continues: each part is committed, and its
+true nearest neighbours, by float32 products, are stored beside it.
 """
 
 import argparse
@@ -23,43 +23,45 @@ from patchword.index.nearest import Nearest
 from patchword.index.schema import arrow_table, row_columns
 from patchword.index.table import Store
 
-PART = 500_000  # rows of a commit
+PART = 500_000  # rows in a commit
 START = 1_767_225_600  # 2026-01-01 in seconds
 
 
 def fill(store: Store, world: World, rows: int, dim: int, queries: dict[str, Rows]) -> None:
+    """Add the missing rows, a part at a time, and store the true neighbours in each part."""
     if not store.exists():
         store.create(dim, {"model": "made up", "fingerprint": "0"})
     for begin in range(store.count(), rows, PART):
         best: list[dict[str, Rows]] = []
-        batches = drawn(world, begin, min(begin + PART, rows), dim, queries, best)
+        batches = draw_rows(world, begin, min(begin + PART, rows), dim, queries, best)
         first = next(batches)
-        whole = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
-        store.do(lambda table, whole=whole: table.add(whole))
-        found = {name: np.concatenate([each[name] for each in best], 1) for name in best[0]}
-        np.savez(Path(store.path).parent / f"truth-{begin}.npz", **found)
+        reader = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
+        store.do(lambda table, reader=reader: table.add(reader))
+        neighbours = {name: np.concatenate([block[name] for block in best], 1) for name in best[0]}
+        np.savez(Path(store.path).parent / f"truth-{begin}.npz", **neighbours)
         print(f"  {store.count()} rows; {memory()}", flush=True)
 
 
-def drawn(
+def draw_rows(
     world: World, begin: int, end: int, dim: int, queries: dict[str, Rows], best: list[Any]
 ) -> Iterator[Any]:
-    """Rows of the table, with the neighbours of the queries among each block added to `best`."""
+    """Batches of rows of the table. Adds the queries' neighbours in each block to `best`."""
     world.draw = np.random.default_rng([1, begin])
     for start in range(begin, end, BLOCK):
         rows = world.images(min(BLOCK, end - start))
-        found = {kind: truth_of(rows, asked) for kind, asked in queries.items()}
+        neighbours = {kind: truth_of(rows, vectors) for kind, vectors in queries.items()}
         scores = {
             f"{kind} scores": np.einsum("qd,qkd->qk", queries[kind], rows[ids])
-            for kind, ids in found.items()
+            for kind, ids in neighbours.items()
         }
-        best.append({kind: ids + start for kind, ids in found.items()} | scores)
+        best.append({kind: ids + start for kind, ids in neighbours.items()} | scores)
         names = range(start, start + len(rows))
         files = [File(f"/photos/{i:08d}.jpg", 1, (START + i) * 10**9) for i in names]
         yield from arrow_table(row_columns(files, rows, {}), dim).to_batches()
 
 
 def truth(folder: Path, kind: str, rows: int) -> Rows:
+    """The nearest neighbours (queries, K) among all parts."""
     parts = [np.load(folder / f"truth-{begin}.npz") for begin in range(0, rows, PART)]
     ids = np.concatenate([part[kind] for part in parts], 1)
     scores = np.concatenate([part[f"{kind} scores"] for part in parts], 1)
@@ -67,30 +69,31 @@ def truth(folder: Path, kind: str, rows: int) -> Rows:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--folder", type=Path, required=True)
-    given = parser.parse_args()
-    given.folder.mkdir(exist_ok=True)
-    world = World(given.dim)
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    world = World(options.dim)
     queries = {"images": world.images(QUERIES), "texts": world.texts(QUERIES)}
     queries = {kind: rows.astype(np.float32) for kind, rows in queries.items()}
-    store = Store(str(given.folder / "index"))
+    store = Store(str(options.folder / "index"))
     start = time.perf_counter()
-    fill(store, world, given.rows, given.dim, queries)
-    print(f"{given.rows} x {given.dim} vectors are there after {time.perf_counter() - start:.0f} s")
-    best = {kind: truth(given.folder, kind, given.rows) for kind in queries}
+    fill(store, world, options.rows, options.dim, queries)
+    seconds = time.perf_counter() - start
+    print(f"{options.rows} x {options.dim} vectors are stored after {seconds:.0f} s")
+    best = {kind: truth(options.folder, kind, options.rows) for kind in queries}
     search = Nearest(store)
     start = time.perf_counter()
     ours(search)(queries["images"][0])
     print(f"  first search: {time.perf_counter() - start:.1f} s; {memory()}", flush=True)
     measure("patchword, exact", ours(search), queries, best)
     for share, where in CONDITIONS.items():
-        middle = np.datetime64(START + given.rows // 2, "s")
-        asked = ours(search, where.format(middle=middle))
+        middle = np.datetime64(START + options.rows // 2, "s")
+        filtered = ours(search, where.format(middle=middle))
         few = {kind: rows[:5] for kind, rows in queries.items()}
-        measure(f"patchword, exact, {share} meet a condition", asked, few, None)
+        measure(f"patchword, exact, {share} meet a condition", filtered, few, None)
     if search.explain().way == "exact":
         start = time.perf_counter()
         recall = search.build()

@@ -1,4 +1,4 @@
-"""Why rows miss their goals, as far as it is known."""
+"""Known reasons why rows miss their goals."""
 
 import re
 
@@ -10,7 +10,7 @@ DISK = (
 )
 SAME = "both run OpenVINO with the same graph; the rest is noise of the machine"
 FORMULA = "the formula itself costs more, as the row shows"
-# By script: a pattern for "title; peer; ours" of a row, and the reason.
+# For each script, patterns for "title; peer; ours" of a row, and the reasons.
 REASONS: dict[str, dict[str, str]] = {
     "caption.py": {
         r"^BLIP-B": "the image tower, 577 tokens, takes 0.75 of 1.4 s for one image and 5.2 of 7.2 "
@@ -50,9 +50,9 @@ UNKNOWN = "the reason is not known yet"
 
 
 def why(row: Row) -> str:
-    """Why a row misses its goal, in words."""
-    what = f"{row.title}; {row.peer}; {row.ours}"
+    """Why a row misses its goal."""
+    description = f"{row.title}; {row.peer}; {row.ours}"
     for pattern, reason in REASONS.get(row.script, {}).items():
-        if re.search(pattern, what):
+        if re.search(pattern, description):
             return reason
     return UNKNOWN

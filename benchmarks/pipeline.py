@@ -1,12 +1,12 @@
-"""From files to tensors and to vectors: images a second, ours beside transformers and a DataLoader.
+"""From files to tensors and to vectors: images a second, beside transformers with a DataLoader.
 
     python benchmarks/pipeline.py [--photos 96] [--large 16] [--real FOLDER]
 
-Peers, as a user would write them: transformers' processor in a torch DataLoader, by one process and
-by as many workers as cores, and the same with Pillow's `draft`; then its ViT-B/32. Limits: decoding
-and resizing alone by Pillow, on one core times the cores, and by a process for each core; and the
-slower of our decoding and our network alone. --real: a folder of real photos; prints how near their
-vectors with and without `exact` are, as a distribution of cosines.
+Peers, as users write them: transformers' processor in a torch DataLoader, with one process and with
+one worker for each core, also with Pillow's `draft`; then transformers' ViT-B/32. Limits: decoding
+and resizing by Pillow alone, on one core times the number of cores, and with one process for each
+core; and the slower of our decoding and our network, each alone. --real: prints the cosines between
+vectors with and without `exact` for a folder of real photos.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from decode import SAMPLES, enlarged
 from PIL import Image
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -42,7 +42,7 @@ DRAFT = {False: "transformers, a worker a core", True: "transformers with draft,
 
 
 class Photos(Dataset):
-    """What a user writes: open, convert, process."""
+    """A dataset as users write it: open, convert, process."""
 
     def __init__(self, files: list[str], draft: bool) -> None:
         self.files, self.draft, self.processor = files, draft, CLIPImageProcessorPil()
@@ -54,12 +54,12 @@ class Photos(Dataset):
         with Image.open(self.files[number]) as picture:
             if self.draft:
                 picture.draft("RGB", (2 * SIDE, 2 * SIDE))
-            found = self.processor(picture.convert("RGB"), return_tensors="pt")
-        return found["pixel_values"][0]
+            inputs = self.processor(picture.convert("RGB"), return_tensors="pt")
+        return inputs["pixel_values"][0]
 
 
-def in_c(file: str, draft: bool) -> None:
-    """Decoding and resizing alone."""
+def decode_and_resize(file: str, draft: bool) -> None:
+    """Only decode and resize a photo, by Pillow."""
     with Image.open(file) as picture:
         if draft:
             picture.draft("RGB", (2 * SIDE, 2 * SIDE))
@@ -68,28 +68,30 @@ def in_c(file: str, draft: bool) -> None:
         picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def written(folder: Path, count: int, side: int | None) -> list[str]:
-    """So many JPEGs: of 400 pixels, or of 12 megapixels."""
-    made = []
+def write_photos(folder: Path, count: int, side: int | None) -> list[str]:
+    """Write JPEGs of `side` pixels, or of 12 megapixels if it is None."""
+    paths = []
     samples = sorted(SAMPLES.rglob("*.jpg"))
     for number in range(count):
         path = folder / f"{side or 'large'}-{number}.jpg"
-        if number >= 4:  # the same content under another name: decoding takes as long
-            path.write_bytes(Path(made[number % 4]).read_bytes())
+        if number >= 4:  # only four different photos, which decode as slowly as others
+            path.write_bytes(Path(paths[number % 4]).read_bytes())
         elif side is None:
             path.write_bytes(enlarged(samples[number % len(samples)]))
         else:
-            large = np.random.default_rng(number).integers(0, 256, (75, 100, 3), dtype=np.uint8)
-            picture = Image.fromarray(large).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
+            coarse = np.random.default_rng(number).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+            picture = Image.fromarray(coarse).resize(
+                (side, side * 3 // 4), Image.Resampling.BICUBIC
+            )
             picture.save(path, quality=90)
-        made.append(str(path))
-    return made
+        paths.append(str(path))
+    return paths
 
 
 def networks(
     folder: Path, config: CLIPConfig, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[patchword.Model, CLIPModel]:
-    """A CLIP with random weights, ours and theirs."""
+    """The same CLIP with random weights in patchword and in transformers."""
     torch.manual_seed(0)
     theirs = CLIPModel(config).eval()
     theirs.save_pretrained(folder / "clip")
@@ -99,7 +101,7 @@ def networks(
 
 
 def read(files: list[str], workers: int, draft: bool, network: CLIPModel | None = None) -> None:
-    """The peer's way, to tensors or through its network."""
+    """Read photos with transformers, to tensors or through its network."""
     like = next(network.parameters()) if network else torch.empty(0)
     with torch.inference_mode():
         for batch in DataLoader(Photos(files, draft), BATCH, num_workers=workers):
@@ -110,44 +112,47 @@ def read(files: list[str], workers: int, draft: bool, network: CLIPModel | None 
 def to_tensors(
     model: patchword.Model, files: list[str], large: bool, rounds: int, rows: Rows, pool: Pool
 ) -> float:
-    """Without a network. pool: a process for each core. Returns our images/s."""
+    """Add rows from files to tensors. pool: a process for each core. Returns our images/s."""
 
     def ours(exact: bool = False) -> None:
         for _ in model.run_each(files, lambda batch: batch[:, 0, 0, :1], BATCH, exact):
             pass
 
-    one = "transformers, one process"
+    one_process = "transformers, one process"
     alone = "Pillow alone"
     in_processes = "Pillow decoding and resizing alone, a process a core"
-    ways: dict[str, Callable[[], object]] = {
-        alone: lambda: [in_c(file, large) for file in files],
-        in_processes: lambda: pool.map(partial(in_c, draft=large), files, chunksize=BATCH // 4),
-        one: lambda: read(files, 0, False),
+    functions: dict[str, Callable[[], object]] = {
+        alone: lambda: [decode_and_resize(file, large) for file in files],
+        in_processes: lambda: pool.map(
+            partial(decode_and_resize, draft=large), files, chunksize=BATCH // 4
+        ),
+        one_process: lambda: read(files, 0, False),
         **{name: lambda d=draft: read(files, CORES, d) for draft, name in DRAFT.items()},
         "patchword, exact": lambda: ours(True),
         "patchword": ours,
     }
-    found = rates(len(files), in_turn(ways, rounds))
-    what, mine = f"{kind(large)} to tensors", ("patchword", found["patchword"])
+    speed = rates(len(files), median_seconds(functions, rounds))
+    what, mine = f"{kind(large)} to tensors", ("patchword", speed["patchword"])
     for name in DRAFT.values():
-        rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
-    rows.add(what, "images/s", (one, found[one]), mine, limit=0.0 if large else 5.0)
-    exact = ("patchword, exact", found["patchword, exact"])
-    rows.add(what, "images/s", (DRAFT[False], found[DRAFT[False]]), exact, limit=1.0)
-    bound = ("Pillow decoding and resizing alone, times the cores", CORES * found[alone])
+        rows.add(what, "images/s", (name, speed[name]), mine, limit=1.0)
+    rows.add(what, "images/s", (one_process, speed[one_process]), mine, limit=0.0 if large else 5.0)
+    exact = ("patchword, exact", speed["patchword, exact"])
+    rows.add(what, "images/s", (DRAFT[False], speed[DRAFT[False]]), exact, limit=1.0)
+    bound = ("Pillow decoding and resizing alone, times the cores", CORES * speed[alone])
     rows.add(what, "images/s", bound, mine, limit=0.85 if large else 0.8)
-    rows.add(what, "images/s", (in_processes, found[in_processes]), mine)
-    return found["patchword"]
+    rows.add(what, "images/s", (in_processes, speed[in_processes]), mine)
+    return speed["patchword"]
 
 
 def to_vectors(
     model: patchword.Model, theirs: CLIPModel, files: list[str], large: bool, rounds: int,
     rows: Rows, tensors: float = 0.0,
 ) -> None:  # fmt: skip
-    """With the network. tensors: our images/s without it; 0: not known, so no limit."""
+    """Add rows from files to vectors. tensors: our images/s without the network; 0 if not known, so
+    that there is no row for this limit."""
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIDE, SIDE), dtype=np.uint8)
     alone = "patchword, network alone"
-    ways: dict[str, Callable[[], object]] = {
+    functions: dict[str, Callable[[], object]] = {
         **{name: lambda d=draft: read(files, CORES, d, theirs) for draft, name in DRAFT.items()},
         alone: lambda: [
             model.engine.encode_image(list(pixels[: len(files) - start]))
@@ -155,12 +160,12 @@ def to_vectors(
         ],
         "patchword": lambda: model.embed_images(files),
     }
-    found = rates(len(files), in_turn(ways, rounds))
-    what, mine = f"{kind(large)} to vectors, ViT-B/32", ("patchword", found["patchword"])
+    speed = rates(len(files), median_seconds(functions, rounds))
+    what, mine = f"{kind(large)} to vectors, ViT-B/32", ("patchword", speed["patchword"])
     for name in DRAFT.values():
-        rows.add(what, "images/s", (name, found[name]), mine, limit=1.0)
+        rows.add(what, "images/s", (name, speed[name]), mine, limit=1.0)
     if tensors:
-        slower = min(("decoding alone", tensors), (alone, found[alone]), key=lambda way: way[1])
+        slower = min(("decoding alone", tensors), (alone, speed[alone]), key=lambda limit: limit[1])
         rows.add(what, "images/s", (f"the slower, {slower[0]}", slower[1]), mine, limit=1 / 1.1)
 
 
@@ -168,48 +173,49 @@ def kind(large: bool) -> str:
     return "JPEGs of 12 megapixels" if large else "JPEGs of 400 px"
 
 
-def nearness(folder: Path, vit: Path | None) -> None:
-    """Cosines of vectors with and without `exact`."""
+def print_cosines(folder: Path, vit: Path | None) -> None:
+    """Print the distribution of cosines between vectors with and without `exact`."""
     files = sorted(str(path) for path in folder.rglob("*.jpg"))[:200]
     for name in ["demo", *([str(vit)] if vit else [])]:
         model = patchword.load(name)
-        rows = []
+        vectors = []
         for exact in (False, True):
-            found = model.run_each(files, model.network.encode_image, BATCH, exact)
-            rows.append(np.stack([row for _, row in found]))
-        fast, whole = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in rows)
-        cosines = (fast * whole).sum(axis=1)
+            results = model.run_each(files, model.network.encode_image, BATCH, exact)
+            rows = np.stack([row for _, row in results])
+            vectors.append(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        cosines = (vectors[0] * vectors[1]).sum(axis=1)
         marks = np.percentile(cosines, [0, 1, 10, 50])
         print(f"{name}, {len(files)} real photos, cosine of fast with exact: least {marks[0]:.4f}, "
               f"1% {marks[1]:.4f}, 10% {marks[2]:.4f}, median {marks[3]:.4f}")  # fmt: skip
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--photos", type=int, default=96)
     parser.add_argument("--large", type=int, default=16)
     parser.add_argument("--real", type=Path)
-    parser.add_argument("--vit", type=Path, help="of a classifier, beside the embedded model")
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")  # of photos that are seen in part
-    if given.real:
-        nearness(given.real, given.vit)
-    rows = Rows(given.results)
+    parser.add_argument("--vit", type=Path, help="a classifier to measure, too")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # about photos that are cropped
+    if options.real:
+        print_cosines(options.real, options.vit)
+    rows = Rows(options.results)
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place, spawn.Pool(CORES) as pool:
         model, theirs = networks(Path(place), CLIPConfig())
-        small = written(Path(place), given.photos, 400)
+        small = write_photos(Path(place), options.photos, 400)
         for large in (False, True):
-            files = written(Path(place), given.large, None) if large else small
-            # Many to tensors, so that starting workers counts little.
+            files = write_photos(Path(place), options.large, None) if large else small
+            # Many photos, so that the start of workers counts little.
             many = files * (2 if large else 16)
-            tensors = to_tensors(model, many, large, given.rounds, rows, pool)
-            to_vectors(model, theirs, files, large, given.rounds, rows, tensors)
+            tensors = to_tensors(model, many, large, options.rounds, rows, pool)
+            to_vectors(model, theirs, files, large, options.rounds, rows, tensors)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for _ in model.run_each(small * (2000 // len(small)), lambda batch: batch[:, 0, 0, :1]):
+        more = small * (2000 // len(small))
+        for _ in model.run_each(more, lambda batch: batch[:, 0, 0, :1]):
             pass
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(f"peak memory over {2000 // len(small) * len(small)} more images: +{grown:.0f} MB")
+        print(f"peak memory over {len(more)} more images: +{grown:.0f} MB")
 
 
 if __name__ == "__main__":

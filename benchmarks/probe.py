@@ -1,12 +1,11 @@
-"""A linear probe beside scikit-learn's, on the same features of a real ViT.
+"""Linear probe on features of a real ViT: accuracy and time, beside scikit-learn.
 
     python benchmarks/probe.py [--data ../shared/data]
 
-ViT-Tiny/16 (timm's pretrained weights, frozen) on clothing: features of the training photos are
-learned from, C is chosen by the same sweep on the same held-out fifth, and the validation photos
-are told apart. Top-1 accuracy and seconds of each, in one run, once: a sweep takes a minute. Both
-stop at a gradient of 1e-5 or after 1,000 steps. float64; the class token after the norm, of unit
-length.
+ViT-Tiny/16 (timm's pretrained weights, frozen) on clothing photos. Both fit on the features of the
+training photos, choose C by the same sweep on the same held-out fifth, and classify the validation
+photos. Top-1 accuracy and seconds, in one round: a sweep takes a minute. Both stop at a gradient of
+1e-5 or after 1,000 steps. Features are the class token after the norm, of unit length, in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
-from rows import Rows, arguments
+from rows import Rows, option_parser
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -44,14 +43,14 @@ CONFIG = {
 
 
 def vit(weights: Path) -> api.Model:
-    """The model, its configuration as timm writes it."""
+    """Load timm's ViT-Tiny with these weights."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
         (Path(folder) / "model.safetensors").symlink_to(weights.resolve())
         return api.load(folder)
 
 
-def theirs(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[..., np.ndarray]:
+def fit_sklearn(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[..., np.ndarray]:
     """scikit-learn's regression as a function from features to logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -59,14 +58,18 @@ def theirs(features: np.ndarray, targets: np.ndarray, c: float) -> Callable[...,
         return fitted.fit(features, targets).decision_function
 
 
-def swept(features: np.ndarray, targets: np.ndarray, classes: int) -> tuple[float, Callable]:
-    """C and regression as `probe.linear_probe` finds them, with scikit-learn's fits."""
+def sweep_sklearn(
+    features: np.ndarray, targets: np.ndarray, classes: int
+) -> tuple[float, Callable]:
+    """C and regression by the sweep of `probe.linear_probe`, with scikit-learn's fits."""
     held = probe.held_out(targets, classes)
     scores: dict[int, float] = {}
 
     def score(at: int) -> tuple[float, int]:
         if at not in scores:
-            logits = theirs(features[~held], targets[~held], float(probe.GRID[at]))(features[held])
+            logits = fit_sklearn(features[~held], targets[~held], float(probe.GRID[at]))(
+                features[held]
+            )
             scores[at] = float(np.mean(logits.argmax(axis=1) == targets[held]))
         return scores[at], -at
 
@@ -76,10 +79,11 @@ def swept(features: np.ndarray, targets: np.ndarray, classes: int) -> tuple[floa
         around = (peak - step, peak, peak + step)
         peak = max((at for at in around if 0 <= at < len(probe.GRID)), key=score)
     c = float(probe.GRID[peak])
-    return c, theirs(features, targets, c)
+    return c, fit_sklearn(features, targets, c)
 
 
 def timed(run: Callable) -> tuple[object, float]:
+    """The result of a call, and its seconds."""
     start = time.perf_counter()
     return run(), time.perf_counter() - start
 
@@ -89,15 +93,15 @@ def main(data: Path, results: Path | None) -> None:
     model = vit(data / "vit_tiny" / "model.safetensors")
     known, test = (folders.labelled(data / "clothing" / s) for s in ("train", "validation"))
     run, start = Evaluation(model), time.perf_counter()
-    features, kept = run.embed(known.images)
-    features, targets = features.astype(np.float64), known.targets[kept]
-    unseen, kept = run.embed(test.images)
-    unseen, right = unseen.astype(np.float64), folders.agreeing(known, test)[kept]
+    features, embedded = run.embed(known.images)
+    features, targets = features.astype(np.float64), known.targets[embedded]
+    unseen, embedded = run.embed(test.images)
+    unseen, right = unseen.astype(np.float64), folders.agreeing(known, test)[embedded]
     seconds, classes = time.perf_counter() - start, len(known.names)
     print(f"{len(features)} + {len(unseen)} photos -> {features.shape[1]} numbers: {seconds:.0f} s")
     print(f"{torch.get_num_threads()} threads, {len(run.broken)} broken images")
     ours, spent = timed(lambda: probe.linear_probe(features, targets, classes))
-    (c, peer), peer_spent = timed(lambda: swept(features, targets, classes))
+    (c, peer), peer_spent = timed(lambda: sweep_sklearn(features, targets, classes))
     top = {}
     for name, at, logits, each in (
         ("patchword", ours.c, ours(unseen), spent),
@@ -113,13 +117,13 @@ def main(data: Path, results: Path | None) -> None:
             f"C = {at:.3g}, {each:.1f} s"
         )
     what = "linear probe of ViT-Tiny on clothing"
-    said = f"C = {ours.c:.3g} and {c:.3g}, one round"
-    taken = {"scikit-learn": peer_spent, "patchword": spent}
-    rows.beside(f"{what}, sweep of C", "s", taken, agreement=said)
-    rows.beside(f"{what}, top-1", "%", top, agreement=said)
+    agreement = f"C = {ours.c:.3g} and {c:.3g}, one round"
+    seconds_of_sweep = {"scikit-learn": peer_spent, "patchword": spent}
+    rows.add_peers(f"{what}, sweep of C", "s", seconds_of_sweep, agreement=agreement)
+    rows.add_peers(f"{what}, top-1", "%", top, agreement=agreement)
     for c in (0.01, 1.0, 100.0, 1e4):
         mine, spent = timed(lambda c=c: probe.fit(features, targets, classes, c)(unseen))
-        other, peer_spent = timed(lambda c=c: theirs(features, targets, c)(unseen))
+        other, peer_spent = timed(lambda c=c: fit_sklearn(features, targets, c)(unseen))
         same = np.mean(mine.argmax(axis=1) == other.argmax(axis=1))
         accuracy = [np.mean(logits.argmax(axis=1) == right) for logits in (mine, other)]
         print(
@@ -131,7 +135,7 @@ def main(data: Path, results: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    given = parser.parse_args()
-    main(given.data, given.results)
+    options = parser.parse_args()
+    main(options.data, options.results)

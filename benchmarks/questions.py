@@ -1,11 +1,12 @@
-"""Other wordings of the questions that demo-blip knows: answered right, warned of, or neither.
+"""Other wordings of questions that demo-blip knows: how many are answered right, warned about, or
+neither.
 
     python benchmarks/questions.py [--each 6]
 
 questions.txt was written before the rules (`tools/rewordings.py`), questions_others.txt after them;
-the last part of that holds questions that are close to a known one and mean something else. Each
-wording is asked of --each scenes that training did not use and that answer the known question;
-those of clothing, which no scene shows, are only counted as understood or warned of.
+the last part of the second has questions that are close to a known one but mean something else.
+Each wording is asked about --each scenes, unseen in training, that answer the known question.
+Wordings about clothing, which no scene shows, are only counted as understood or warned about.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ from patchword.scope import Scope
 
 HERE = Path(__file__).parent
 SEED = 97
-MOST = 4000  # scenes that are looked through
+MAX_SCENES = 4000  # to search for scenes that answer a question
 OPPOSITE = {"yes": "no", "no": "yes"}
 NAME = rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})"
 SLOTS = {
@@ -39,21 +41,23 @@ SLOTS = {
 
 
 class Wording(NamedTuple):
+    """Another wording of a known question. opposite: yes means no to the known one."""
+
     known: str
     text: str
     opposite: bool
 
 
 def wordings(path: Path) -> list[Wording]:
-    """Those of a file; `known` is "-" for questions that are not known."""
-    found, known = [], ""
+    """Read the wordings of a file; `known` is "-" for questions that are not known."""
+    out, known = [], ""
     for line in path.read_text().splitlines():
         if line.startswith("    "):
             text = line.strip()
-            found.append(Wording(known, text.removeprefix("!"), text.startswith("!")))
+            out.append(Wording(known, text.removeprefix("!"), text.startswith("!")))
         elif not line.startswith("#"):
             known = line
-    return found
+    return out
 
 
 def pattern(known: str) -> re.Pattern[str]:
@@ -62,78 +66,83 @@ def pattern(known: str) -> re.Pattern[str]:
     return re.compile("".join(SLOTS.get(part) or re.escape(part) for part in parts))
 
 
-def filled(wording: Wording, found: re.Match[str]) -> str:
-    """The wording with what stands in the slots of the known question."""
-    slots = found.groupdict()
+def fill(wording: Wording, match: re.Match[str]) -> str:
+    """The wording with the words in the slots of the known question."""
+    slots = match.groupdict()
     if wording.known.startswith("is there {a}"):
         slots["a"] = with_article(slots["a"])
-        colour, shape = found["a"].split()
+        colour, shape = match["a"].split()
         slots |= {"colour": colour, "shape": shape}
     return wording.text.format(**slots)
 
 
 def cases(wording: Wording, count: int) -> Iterator[tuple[patchword.scenes.Scene, str, str]]:
-    """Scene, question and right answer, each from another scene."""
-    wanted = pattern(wording.known)
-    for index in range(MOST):
-        if index not in SCENES:
-            SCENES[index] = scene(SEED, index, 96)
-        new = SCENES[index]
-        for question, answer in new.questions:
-            if found := wanted.fullmatch(question):
+    """Scene, question and right answer, each for another scene."""
+    known = pattern(wording.known)
+    for index in range(MAX_SCENES):
+        drawn = small_scene(index)
+        for question, answer in drawn.questions:
+            if match := known.fullmatch(question):
                 right = OPPOSITE[answer] if wording.opposite else answer
-                yield new, filled(wording, found), right
+                yield drawn, fill(wording, match), right
                 count -= 1
                 break
         if not count:
             return
 
 
-SCENES: dict[int, patchword.scenes.Scene] = {}
+@cache
+def small_scene(index: int) -> patchword.scenes.Scene:
+    """A scene of 96 pixels, drawn once."""
+    return scene(SEED, index, 96)
 
 
-def judged(model: patchword.Model, wording: Wording, count: int) -> Counter[str]:
-    """How often it was answered right, warned of, or answered wrong without a word."""
+def ask(model: patchword.Model, wording: Wording, count: int) -> Counter[str]:
+    """Counts of the outcomes: "right", "warned", or "wrong" without a warning."""
     out: Counter[str] = Counter()
-    for new, question, right in cases(wording, count):
-        with warnings.catch_warnings(record=True) as told:
+    for drawn, question, right in cases(wording, count):
+        with warnings.catch_warnings(record=True) as records:
             warnings.simplefilter("always")
-            answer = model.ask(new.image, question)
-        doubt = any(
-            one.category is ScopeWarning and "not trained on questions" in str(one.message)
-            for one in told
+            answer = model.ask(drawn.image, question)
+        warned = any(
+            record.category is ScopeWarning and "not trained on questions" in str(record.message)
+            for record in records
         )
-        out["warned" if doubt else "right" if answer.text == right else "wrong"] += 1
-        if not doubt and answer.text != right:
+        if warned:
+            out["warned"] += 1
+        elif answer.text == right:
+            out["right"] += 1
+        else:
+            out["wrong"] += 1
             print(f"  wrong: {question!r}: {answer.text!r}, not {right!r}")
     return out
 
 
-def taken(scope: Scope, wording: Wording) -> bool:
-    """True if a rule, or the form of the training, takes a question for a known one."""
+def is_understood(scope: Scope, wording: Wording) -> bool:
+    """True if a question has the form of a known one, or a rule maps it to one."""
     return scope.is_known(wording.text) or scope.understood(wording.text) is not None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--each", type=int, default=6)
-    given = parser.parse_args()
+    options = parser.parse_args()
     model = patchword.load("demo-blip")
     assert model.scope is not None
     for name in ("questions.txt", "questions_others.txt"):
-        all_of = wordings(HERE / name)
+        all_wordings = wordings(HERE / name)
         total: Counter[str] = Counter()
-        asked = [one for one in all_of if one.known not in ("-", "what is this?")]
-        for one in asked:
-            total += judged(model, one, given.each)
+        asked = [w for w in all_wordings if w.known not in ("-", "what is this?")]
+        for wording in asked:
+            total += ask(model, wording, options.each)
         shares = ", ".join(
             f"{k} {total[k] / total.total():.1%}" for k in ("right", "warned", "wrong")
         )
         print(f"{name}: {len(asked)} wordings, {total.total()} answers: {shares}")
         for known, kind in (("what is this?", "of clothing"), ("-", "that mean something else")):
-            if some := [one for one in all_of if one.known == known]:
-                count = sum(taken(model.scope, one) for one in some)
-                print(f"  {count} of {len(some)} {kind} are taken for a known question")
+            if group := [w for w in all_wordings if w.known == known]:
+                count = sum(is_understood(model.scope, wording) for wording in group)
+                print(f"  {count} of {len(group)} {kind} are taken for a known question")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""`index --ray` with one worker and with two: raylets of one CPU each, on this machine.
+"""`index --ray` with one worker and with two: images a second.
 
     chrt -r 1 python benchmarks/ray_index.py [--photos 1200]
 
-Photos of 640 x 480, the embedded model, blocks of 32. The rate is that between the first block and
-the last, when all workers have loaded the model; the seconds are those of the whole command.
+Each worker is a raylet with one CPU on this machine. Photos of 640 x 480, the embedded model,
+blocks of 32. The rate is that from the first block to the last, when all workers have loaded the
+model; the seconds are those of the whole command.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BLOCK = 32
 
 
 def photos(folder: Path, count: int) -> None:
-    """JPEGs of clouds of colour, which decode as photos do."""
+    """Write JPEGs of smooth noise, which decode as slowly as photos."""
     draw = np.random.default_rng(0)
     for number in range(count):
         coarse = draw.integers(0, 256, (60, 80, 3), np.uint8)
@@ -32,15 +33,15 @@ def photos(folder: Path, count: int) -> None:
         picture.save(folder / f"{number}.jpg", quality=90)
 
 
-def measured(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[float, float]:
-    """Images a second between the first block and the last, and the seconds of all."""
+def measure(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[float, float]:
+    """Images a second from the first block to the last, and the seconds of the whole command."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(workers):
         cluster.add_node(num_cpus=1)
     times: list[tuple[float, int]] = []
-    begun = time.perf_counter()
+    start = time.perf_counter()
     try:
         patchword.open_index(into).add(
             folder,
@@ -51,12 +52,12 @@ def measured(folder: Path, into: Path, model: Bundle, workers: int) -> tuple[flo
         )
     finally:
         cluster.shutdown()
-    (first, some), (last, every) = times[workers - 1], times[-1]
-    return (every - some) / (last - first), last - begun
+    (first, done_first), (last, done_last) = times[workers - 1], times[-1]
+    return (done_last - done_first) / (last - first), last - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--photos", type=int, default=1200)
     count = parser.parse_args().photos
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
@@ -68,7 +69,7 @@ def main() -> None:
         folder.mkdir()
         photos(folder, count)
         for workers in (1, 2):
-            rate, seconds = measured(folder, Path(name) / f"{workers}.index", model, workers)
+            rate, seconds = measure(folder, Path(name) / f"{workers}.index", model, workers)
             print(f"{workers} workers: {rate:.1f} images/s; {seconds:.1f} s with the start")
 
 

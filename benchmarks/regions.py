@@ -1,14 +1,14 @@
-"""How well `segment` and `locate` cut out what they are asked for.
+"""How accurately `segment` and `locate` find the requested objects.
 
     python benchmarks/regions.py [--model demo] [--scenes 60] [--methods auto surgery]
 
-On unseen scenes with masks, of coloured shapes and of wafers, each asked for what is there and for
-two things that are not. segment: the mean over the things of the intersection over union of their
-pixels. locate: the same of all regions of a text together; the share of things whose largest region
-has a box with an intersection over union of 0.5 or more with the thing's; and the share of absent
-texts that were found.
+On unseen scenes with masks, of coloured shapes and of wafers; each is searched for the objects that
+it shows and for two that it does not. segment: the mean intersection over union (IoU) of the
+objects' pixels. locate: the same for all regions of a text together; the share of objects whose
+largest region has a box with an IoU of at least 0.5 with the object's box; and the share of absent
+texts for which something was found.
 
-Scenes have a seed that training did not use.
+The scenes' seed was not used in training.
 """
 
 from __future__ import annotations
@@ -25,68 +25,68 @@ import patchword
 from patchword.scenes import Scene, scene
 from patchword.where.locate import Box
 
-ABSENT = 2  # texts asked for that are not there
-RECALLED = 0.5
+ABSENT = 2  # texts without an object in the scene
+BOX_IOU = 0.5  # from which a box counts as found
 
 Mask = NDArray[np.bool_]
 
 
-def overlap(found: Mask, right: Mask) -> float:
+def overlap(result: Mask, right: Mask) -> float:
     """Intersection over union."""
-    return float((found & right).sum() / max((found | right).sum(), 1))
+    return float((result & right).sum() / max((result | right).sum(), 1))
 
 
 def box_overlap(box: Box, mask: Mask) -> float:
-    """Intersection over union of a box with that of a mask."""
+    """Intersection over union of a box with the bounding box of a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    given, right = np.zeros_like(mask), np.zeros_like(mask)
-    given[box[1] : box[3], box[0] : box[2]] = True
+    result, right = np.zeros_like(mask), np.zeros_like(mask)
+    result[box[1] : box[3], box[0] : box[2]] = True
     right[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    return overlap(given, right)
+    return overlap(result, right)
 
 
-def asked(seen: Scene, names: list[str], rng: np.random.Generator) -> list[str]:
-    """What is there, and some of the names that are not."""
+def search_texts(seen: Scene, names: list[str], rng: np.random.Generator) -> list[str]:
+    """The names of the scene's objects, and some other names."""
     there = [thing.name for thing in seen.objects]
     others = [name for name in names if name not in there]
     return [*there, *rng.permutation(others)[:ABSENT].tolist()]
 
 
-def measured(model: patchword.Model, method: str, kind: str, count: int) -> list[float]:
-    """The four measures."""
+def measure(model: patchword.Model, method: str, kind: str, count: int) -> list[float]:
+    """The four measures: of segments, of masks, of boxes, and of absent texts."""
     rng = np.random.default_rng(0)
     scenes = [scene(SEED, index, kind=kind) for index in range(count)]
     names = sorted({thing.name for seen in scenes for thing in seen.objects})
     segments, masks, boxes, wrong = [], [], [], []
     for seen in scenes:
-        texts = asked(seen, names, rng)
-        drawn = model.segment(seen.image, texts, method=method, templates="{}")
-        found = model.locate(seen.image, texts, method=method)
-        wrong += [text not in found.missing for text in texts[len(seen.objects) :]]
+        texts = search_texts(seen, names, rng)
+        segmented = model.segment(seen.image, texts, method=method, templates="{}")
+        located = model.locate(seen.image, texts, method=method)
+        wrong += [text not in located.missing for text in texts[len(seen.objects) :]]
         for number, thing in enumerate(seen.objects, start=1):
-            own = [region for region in found.regions if region.text == thing.name]
-            whole = np.zeros_like(thing.mask)
+            own = [region for region in located.regions if region.text == thing.name]
+            union = np.zeros_like(thing.mask)
             for region in own:
-                whole |= found.mask(region)
-            segments.append(overlap(drawn.map == number, thing.mask))
-            masks.append(overlap(whole, thing.mask))
-            boxes.append(bool(own) and box_overlap(own[0].box, thing.mask) >= RECALLED)
+                union |= located.mask(region)
+            segments.append(overlap(segmented.map == number, thing.mask))
+            masks.append(overlap(union, thing.mask))
+            boxes.append(bool(own) and box_overlap(own[0].box, thing.mask) >= BOX_IOU)
     return [float(np.mean(each)) for each in (segments, masks, boxes, wrong)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", default=["auto", "surgery"])
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    model = patchword.load(chosen.model)
+    model = patchword.load(options.model)
     print("method     scenes  segment IoU  locate IoU  box recall  absent found")
-    for method in chosen.methods:
+    for method in options.methods:
         for kind in ("shapes", "wafer"):
-            numbers = "  ".join(f"{n:10.1%}" for n in measured(model, method, kind, chosen.scenes))
+            numbers = "  ".join(f"{n:10.1%}" for n in measure(model, method, kind, options.scenes))
             print(f"{method:10} {kind:6}  {numbers}", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""What every benchmark here measures and stores: rows of one form. `report.py` shows them.
+"""Measure and store the rows of benchmarks, which `report.py` shows.
 
-A row is a peer, or a limit, and patchword in one run: medians of repetitions in turn, warm-up left
-out, with as many threads for each.
+A row compares patchword with a peer or a limit, measured in one run with the same number of
+threads: medians of rounds in which both take turns, without the warm-up.
 """
 
 import argparse
@@ -9,12 +9,11 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,14 +22,24 @@ from typing import Any
 from patchword.atomic_write import write
 
 HERE = Path(__file__).resolve().parent
-# By their names on the package index: what is compared with, and what both stand on.
+# Names on the package index of the peers and of the libraries that they and patchword use.
 LIBRARIES = (
     *("torch", "transformers", "open_clip_torch", "timm", "tokenizers", "pillow", "openvino"),
     *("onnxruntime", "nncf", "scikit-learn", "lancedb", "faiss-cpu", "usearch", "fastapi"),
 )
-LESS = ("s", "ms", "MiB", "encodings")  # units of which less is better
-MORE = ("images/s", "texts/s", "items/s", "samples/s", "captions/s", "requests/s", "TFLOP/s", "%")
-AXES = {  # what rows of one curve may differ by, and its words under a plot
+# Units of measurements.
+LOWER_IS_BETTER = ("s", "ms", "MiB", "encodings")
+HIGHER_IS_BETTER = (
+    "images/s",
+    "texts/s",
+    "items/s",
+    "samples/s",
+    "captions/s",
+    "requests/s",
+    "TFLOP/s",
+    "%",
+)
+AXES = {  # the sizes by which the rows of a curve differ, and the labels of plots
     "batch": "at a time",
     "side": "pixels a side",
     "texts": "texts",
@@ -40,17 +49,18 @@ AXES = {  # what rows of one curve may differ by, and its words under a plot
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured.
+    """A measurement of patchword and a peer.
 
-    what        one line; rows of the same what, axis and `at` are the same measurement
-    unit        of both numbers, one of LESS or MORE
-    peer, ours  names; peer_value, our_value: medians. A limit that no library sets is a peer too,
-                named "limit"
-    limit       the ratio, ours over the peer's, that is wanted: at least, or at most of a unit in
-                LESS; 0: none
-    agreement   of ours with the reference, in words
-    axis, at    which size `at` is, one of AXES; "" and 0: of no curve
-    script      the file that measured, and code: a hash of that file and of patchword's own
+    what        one line; rows with the same what, axis and `at` are the same measurement
+    unit        of both values, one of LOWER_IS_BETTER or HIGHER_IS_BETTER
+    peer, ours  names; peer_value, our_value: medians. A fixed limit is a peer named "limit"
+    limit       the goal for the ratio of our value to the peer's: at most this for a unit of
+                LOWER_IS_BETTER, at least this for others; 0: no goal
+    agreement   how close our outputs are to the peer's, as text
+    axis, at    the size by which the rows of a curve differ, one of AXES, and its value; "" and 0
+                for a row that is in no curve
+    script      the benchmark's file name
+    code        a hash of that file and of patchword's source
     """
 
     what: str
@@ -71,10 +81,11 @@ class Row:
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no measurement."""
-        if self.unit not in LESS + MORE:
-            raise ValueError(f"{self.what}: no unit {self.unit!r}; there are {LESS + MORE}")
-        if (self.axis in AXES) != (self.at > 0) or (self.axis and self.axis not in AXES):
+        """Raises ValueError for an unknown unit or axis, and for values that are not positive."""
+        units = LOWER_IS_BETTER + HIGHER_IS_BETTER
+        if self.unit not in units:
+            raise ValueError(f"{self.what}: no unit {self.unit!r}; there are {units}")
+        if self.axis not in ("", *AXES) or bool(self.axis) != (self.at > 0):
             raise ValueError(f"{self.what}: axis {self.axis!r} at {self.at}; axes are {list(AXES)}")
         values = (self.peer_value, self.our_value)
         if not all(math.isfinite(value) and value > 0 for value in values) or self.limit < 0:
@@ -86,43 +97,56 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Whether the limit is not reached."""
-        less = self.unit in LESS
-        return bool(self.limit) and (self.ratio > self.limit if less else self.ratio < self.limit)
+        """Whether the goal is missed."""
+        if not self.limit:
+            return False
+        if self.unit in LOWER_IS_BETTER:
+            return self.ratio > self.limit
+        return self.ratio < self.limit
+
+    @property
+    def goal(self) -> str:
+        """The goal for the ratio: "at most 1.3"."""
+        sign = "at most" if self.unit in LOWER_IS_BETTER else "at least"
+        return f"{sign} {self.limit:.3g}"
 
     @property
     def title(self) -> str:
-        """What was measured, with its size."""
+        """What was measured, with the size on the axis."""
         return f"{self.what}, {self.axis} {self.at:,}" if self.axis else self.what
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """What a later row must share to stand in place of this one."""
+    def key(self) -> tuple[object, ...]:
+        """A later row with the same key replaces this one."""
         names = (self.what, self.unit, self.peer, self.ours)
         return (*names, self.axis, self.at, self.processor, self.threads)
 
     def __str__(self) -> str:
-        sign = "at most" if self.unit in LESS else "at least"
-        wanted = f", wanted {sign} {self.limit:.3g}{'  MISSED' * self.missed}" if self.limit else ""
-        agreed = f"; {self.agreement}" if self.agreement else ""
-        return (
+        text = (
             f"{self.title}: {self.peer} {number(self.peer_value)}, {self.ours} "
-            f"{number(self.our_value)} {self.unit}, ratio {self.ratio:.2f}{wanted}{agreed}"
+            f"{number(self.our_value)} {self.unit}, ratio {self.ratio:.2f}"
         )
+        if self.limit:
+            text += f", wanted {self.goal}"
+        if self.missed:
+            text += "  MISSED"
+        if self.agreement:
+            text += f"; {self.agreement}"
+        return text
 
 
 class Rows:
-    """The rows of one run of a script. Each is printed once measured, and stored where there is a
-    file; `done` says whether it is there already."""
+    """The rows that one run of a script measures. Each is printed, and stored if there is a
+    file."""
 
     def __init__(self, path: Path | None, device: str = "cpu", script: str = sys.argv[0]) -> None:
-        """path: of JSON Lines, or None: print alone. device: what computes."""
+        """path: of JSON Lines, or None to print only. device: the one that is measured."""
         import torch
 
         self.path = path
         self.origin = {
             "script": Path(script).name,
-            "code": code(Path(script)),
+            "code": code_hash(Path(script)),
             "versions": versions(),
             "processor": processor(device),
             "threads": torch.get_num_threads(),
@@ -131,16 +155,16 @@ class Rows:
     def add(
         self, what: str, unit: str, peer: tuple[str, float], ours: tuple[str, float], **more: Any
     ) -> Row:
-        """A row of two names with their values; more: limit, agreement, axis, at."""
+        """Add a row. peer, ours: name and value. more: limit, agreement, axis, at."""
         values = (peer[0], float(peer[1]), ours[0], float(ours[1]))
         row = Row(what, unit, *values, **more, **self.origin)
         print(row, flush=True)
         if self.path is not None:
-            rows = {each.place: each for each in stored(self.path)} | {row.place: row}
-            write(self.path, (json.dumps(asdict(each)) + "\n" for each in rows.values()))
+            rows = {old.key: old for old in read_rows(self.path)} | {row.key: row}
+            write_rows(self.path, rows.values())
         return row
 
-    def beside(
+    def add_peers(
         self,
         what: str,
         unit: str,
@@ -149,112 +173,125 @@ class Rows:
         ours: str = "patchword",
         **more: Any,
     ) -> None:
-        """A row for each peer among `values`, which are by name."""
+        """Add a row for each peer. values: measured values by name, also that of `ours`."""
         for peer, value in values.items():
             if peer != ours:
                 self.add(what, unit, (peer, value), (ours, values[ours]), limit=limit, **more)
 
-    def done(self, what: str, axis: str = "", at: int = 0) -> bool:
-        """Whether that was measured, of these versions and this code, on this processor."""
-        wanted = {"what": what, "axis": axis, "at": at} | self.origin
-        return self.path is not None and any(
-            all(getattr(row, name) == value for name, value in wanted.items())
-            for row in stored(self.path)
-        )
+    def is_measured(self, what: str, axis: str = "", at: int = 0) -> bool:
+        """Whether the file has this measurement, by the same code, versions and processor."""
+        if self.path is None:
+            return False
+        fields = {"what": what, "axis": axis, "at": at} | self.origin
+        return any(fields.items() <= asdict(row).items() for row in read_rows(self.path))
 
 
-def stored(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no such file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Row(**json.loads(line)) for line in lines]
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file; none if it does not exist."""
+    if not path.exists():
+        return []
+    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def in_turn(
-    ways: Mapping[str, Callable[[], object]],
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON Lines."""
+    write(path, (json.dumps(asdict(row)) + "\n" for row in rows))
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]],
     rounds: int = 5,
-    warm: int = 1,
-    least: float = 0.0,
+    warm_up: int = 1,
+    min_seconds: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Seconds of each way, by name: medians of rounds in which all take turns, `warm` more before
-    them left out. least: seconds that a way is called again and again for in a round."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(warm + rounds):
-        for name, work in ways.items():
-            seconds = _seconds(work, least, clock)
-            if turn >= warm:
+    """The seconds of a call of each function, by name: medians of rounds in which all take turns.
+
+    warm_up: rounds before, which do not count. min_seconds: in a round, call a function repeatedly
+    for so long."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warm_up + rounds):
+        for name, function in functions.items():
+            seconds = _seconds(function, min_seconds, clock)
+            if turn >= warm_up:
                 times[name].append(seconds)
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def _seconds(work: Callable[[], object], least: float, clock: Callable[[], float]) -> float:
-    """Of one call. The first is left out, unless it is long: after onnxruntime whoever is next took
-    a tenth more for one call."""
+def _seconds(
+    function: Callable[[], object], min_seconds: float, clock: Callable[[], float]
+) -> float:
+    """The seconds of a call. The first call does not count unless it is long: after onnxruntime has
+    run, the first call of the next library takes a tenth longer."""
     start = clock()
-    work()
-    if (first := clock() - start) >= 10 * least:
+    function()
+    first = clock() - start
+    if first >= 10 * min_seconds:
         return first
     start, calls = clock(), 0
-    while not calls or clock() - start < least:
-        work()
+    while not calls or clock() - start < min_seconds:
+        function()
         calls += 1
     return (clock() - start) / calls
 
 
 def rates(count: float, seconds: Mapping[str, float]) -> dict[str, float]:
-    """How many a second, of ways that each take those seconds for `count`."""
-    return {name: count / each for name, each in seconds.items()}
+    """Items a second, by name, of functions that take these seconds for `count` items."""
+    return {name: count / value for name, value in seconds.items()}
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """A value with three significant digits, or with all digits before the point."""
     digits = 2 - math.floor(math.log10(value))
     return f"{value:,.{max(digits, 0)}f}"
 
 
-def arguments(document: str | None, rounds: int = 5) -> argparse.ArgumentParser:
-    """A script's options: --rounds and --results, to which it adds its own."""
+def option_parser(document: str | None, rounds: int = 5) -> argparse.ArgumentParser:
+    """A parser with --rounds and --results, to which a script adds its own options."""
     parser = argparse.ArgumentParser(description=(document or "").split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=rounds, help="that medians are of")
-    parser.add_argument("--results", type=Path, help="of rows: they are stored there, too")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="rounds, of which medians are taken"
+    )
+    parser.add_argument("--results", type=Path, help="file of rows to store in")
     return parser
 
 
 def processor(device: str = "cpu") -> str:
-    """The name of what computes."""
+    """The name of the CPU or GPU."""
     if not device.startswith("cpu"):
         import torch
 
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> str:
-    """Of Python and of LIBRARIES, those that are not installed left out."""
-    found = [f"{name} {version(name)}" for name in LIBRARIES if name not in missing()]
-    return ", ".join([f"Python {platform.python_version()}", *found])
+    """The versions of Python and of those LIBRARIES that are installed."""
+    absent = missing_libraries()
+    installed = [f"{name} {version(name)}" for name in LIBRARIES if name not in absent]
+    return ", ".join([f"Python {platform.python_version()}", *installed])
 
 
-def missing() -> list[str]:
+def missing_libraries() -> list[str]:
     """Those of LIBRARIES that are not installed."""
-
-    def there(name: str) -> bool:
+    absent = []
+    for name in LIBRARIES:
         try:
-            return bool(version(name))
+            version(name)
         except PackageNotFoundError:
-            return False
+            absent.append(name)
+    return absent
 
-    return [name for name in LIBRARIES if not there(name)]
 
-
-def code(script: Path) -> str:
-    """A hash of a script and of all of patchword's own source: 12 digits."""
+def code_hash(script: Path) -> str:
+    """A hash of a script and of all of patchword's source: 12 hexadecimal digits."""
     import patchword
 
-    package = Path(os.path.dirname(patchword.__file__))
-    found = hashlib.sha256(script.read_bytes() if script.is_file() else b"")
-    for path in sorted(package.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:12]
+    digest = hashlib.sha256(script.read_bytes() if script.is_file() else b"")
+    for path in sorted(Path(patchword.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

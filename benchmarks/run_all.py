@@ -1,11 +1,11 @@
-"""Run the benchmarks one after another, and write docs/benchmarks.md: what `make bench` does.
+"""Run all benchmarks one after another, and write docs/benchmarks.md (make bench).
 
     python benchmarks/run_all.py [--data FOLDER] [--only engines index ...] [--again] [--list]
 
-Each has a limit of time, after which it is ended; what it measured until then stays. One that came
-to its end is not run again while the code, the versions of the libraries and the processor are the
-same, so that an interrupted run goes on where it was; --again runs it nevertheless. What fails is
-named at the end, and the exit code is then 1.
+Each benchmark has a time limit. When it is reached, the benchmark is stopped; what it measured
+until then stays. A benchmark that has finished is not run again while the code, the versions of
+libraries and the processor are the same, so an interrupted run continues where it stopped; --again
+runs it anyway. Failed benchmarks are named at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from report import PAGE, RESULTS, report
-from rows import HERE, code, missing, processor, stored, versions
+from rows import HERE, code_hash, missing_libraries, processor, read_rows, versions, write_rows
 
 from patchword.atomic_write import write
 
@@ -34,9 +34,9 @@ class Job:
     """A benchmark to run.
 
     command   a script with its options; DATA stands for the folder of data
-    minutes   its limit, about twice what two cores need
-    cores     that it may use; 0: all
-    rows      whether it stores rows; others print what is no comparison with a peer or a limit
+    minutes   its time limit, about twice what two cores need
+    cores     how many it may use; 0: all
+    rows      whether it stores rows; other scripts only print
     """
 
     command: str
@@ -49,24 +49,23 @@ class Job:
         return self.command.split()[0]
 
     def __str__(self) -> str:
-        cores = f" on {self.cores} core{'s' * (self.cores > 1)}"
-        return f"{self.command}{cores * bool(self.cores)}"
+        if not self.cores:
+            return self.command
+        return f"{self.command} on {self.cores} {'core' if self.cores == 1 else 'cores'}"
 
 
-def fewer() -> list[int]:
-    """1, 2, 4 and so on, below all cores."""
-    return [2**n for n in range(10) if 2**n < CORES]
+FEWER_CORES = [2**n for n in range(10) if 2**n < CORES]  # 1, 2, 4 and so on, below all cores
 
 
 JOBS = [
     Job("startup.py", 3),
     Job("decode.py", 2),
     Job("pipeline.py", 15),
-    *(Job("pipeline.py", 25, cores) for cores in fewer()),
+    *(Job("pipeline.py", 25, cores) for cores in FEWER_CORES),
     Job("engines.py --models vit-b32 --dtypes float32", 10),
     Job("engines.py --models vit-b32 --dtypes bfloat16 --batches 1 4 16 32 64 256", 20),
     Job("engines.py --models vit-b32 --dtypes int8", 10),
-    *(Job("engines.py --models vit-b32 --dtypes bfloat16", 10, cores) for cores in fewer()),
+    *(Job("engines.py --models vit-b32 --dtypes bfloat16", 10, cores) for cores in FEWER_CORES),
     Job("engines.py --models vit-b32 --dtypes bfloat16 --sides 224 336 448 672 896", 20),
     Job("engines.py --models rn50", 15),
     Job("engines.py --models vit-b16", 20),
@@ -100,119 +99,128 @@ GPU = Job("gpu.py", 7)
 
 
 class Runs:
-    """What was run to its end, in JSON Lines beside the rows."""
+    """The benchmarks that have finished, in JSON Lines beside the rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self.runs = [json.loads(line) for line in lines]
 
-    def done(self, job: Job) -> bool:
-        now = asdict(job) | origin(job)
-        return any(all(run.get(name) == now[name] for name in now) for run in self.runs)
+    def is_current(self, job: Job) -> bool:
+        """Whether the job has finished with the same code, versions and processor."""
+        fields = asdict(job) | origin(job)
+        return any(fields.items() <= run.items() for run in self.runs)
 
     def add(self, job: Job, seconds: float) -> None:
         run = asdict(job) | origin(job)
         run |= {"seconds": round(seconds), "date": datetime.date.today().isoformat()}
-        same = ("command", "cores", "processor")
-        kept = [each for each in self.runs if any(each[name] != run[name] for name in same)]
-        self.runs = [*kept, run]
+        key = ("command", "cores", "processor")
+        others = [old for old in self.runs if any(old[name] != run[name] for name in key)]
+        self.runs = [*others, run]
         write(self.path, (json.dumps(each) + "\n" for each in self.runs))
 
 
 def origin(job: Job) -> dict[str, str]:
-    """What has to be the same for a run to be worth keeping."""
+    """What must be unchanged for a finished run to remain valid."""
     chip = processor("cuda" if job == GPU else "cpu")
-    return {"code": code(HERE / job.script), "versions": versions(), "processor": chip}
+    return {"code": code_hash(HERE / job.script), "versions": versions(), "processor": chip}
 
 
 @contextmanager
-def on(cores: int) -> Iterator[None]:
-    """Processes that are started meanwhile may use so many cores."""
-    all_of_them = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(all_of_them)[: cores or None])
+def limited_to(cores: int) -> Iterator[None]:
+    """Processes started in the `with` block may use so many cores; 0: all."""
+    all_cores = os.sched_getaffinity(0)
+    if cores:
+        os.sched_setaffinity(0, sorted(all_cores)[:cores])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, all_of_them)
+        os.sched_setaffinity(0, all_cores)
 
 
 def run(job: Job, data: Path, results: Path) -> str:
-    """Run one. Returns what went wrong, in words; "" if nothing did."""
-    words = [word.replace("DATA", str(data), 1) for word in job.command.split()[1:]]
-    words += ["--results", str(results)] if job.rows else []
-    command = [sys.executable, str(HERE / job.script), *words]
+    """Run a benchmark. Returns an error message, or "" if it succeeded."""
+    options = [word.replace("DATA", str(data), 1) for word in job.command.split()[1:]]
+    if job.rows:
+        options += ["--results", str(results)]
+    command = [sys.executable, str(HERE / job.script), *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with on(job.cores):
+    with limited_to(job.cores):
         process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        ended = process.wait(job.minutes * 60)
+        code = process.wait(job.minutes * 60)
     except subprocess.TimeoutExpired:
         return f"was ended after {job.minutes:g} minutes"
-    finally:  # servers and workers that it started, too
+    finally:  # end also the servers and workers that it started
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return f"ended with exit code {ended}" if ended else ""
+    return f"ended with exit code {code}" if code else ""
 
 
 def forget_old(job: Job, jobs: Sequence[Job], runs: Runs, results: Path) -> None:
-    """Drop rows that a script of now no longer measures, once all its jobs were run."""
-    if all(runs.done(other) for other in jobs if other.script == job.script):
-        chip, now = origin(job)["processor"], origin(job)["code"]
-        kept = [
+    """When all jobs of a script have finished, drop its rows that an older version measured."""
+    if all(runs.is_current(other) for other in jobs if other.script == job.script):
+        chip, code = origin(job)["processor"], origin(job)["code"]
+        current = [
             row
-            for row in stored(results)
-            if (row.script, row.processor) != (job.script, chip) or row.code == now
+            for row in read_rows(results)
+            if (row.script, row.processor) != (job.script, chip) or row.code == code
         ]
-        write(results, (json.dumps(asdict(row)) + "\n" for row in kept))
+        write_rows(results, current)
 
 
-def main(given: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     import torch
 
     jobs = [*JOBS, GPU] if torch.cuda.is_available() else JOBS
     known = dict.fromkeys(Path(job.script).stem for job in [*JOBS, GPU])
-    if unknown := [name for name in given.only or () if name not in known]:
+    if unknown := [name for name in options.only or () if name not in known]:
         print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    chosen = [job for job in jobs if not given.only or Path(job.script).stem in given.only]
-    runs = Runs(given.results.with_name("runs.jsonl"))
-    todo = [job for job in chosen if given.again or not runs.done(job)]
-    absent = ", ".join(missing())
-    print(f"not installed, so not compared with: {absent}" if absent else "all peers are installed")
-    print("" if GPU in jobs else "there is no GPU: gpu.py is left out\n", end="")
+    chosen = [job for job in jobs if not options.only or Path(job.script).stem in options.only]
+    runs = Runs(options.results.with_name("runs.jsonl"))
+    todo = [job for job in chosen if options.again or not runs.is_current(job)]
+    if absent := missing_libraries():
+        print(f"not installed, so not compared with: {', '.join(absent)}")
+    else:
+        print("all peers are installed")
+    if GPU not in jobs:
+        print("there is no GPU: gpu.py is left out")
     minutes = sum(job.minutes for job in todo)
     print(f"{len(chosen)} benchmarks, {len(chosen) - len(todo)} of them kept from before; "
           f"the others take {minutes:.0f} minutes at most", flush=True)  # fmt: skip
-    if given.list:
-        print(*(f"{job.minutes:4g}  {job}" + "  (kept)" * (job not in todo) for job in chosen),
-              sep="\n")  # fmt: skip
+    if options.list:
+        for job in chosen:
+            print(f"{job.minutes:4g}  {job}{'' if job in todo else '  (kept)'}")
         return 0
     failed = []
     for number, job in enumerate(todo, start=1):
         print(f"\n== {number} of {len(todo)}: {job}, {job.minutes:g} minutes at most", flush=True)
         start = time.perf_counter()
-        wrong = run(job, given.data, given.results)
-        if wrong:
-            print(f"{job} {wrong}", flush=True)
-            failed.append(f"{job} {wrong}")
+        error = run(job, options.data, options.results)
+        if error:
+            print(f"{job} {error}", flush=True)
+            failed.append(f"{job} {error}")
         else:
             runs.add(job, time.perf_counter() - start)
-            forget_old(job, jobs, runs, given.results)
-        report(given.results, given.page)
-    behind = [row for row in stored(given.results) if row.missed]
-    print(f"\n{given.page}: {len(behind)} rows miss their goal")
-    print(*(f"  {row}" for row in behind), *(f"FAILED: {each}" for each in failed), sep="\n")
-    return bool(failed)
+            forget_old(job, jobs, runs, options.results)
+        report(options.results, options.page)
+    missed = [row for row in read_rows(options.results) if row.missed]
+    print(f"\n{options.page}: {len(missed)} rows miss their goal")
+    for row in missed:
+        print(f"  {row}")
+    for message in failed:
+        print(f"FAILED: {message}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of a script, without .py")
-    parser.add_argument("--again", action="store_true", help="also what is kept from before")
-    parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="script without .py")
+    parser.add_argument("--again", action="store_true", help="run also those that have finished")
+    parser.add_argument("--list", action="store_true", help="list what would be run, and stop")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     sys.exit(main(parser.parse_args()))

@@ -1,7 +1,7 @@
-"""What a caption of a scene states, read from its words alone: `scenes.captions` backwards.
+"""Read from a caption what it states about a scene: the inverse of `scenes.captions`.
 
-A caption that a model wrote may be of no sense. It is read phrase by phrase, and what is left over
-is reported, never dropped.
+Captions that a model wrote may make no sense. They are parsed phrase by phrase; what cannot be
+parsed is reported, never dropped.
 """
 
 import re
@@ -27,12 +27,12 @@ from patchword.scenes.wafer import FILMS
 
 @dataclass(frozen=True)
 class Stated:
-    """What a caption says.
+    """What a caption states.
 
-    facts   of its meaning: `"; ".join(sorted(facts))` is the `meaning` of a scene's own caption
-    names   of the shapes that it names, in its order
-    count   how many shapes it says there are: 2 in "two shapes: ..."; None where it does not say
-    unread  what says nothing of a scene, stands where it makes no sense, or comes twice
+    facts   `"; ".join(sorted(facts))` is the `meaning` of a scene's own caption
+    names   the named shapes, in order
+    count   the stated number of shapes: 2 in "two shapes: ..."; None if there is none
+    unread  words that state nothing about a scene, stand in a wrong place, or are repeated
     """
 
     facts: frozenset[str]
@@ -48,8 +48,8 @@ class Stated:
 
 @dataclass(frozen=True)
 class _Form:
-    """A noun phrase: its kind, one of _NOUNS, how it is written, and the facts that it states in
-    all its wordings. Groups of the pattern: "name", of a shape, and keys of _MEANS."""
+    """A form of noun phrases: its kind, one of _NOUNS; its pattern, with the groups "name", of a
+    shape, and keys of _MEANINGS; and the facts that all its wordings state."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -58,7 +58,7 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a caption: a noun phrase with what it states, a link between two, or a word."""
+    """A part of a caption: a noun phrase with its facts, a link between two, or another word."""
 
     kind: str  # one of _NOUNS, "link" or "word"
     text: str
@@ -67,29 +67,29 @@ class _Piece:
 
 
 def _any(wordings: Iterable[str]) -> str:
-    """A pattern of any of them, the longest that fits first."""
+    """A pattern for any of these wordings, which prefers longer ones."""
     return f"(?:{'|'.join(map(re.escape, sorted(set(wordings), key=len, reverse=True)))})"
 
 
-def _turned(table: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """What each wording means."""
+def _inverted(table: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The meaning of each wording."""
     return {wording: key for key, wordings in table.items() for wording in wordings}
 
 
 _NOUNS = ("shape", "wafer", "defect")
-# What a wording means, by the fact that it tells.
-_MEANS: dict[str, dict[str, str]] = {
+# The meanings of wordings, for each kind of fact.
+_MEANINGS: dict[str, dict[str, str]] = {
     "film": {film: film for film in FILMS},
     "size": {word: size for (_, size), words in SIZES.items() for word in words},
     "amount": {w: k for k, word in AMOUNTS.items() for w in (word, word.removeprefix("a "))},
     "spread": {"scattered": "scattered"},
-    "place": _turned(PLACES),
+    "place": _inverted(PLACES),
 }
-# Two noun phrases and what may stand between them.
+# Two noun phrases and the words that may stand between them; the relation that these state.
 _LINKS = {
     **{
         ("shape", link, "shape"): relation
-        for link, relation in (*_turned(RELATIONS).items(), (",", ""), ("and", ""), (", and", ""))
+        for link, relation in (*_inverted(RELATIONS).items(), (",", ""), ("and", ""), (", and", ""))
     },
     ("wafer", "with", "defect"): "",
     ("defect", "on", "wafer"): "",
@@ -98,11 +98,11 @@ _LINK = re.compile(rf"{_any(link for _, link, _ in _LINKS)}(?!\w)")
 _OPENING = re.compile(_any(template.format("") for template in TEMPLATES if template != "{}"))
 _COUNT = re.compile(rf"({_any(NUMBERS)}) shapes: ")
 _ARTICLE = "(?:an (?=[aeiou])|a (?=[^aeiou]))?"
-_PLACE = rf"(?: (?P<place>{_any(_MEANS['place'])}))?(?!\w)"
+_PLACE = rf"(?: (?P<place>{_any(_MEANINGS['place'])}))?(?!\w)"
 
 
 def _forms() -> Iterator[_Form]:
-    """All noun phrases, those before that hold more words."""
+    """All forms of noun phrases; those with more words come first."""
     film = rf"(?:(?P<film>{_any(FILMS)}) )?"
     for form in PERFECT:
         words = form.format(f"{film}wafer")
@@ -126,28 +126,28 @@ def _forms() -> Iterator[_Form]:
     yield _Form("shape", re.compile(rf"{_ARTICLE}{size}{name}{_PLACE}"))
 
 
-def _sizes(of: str) -> str:
-    """A pattern of the sizes that a thing may have."""
-    return _any(word for (thing, _), words in SIZES.items() if thing == of for word in words)
+def _sizes(name: str) -> str:
+    """A pattern for the sizes of a thing."""
+    return _any(word for (thing, _), words in SIZES.items() if thing == name for word in words)
 
 
 _FORMS = tuple(_forms())
 
 
 def stated(caption: str) -> Stated:
-    """What a caption of a scene states, in any of the wordings of `words`.
+    """Parse a caption of a scene, in any of the wordings of `scenes.captions`.
 
-    A shape, a defect or a wafer that is named again, and one that is not linked to what stands
-    before it, is not read: no scene has two that are alike, and no caption says so.
+    A shape, a defect or a wafer that is named a second time, or is not linked to the phrase before
+    it, is reported as unread: no scene has two equal ones, and no right caption says so.
     """
     text = re.sub(r"\s+", " ", caption.lower()).strip().removesuffix(".")
     text = re.sub(r" ?([,:]) ?", r"\1 ", text).strip()
     if opening := _OPENING.match(text):
         text = text[opening.end() :]
     count = None
-    if said := _COUNT.match(text):
-        count, text = NUMBERS.index(said[1]), text[said.end() :]
-    return _read(list(_pieces(text)), count)
+    if stated_count := _COUNT.match(text):
+        count, text = NUMBERS.index(stated_count[1]), text[stated_count.end() :]
+    return _combine(list(_pieces(text)), count)
 
 
 def _pieces(text: str) -> Iterator[_Piece]:
@@ -159,42 +159,45 @@ def _pieces(text: str) -> Iterator[_Piece]:
 
 
 def _noun(text: str) -> _Piece | None:
-    """The noun phrase that a text begins with."""
+    """The noun phrase at the start of a text, or None."""
     for form in _FORMS:
-        if found := form.pattern.match(text):
-            said = {key: value for key, value in found.groupdict().items() if value}
-            name = said.pop("name", "")
-            told = [*form.fixed, *((key, _MEANS[key][value]) for key, value in said.items())]
-            facts = [f"{key}={value}" for key, value in told]
-            if form.kind == "shape":
-                facts = [name, *(f"{name} {fact}" for fact in facts)]
-            elif form.kind == "defect":
-                name = dict(form.fixed)["defect"]
-            return _Piece(form.kind, found[0], name, tuple(facts))
+        match = form.pattern.match(text)
+        if not match:
+            continue
+        groups = {key: value for key, value in match.groupdict().items() if value}
+        name = groups.pop("name", "")
+        facts = [f"{key}={value}" for key, value in form.fixed]
+        facts += [f"{key}={_MEANINGS[key][wording]}" for key, wording in groups.items()]
+        if form.kind == "shape":
+            facts = [name, *(f"{name} {fact}" for fact in facts)]
+        elif form.kind == "defect":
+            name = dict(form.fixed)["defect"]
+        return _Piece(form.kind, match[0], name, tuple(facts))
     return None
 
 
 def _link(text: str) -> _Piece | None:
-    """What a text begins with that may stand between noun phrases."""
-    found = _LINK.match(text)
-    return _Piece("link", found[0]) if found else None
+    """The link between noun phrases at the start of a text, or None."""
+    match = _LINK.match(text)
+    return _Piece("link", match[0]) if match else None
 
 
-def _read(pieces: list[_Piece], count: int | None) -> Stated:
+def _combine(pieces: list[_Piece], count: int | None) -> Stated:
     """What the parts of a caption state together."""
     facts: set[str] = set()
     names: list[tuple[str, str]] = []
     unread: list[str] = []
     nothing = _Piece("", "")
-    around = zip([nothing, *pieces[:-1]], pieces, [*pieces[1:], nothing], strict=True)
-    for before, piece, after in around if pieces else ():
+    padded = [nothing, *pieces, nothing]
+    for before, piece, after in zip(padded, padded[1:], padded[2:], strict=False):
         relation = _LINKS.get((before.kind, piece.text, after.kind))
         noun = piece.kind in _NOUNS and before.kind not in _NOUNS
         if noun and (piece.kind, piece.name) not in names:
             names.append((piece.kind, piece.name))
             facts.update(piece.facts)
         elif piece.kind == "link" and relation is not None:
-            facts |= {canonical(before.name, relation, after.name)} if relation else set()
+            if relation:  # a link such as "and" states nothing
+                facts.add(canonical(before.name, relation, after.name))
         else:
             unread.append(piece.text)
     shapes = tuple(name for kind, name in names if kind == "shape")

@@ -1,14 +1,14 @@
-"""The server under load: 64 clients, and 20,000 requests of which some are bad.
+"""The server under load: requests a second, latency, and many bad requests.
 
     python benchmarks/serve.py [--model demo|clip-b32] [--clients 64] [--requests N]
     python benchmarks/serve.py --soak 20000
 
-The first runs one mixed list of requests (half image embeddings, the rest text embeddings and
-labels for an image) four ways: by the batch engine alone, in one process; by `patchword serve` with
-that many clients; by the same model behind FastAPI with one forward for each request; and by one
-client, beside the model called directly. The second sends good and bad requests (fuzzed images,
-wrong types, huge ones, slow ones, cut off ones) and says what was answered, how the server's memory
-grew, and whether answers to the good ones changed.
+The first command sends one list of requests (half images to embed, a quarter texts, a quarter
+images to classify) in four ways: directly to the batch engine, in one process; with that many
+clients to `patchword serve`; with as many to FastAPI with one forward for each request; and with
+one client, beside direct calls of the model. The second command sends good and bad requests (fuzzed
+images, wrong types, huge, slow and truncated ones), and prints the answers, the growth of the
+server's memory, and whether answers to good requests changed.
 """
 
 import asyncio
@@ -25,22 +25,23 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from http_load import Client, Request, free_port, load, packed, resident, server
 from PIL import Image
-from rows import Rows, arguments
+from rows import Rows, option_parser
 from tokenizers import pre_tokenizers
 
 import patchword
 
 SAMPLES = Path(patchword.__file__).parent / "assets/samples"
 LABELS = ["a red ring", "a blue star", "a white square", "a scratch on a wafer", "a perfect wafer"]
-BAD = 0.05  # of the requests of a soak
-ENGINE, BEYOND = 0.9, 3.0  # wanted of the batch engine's rate; ms beyond the model's for one client
+BAD_SHARE = 0.05  # of the requests of a soak
+ENGINE_GOAL = 0.9  # requests/s relative to the batch engine's
+EXTRA_MS = 3.0  # allowed beyond the model's own time for one client
 SIZE = (640, 480)  # of the photos that are sent
 
 ONE_BY_ONE = """
@@ -53,11 +54,11 @@ app = FastAPI()
 def ready(): return True
 @app.post("/v1/embeddings")
 def embed(body: dict = Body()):
-    given = body["input"]
+    content = body["input"]
     if body.get("modality") == "image":
-        row = model.embed_images([base64.b64decode(given.partition(",")[2])])[0]
+        row = model.embed_images([base64.b64decode(content.partition(",")[2])])[0]
     else:
-        row = model.embed_texts([given])[0]
+        row = model.embed_texts([content])[0]
     return {"data": [{"embedding": base64.b64encode(row.tobytes()).decode()}]}
 @app.post("/v1/classify")
 def classify(body: dict = Body()):
@@ -67,62 +68,66 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 """
 
 
+@cache
 def photos() -> list[bytes]:
-    """JPEGs of the size of a web page's."""
-    found = []
+    """The samples as JPEGs of SIZE, a usual size on web pages."""
+    contents = []
     for path in sorted((SAMPLES / "shapes").glob("*.jpg")) + sorted(SAMPLES.glob("wafers/*.jpg")):
         out = io.BytesIO()
         with Image.open(path) as picture:
             picture.resize(SIZE).save(out, "JPEG", quality=90)
-        found.append(out.getvalue())
-    return found
+        contents.append(out.getvalue())
+    return contents
 
 
 def uri(content: bytes) -> str:
+    """The data URI of a JPEG."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
+def content_of(uri: str) -> bytes:
+    """The content of a data URI in base64."""
+    return base64.b64decode(uri.partition(",")[2])
+
+
 def mixed(count: int, pictures: list[bytes], rng: random.Random) -> list[Request]:
-    """Half images, a quarter texts, a quarter labels of an image."""
-    found: list[Request] = []
+    """Requests: half embed images, a quarter texts, and a quarter classify images."""
+    requests: list[Request] = []
     for number in range(count):
         photo = uri(pictures[number % len(pictures)])
         kind = number % 4
         if kind in (0, 2):
             body = {"input": photo, "modality": "image", "encoding_format": "base64"}
-            found.append(("/v1/embeddings", body))
+            requests.append(("/v1/embeddings", body))
         elif kind == 1:
             text = f"a photo of a {rng.choice(LABELS)} number {number}"
-            found.append(("/v1/embeddings", {"input": text, "encoding_format": "base64"}))
+            requests.append(("/v1/embeddings", {"input": text, "encoding_format": "base64"}))
         else:
-            found.append(("/v1/classify", {"images": [photo], "labels": LABELS}))
-    return found
+            requests.append(("/v1/classify", {"images": [photo], "labels": LABELS}))
+    return requests
 
 
 def engine(model: Any, requests: list[Request]) -> float:
-    """Seconds for the same work in batches, the images from the bytes of their files."""
-    given = [(path, body) for path, body in requests]
-    images = [
-        base64.b64decode(body.get("input", body.get("images", [""])[0]).partition(",")[2])
-        for path, body in given
-        if body.get("modality") == "image"
-    ]
-    texts = [body["input"] for _, body in given if "input" in body and "modality" not in body]
-    labelled = [
-        base64.b64decode(body["images"][0].partition(",")[2]) for _, body in given
-        if "images" in body
-    ]  # fmt: skip
+    """Seconds for the work of the same requests in batches, without HTTP."""
+    images, texts, to_classify = [], [], []
+    for _, body in requests:
+        if "images" in body:
+            to_classify.append(content_of(body["images"][0]))
+        elif "modality" in body:
+            images.append(content_of(body["input"]))
+        else:
+            texts.append(body["input"])
     start = time.perf_counter()
     model.embed_images(images)
     model.embed_texts(texts)
-    model.classify(labelled, LABELS)
+    model.classify(to_classify, LABELS)
     return time.perf_counter() - start
 
 
 @contextlib.contextmanager
 def named(model: str) -> Iterator[str]:
-    """A model's name; of "clip-b32" the folder of a CLIP ViT-B/32 of random weights, made for the
-    while."""
+    """The name of a model to load; for "clip-b32" a temporary folder with a CLIP ViT-B/32 of random
+    weights."""
     if model != "clip-b32":
         yield model
         return
@@ -138,14 +143,14 @@ def named(model: str) -> Iterator[str]:
         ends = ["<|startoftext|>", "<|endoftext|>"]
         vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
         vocabulary += [f"unused {n}" for n in range(49408 - 2 - len(vocabulary))] + ends
-        numbers = {word: number for number, word in enumerate(vocabulary)}
-        (Path(folder) / "vocab.json").write_text(json.dumps(numbers))
+        ids = {word: number for number, word in enumerate(vocabulary)}
+        (Path(folder) / "vocab.json").write_text(json.dumps(ids))
         (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
         yield folder
 
 
-def throughput(name: str, known: str, clients: int, count: int, rounds: int, stored: Rows) -> None:
-    """The ways in turn; medians. known: what rows call the model."""
+def throughput(name: str, title: str, clients: int, count: int, rounds: int, rows: Rows) -> None:
+    """Add rows of requests/s. name: of the model to load; title: of the model in rows."""
     pictures = photos()
     requests = mixed(count, pictures, random.Random(0))
     content = [packed(request) for request in requests]
@@ -156,38 +161,42 @@ def throughput(name: str, known: str, clients: int, count: int, rounds: int, sto
         "one forward for each": ["-c", ONE_BY_ONE, name],
     }
     times: dict[str, list[float]] = collections.defaultdict(list)
-    spent: dict[str, list[float]] = collections.defaultdict(list)
+    latencies: dict[str, list[float]] = collections.defaultdict(list)
     with contextlib.ExitStack() as stack:
-        for title, port in ports.items():
-            stack.enter_context(server([sys.executable, *commands[title], str(port)], port))
+        for way, port in ports.items():
+            stack.enter_context(server([sys.executable, *commands[way], str(port)], port))
             asyncio.run(load(port, content[:64], 8))
         engine(model, requests[:64])
         for _ in range(rounds):
             times["engine"].append(engine(model, requests))
-            for title, port in ports.items():
-                took, each = asyncio.run(load(port, content, clients))
-                times[title].append(took)
-                spent[title] += each
-            print(f"  round: {', '.join(f'{t} {each[-1]:.1f} s' for t, each in times.items())}")
-    said = []
-    for way, each in spent.items():
-        p50, p99 = np.quantile(each, (0.5, 0.99)) * 1000
-        said.append(f"{way} p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+            for way, port in ports.items():
+                seconds, of_requests = asyncio.run(load(port, content, clients))
+                times[way].append(seconds)
+                latencies[way] += of_requests
+            last = ", ".join(f"{way} {values[-1]:.1f} s" for way, values in times.items())
+            print(f"  round: {last}")
+    remarks = []
+    for way, seconds in latencies.items():
+        p50, p99 = np.quantile(seconds, (0.5, 0.99)) * 1000
+        remarks.append(f"{way} p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     shares = [a / b for a, b in zip(times["engine"], times["patchword serve"], strict=True)]
-    # The further apart, the busier the machine.
-    said.append(f"of the engine's rate {min(shares):.2f} to {max(shares):.2f} in rounds")
-    found = {way: count / statistics.median(each) for way, each in times.items()}
-    what = f"server, {known}, {clients} clients, images, texts and labels mixed"
-    ours, engine_alone = ("patchword serve", found["patchword serve"]), "the batch engine alone"
-    one = "FastAPI, one forward for each request"
-    more = {"agreement": "; ".join(said)}
-    stored.add(what, "requests/s", (one, found["one forward for each"]), ours, limit=1.0, **more)
-    stored.add(what, "requests/s", (engine_alone, found["engine"]), ours, limit=ENGINE, **more)
+    # A wide range means that the machine was busy.
+    remarks.append(f"of the engine's rate {min(shares):.2f} to {max(shares):.2f} in rounds")
+    speed = {way: count / statistics.median(values) for way, values in times.items()}
+    what = f"server, {title}, {clients} clients, images, texts and labels mixed"
+    ours = "patchword serve", speed["patchword serve"]
+    fastapi = "FastAPI, one forward for each request", speed["one forward for each"]
+    batch_engine = "the batch engine alone", speed["engine"]
+    agreement = "; ".join(remarks)
+    rows.add(what, "requests/s", fastapi, ours, limit=1.0, agreement=agreement)
+    rows.add(what, "requests/s", batch_engine, ours, limit=ENGINE_GOAL, agreement=agreement)
 
 
-def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int = 20) -> None:
-    """One client beside the model called directly, in turn and in one process, so that both have
-    the same threads and caches; medians, without the first."""
+def latency(name: str, title: str, rows: Rows, requests: int = 150, warm_up: int = 20) -> None:
+    """Add a row of the time of one client's request beside that of a direct call of the model.
+
+    Both in turn and in one process, so that they share threads and caches; medians after some to
+    warm up."""
     import uvicorn
 
     from patchword.cli.serve import listen
@@ -205,7 +214,7 @@ def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int
             body = {"input": uri(picture), "modality": "image", "encoding_format": "base64"}
             content = packed(("/v1/embeddings", body))
             start = time.perf_counter()
-            with collect_warnings():  # what it warns of is said to nobody
+            with collect_warnings():  # collects the warnings, so that none is printed
                 await asyncio.to_thread(model.embed_images, [picture])
             middle = time.perf_counter()
             status, answer = await client.send(content)
@@ -224,89 +233,92 @@ def latency(name: str, known: str, stored: Rows, requests: int = 150, first: int
         asyncio.run(work(listening.getsockname()[1]))
         running.should_exit = True
         thread.join()
-    called, asked = (statistics.median(times[key][first:]) * 1000 for key in times)
-    what = f"server, {known}, one client, an image of {SIZE[0]} x {SIZE[1]}"
-    called_and_more = ("the model called directly, and 3 ms", called + BEYOND)
-    more = {"limit": 1.0, "agreement": f"the model {called:.1f} ms"}
-    stored.add(what, "ms", called_and_more, ("patchword serve", asked), **more)
+    called, asked = (statistics.median(times[key][warm_up:]) * 1000 for key in times)
+    what = f"server, {title}, one client, an image of {SIZE[0]} x {SIZE[1]}"
+    peer = ("the model called directly, and 3 ms", called + EXTRA_MS)
+    agreement = f"the model {called:.1f} ms"
+    rows.add(what, "ms", peer, ("patchword serve", asked), limit=1.0, agreement=agreement)
 
 
-@lru_cache(maxsize=1)
+@cache
 def huge() -> str:
-    """A small file of 900 million pixels."""
+    """A small PNG of 900 million pixels, in base64."""
     out = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 
 def bad(good: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A bad request, and of which kind."""
+    """The kind of a bad request, and its content."""
     kind = rng.choice(("fuzzed", "types", "huge", "slow", "cut"))
     if kind == "fuzzed":
-        photo = bytearray(rng.choice(photos_held))
+        photo = bytearray(rng.choice(photos()))
         for _ in range(rng.randrange(1, 60)):
             photo[rng.randrange(len(photo))] = rng.randrange(256)
-        photo = photo[: rng.randrange(1, len(photo))] if rng.random() < 0.3 else photo
+        if rng.random() < 0.3:
+            photo = photo[: rng.randrange(1, len(photo))]
         return kind, packed(("/v1/classify", {"images": [uri(bytes(photo))], "labels": LABELS}))
     if kind == "types":
-        odd_ones = (None, 7, [[]], {"a": 1}, "\ud800", "x" * 5000, ["", None], [1e400], True)
-        wrong = rng.choice(odd_ones)
+        wrong_values = (None, 7, [[]], {"a": 1}, "\ud800", "x" * 5000, ["", None], [1e400], True)
+        value = rng.choice(wrong_values)
         field = rng.choice(("input", "images", "labels", "model", "texts", "dimensions"))
         path = rng.choice(("/v1/embeddings", "/v1/classify", "/v1/similarity", "/v1/nothing"))
         body = {"input": "x", "images": ["x"], "labels": ["y"], "texts": ["z"]}
-        return kind, packed((path, {**body, field: wrong}))
+        return kind, packed((path, {**body, field: value}))
     if kind == "huge":
         return kind, packed(("/v1/classify", {"images": [huge()], "labels": LABELS}))
     return kind, good
 
 
 async def soak(port: int, pid: int, count: int, clients: int) -> None:
-    """Good and bad requests, mixed; a summary."""
+    """Send good and bad requests in random order, and print a summary."""
     rng = random.Random(1)
     huge()
-    good = mixed(len(photos_held) * 4, photos_held, rng)
+    good = mixed(len(photos()) * 4, photos(), rng)
     content = [packed(request) for request in good]
-    first: dict[int, Any] = {}
-    for number, one in enumerate(content):
-        status, body = await Client(port).send(one)
+    first_answers: dict[int, Any] = {}
+    for number, request in enumerate(content):
+        status, body = await Client(port).send(request)
         assert status == 200, body[:300]
-        first[number] = numbers(body)
+        first_answers[number] = numbers(body)
     answered: collections.Counter[str] = collections.Counter()
     memory = [(0, resident(pid))]
-    todo = iter(range(count))
-    farthest = 0.0
+    remaining = iter(range(count))
+    largest_change = 0.0
     started = time.perf_counter()
 
-    async def one() -> None:
-        nonlocal farthest
+    async def work() -> None:
+        nonlocal largest_change
         client = Client(port)
-        for done in todo:
+        for done in remaining:
             number = rng.randrange(len(content))
-            if rng.random() < BAD:
-                kind, sent = bad(content[number], rng)
-                status = await odd(port, client, kind, sent)
+            if rng.random() < BAD_SHARE:
+                kind, request = bad(content[number], rng)
+                status = await send_bad(port, client, kind, request)
                 answered[f"{kind} {status}"] += 1
             else:
                 status, body = await client.send(content[number])
                 answered[f"good {status}"] += 1
                 if status == 200:
-                    distance = float(np.abs(numbers(body) - first[number]).max())
-                    farthest = max(farthest, distance)
+                    change = float(np.abs(numbers(body) - first_answers[number]).max())
+                    largest_change = max(largest_change, change)
             if done % (count // 10) == 0:
                 memory.append((done, resident(pid)))
         client.close()
 
-    await asyncio.gather(*(one() for _ in range(clients)))
-    took = time.perf_counter() - started
+    await asyncio.gather(*(work() for _ in range(clients)))
+    seconds = time.perf_counter() - started
     memory.append((count, resident(pid)))
-    print(f"{count} requests by {clients} clients in {took:.0f} s: {count / took:.0f} a second")
+    print(
+        f"{count} requests by {clients} clients in {seconds:.0f} s: {count / seconds:.0f} a second"
+    )
     print("answers:", ", ".join(f"{name}: {n}" for name, n in sorted(answered.items())))
     print("memory, MiB:", ", ".join(f"{mib} at {done}" for done, mib in memory))
-    print(f"largest change of an answer: {farthest:.1e}")
+    print(f"largest change of an answer: {largest_change:.1e}")
 
 
-async def odd(port: int, client: Client, kind: str, content: bytes) -> int:
-    """Send a bad request. Status of its answer; 0: none."""
+async def send_bad(port: int, client: Client, kind: str, content: bytes) -> int:
+    """Send a bad request. Returns the status of its answer, or 0 if there is none."""
     if kind not in ("slow", "cut"):
         return (await client.send(content))[0]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -328,37 +340,37 @@ async def odd(port: int, client: Client, kind: str, content: bytes) -> int:
 
 
 def numbers(body: bytes) -> np.ndarray[Any, Any]:
-    """The numbers of an answer."""
-    found = json.loads(body)["data"][0]
-    if "embedding" in found:
-        return np.frombuffer(base64.b64decode(found["embedding"]), "<f4")
-    by_label = {one["label"]: one["probability"] for one in found["labels"]}
+    """The vector of an answer, or its probabilities in the order of LABELS."""
+    answer = json.loads(body)["data"][0]
+    if "embedding" in answer:
+        return np.frombuffer(base64.b64decode(answer["embedding"]), "<f4")
+    by_label = {score["label"]: score["probability"] for score in answer["labels"]}
     return np.array([by_label[label] for label in LABELS])
 
 
-photos_held: list[bytes] = []
-
-
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, help="640, of clip-b32 192")
+    parser.add_argument("--requests", type=int, help="default: 640, for clip-b32 192")
     parser.add_argument("--soak", type=int, default=0)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")  # of photos unlike the model's training
-    if not given.soak:
-        with named(given.model) as name:
-            large, stored = given.model == "clip-b32", Rows(given.results)
-            count = given.requests or (192 if large else 640)
-            throughput(name, given.model, given.clients, count, given.rounds, stored)
-            latency(name, given.model, stored, *((60, 10) if large else ()))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # about photos unlike those of the training
+    if not options.soak:
+        with named(options.model) as name:
+            rows = Rows(options.results)
+            large = options.model == "clip-b32"
+            count = options.requests or (192 if large else 640)
+            throughput(name, options.model, options.clients, count, options.rounds, rows)
+            if large:
+                latency(name, options.model, rows, requests=60, warm_up=10)
+            else:
+                latency(name, options.model, rows)
         return
-    photos_held.extend(photos())
     port = free_port()
-    command = [sys.executable, "-m", "patchword", "serve", "-m", given.model, "--seconds", "20"]
+    command = [sys.executable, "-m", "patchword", "serve", "-m", options.model, "--seconds", "20"]
     with server([*command, "--port", str(port)], port) as process:
-        asyncio.run(soak(port, process.pid, given.soak, given.clients))
+        asyncio.run(soak(port, process.pid, options.soak, options.clients))
 
 
 if __name__ == "__main__":

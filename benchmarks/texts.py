@@ -1,10 +1,10 @@
-"""The text tower of CLIP ViT-B/32, random weights, on short texts, beside its peers.
+"""The text tower of CLIP ViT-B/32 on short texts: texts a second, beside its peers.
 
     python benchmarks/texts.py [--dtype bfloat16] [--batches 1 8 64 256]
 
-Texts/s of ids of 9 tokens, each library as a user would call it: open_clip pads to 77 positions,
-transformers to the longest, patchword to the longest end token. Agreement: the largest difference
-from transformers' features. Images: engines.py.
+Random weights, texts of 9 tokens, each library as users call it: open_clip pads to 77 positions,
+transformers to the longest text, patchword trims to the last end token. Agreement: the largest
+difference from transformers' features. For images see engines.py.
 """
 
 import argparse
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torchvision_cpu  # noqa: F401  # before open_clip and transformers, which import torchvision
 import open_clip
 import torch
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from transformers import CLIPConfig, CLIPModel
 # isort: on
 
@@ -31,8 +31,8 @@ import patchword
 START, END, WORDS = 49406, 49407, 7
 
 
-def short(count: int) -> torch.Tensor:
-    """Ids (count, 9)."""
+def short_texts(count: int) -> torch.Tensor:
+    """Random ids (count, 9)."""
     ids = torch.randint(1, 49000, (count, WORDS + 2), generator=torch.Generator().manual_seed(1))
     ids[:, 0], ids[:, -1] = START, END
     return ids
@@ -46,46 +46,45 @@ def compare(
     rows: Rows,
     limit: float = 1.0,
 ) -> None:
-    """The rows of so many texts at a time. networks: transformers', open_clip's and ours, on one
-    device and in one type."""
+    """Add rows for these batch sizes. networks: of transformers, of open_clip and ours, on the same
+    device and in the same number type."""
     hugging, clip, ours = networks
     like = next(hugging.parameters())
 
-    def done(result: object) -> None:
+    def wait(result: object) -> None:
         if like.is_cuda:
             torch.cuda.synchronize()
 
     for batch in batches:
-        ids = short(batch).to(like.device)
+        ids = short_texts(batch).to(like.device)
         full = torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
-        ways: dict[str, Callable[[], object]] = {
-            "transformers": lambda ids=ids: done(hugging.get_text_features(ids)),
-            "open_clip": lambda full=full: done(clip.encode_text(full)),
-            "patchword": lambda ids=ids: done(ours.encode_text(ids)),
+        functions: dict[str, Callable[[], object]] = {
+            "transformers": lambda ids=ids: wait(hugging.get_text_features(ids)),
+            "open_clip": lambda full=full: wait(clip.encode_text(full)),
+            "patchword": lambda ids=ids: wait(ours.encode_text(ids)),
         }
-        found = rates(batch, in_turn(ways, rounds, least=0.1))
+        speed = rates(batch, median_seconds(functions, rounds, min_seconds=0.1))
         expected = hugging.get_text_features(ids).pooler_output
         apart = (ours.encode_text(ids) - expected).abs().max().item()
-        said = (
-            f"from transformers apart by at most {apart:.1e} of {expected.abs().max().item():.1f}"
-        )
+        largest = expected.abs().max().item()
+        agreement = f"from transformers apart by at most {apart:.1e} of {largest:.1f}"
         what = f"ViT-B/32 texts of {WORDS + 2} tokens, {str(like.dtype).removeprefix('torch.')}"
-        rows.beside(what, "texts/s", found, limit, agreement=said, axis="batch", at=batch)
+        rows.add_peers(what, "texts/s", speed, limit, agreement=agreement, axis="batch", at=batch)
 
 
-def main(given: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    kind = getattr(torch, given.dtype)
-    hugging = CLIPModel(CLIPConfig()).eval().to(kind)
+    dtype = getattr(torch, options.dtype)
+    hugging = CLIPModel(CLIPConfig()).eval().to(dtype)
     with tempfile.TemporaryDirectory() as folder:
         hugging.save_pretrained(folder)
-        ours = patchword.load(folder, dtype=kind).network
-    clip = open_clip.create_model("ViT-B-32").eval().to(kind)
-    compare((hugging, clip, ours), given.batches, given.rounds, Rows(given.results))
+        ours = patchword.load(folder, dtype=dtype).network
+    clip = open_clip.create_model("ViT-B-32").eval().to(dtype)
+    compare((hugging, clip, ours), options.batches, options.rounds, Rows(options.results))
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__)
+    parser = option_parser(__doc__)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
     main(parser.parse_args())

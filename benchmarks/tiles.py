@@ -1,11 +1,11 @@
-"""Small defects on large wafers, looked at whole and in tiles: found, and false alarms.
+"""Small defects on large wafers, with and without `--tiles`: defects found, and false alarms.
 
     python benchmarks/tiles.py [--each 10] [--size 1500] [--shrink 8]
 
-Perfect wafers, and wafers with a scratch, particles or a stain, each a defect of the generator
---shrink times smaller than it draws them, on wafers of --size pixels (of which the models see 96).
-By demo-blip "is there ...?" and the match with "a wafer with ..." (found from 0.5 on); by both the
-best of five labels: found is any defect, and false alarms are those on perfect wafers.
+Perfect wafers, and wafers with a scratch, particles or a stain that is --shrink times smaller than
+usual, on photos of --size pixels (the models see 96). demo-blip answers "is there ...?" and matches
+"a wafer with ..." (found: a probability of at least 0.5); both models classify with five labels
+(found: any defect). False alarms are those on perfect wafers.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ SEED = 7000
 
 
 def wafer(seed: int, size: int, shrink: float, defect: str | None) -> NDArray[np.uint8]:
-    """A wafer without or with a small defect, anywhere within three quarters of its radius."""
+    """A wafer (size, size, 3), with a small defect within three quarters of its radius, or with
+    none."""
     rng = np.random.default_rng(seed)
-    whole, _ = draw_wafer(rng)
-    image, present = paint_wafer(whole, size)
+    drawn, _ = draw_wafer(rng)
+    image, present = paint_wafer(drawn, size)
     if defect:
-        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.75) * whole.radius
-        at = whole.centre[0] + out * np.cos(angle), whole.centre[1] + out * np.sin(angle)
-        DEFECTS[defect](
-            rng, replace(whole, radius=whole.radius / shrink, centre=at), image, present
-        )
-    return finish(image, whole.noise, np.random.default_rng(seed))
+        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.75) * drawn.radius
+        centre = drawn.centre[0] + out * np.cos(angle), drawn.centre[1] + out * np.sin(angle)
+        small = replace(drawn, radius=drawn.radius / shrink, centre=centre)
+        DEFECTS[defect](rng, small, image, present)
+    return finish(image, drawn.noise, np.random.default_rng(seed))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--each", type=int, default=10)
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--shrink", type=float, default=8)
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     models = {name: patchword.load(name) for name in ("demo", "demo-blip")}
     blip = models["demo-blip"]
-    found: dict[tuple[str, str, str], list[bool]] = {}
+    detected: dict[tuple[str, str, str], list[bool]] = {}
     labels = [label.removeprefix("a ").removeprefix("an ") for label in WAFER_CLASSES]
-    questions = [f"{'are' if k == 'particles' else 'is'} there {v}?" for k, v in KINDS.items()]
-    for number, kind in enumerate([None, *KINDS] * given.each):
-        photo = wafer(SEED + number, given.size, given.shrink, kind)
+    questions = ["is there a scratch?", "are there particles?", "is there a stain?"]
+    for number, kind in enumerate([None, *KINDS] * options.each):
+        photo = wafer(SEED + number, options.size, options.shrink, kind)
         shown = kind or "perfect"
         for how, tiles in (("whole", False), ("tiles", True)):
-            said = blip.ask(photo, questions, tiles=tiles)
+            answers = blip.ask(photo, questions, tiles=tiles)
             match = blip.match(photo, [f"a wafer with {v}" for v in KINDS.values()], tiles=tiles)
-            for name, answer, share in zip(KINDS, said, match.probabilities[0], strict=True):
+            for name, answer, share in zip(KINDS, answers, match.probabilities[0], strict=True):
                 if kind in (None, name):
-                    found.setdefault((how, "ask", shown), []).append(answer.text == "yes")
-                    found.setdefault((how, "match", shown), []).append(bool(share >= 0.5))
+                    detected.setdefault((how, "ask", shown), []).append(answer.text == "yes")
+                    detected.setdefault((how, "match", shown), []).append(bool(share >= 0.5))
             for name, model in models.items():
                 best = model.classify(photo, labels, tiles=tiles)[0][0].label
-                found.setdefault((how, f"classify, {name}", shown), []).append(best != labels[0])
-    for (how, job, shown), hits in sorted(found.items(), key=lambda item: item[0][1:]):
+                detected.setdefault((how, f"classify, {name}", shown), []).append(best != labels[0])
+    for (how, job, shown), hits in sorted(detected.items(), key=lambda item: item[0][1:]):
         print(f"{job:20} {shown:10} {how}: {sum(hits)} of {len(hits)}")
 
 

@@ -1,9 +1,10 @@
-"""Texts a second: patchword's tokenizer beside open_clip's and transformers', same texts and ids.
+"""Tokenizers: texts a second, beside open_clip and transformers.
 
-    python benchmarks/tokenizer.py FOLDER      # one that holds CLIP's tokenizer.json
+    python benchmarks/tokenizer.py FOLDER      # with CLIP's tokenizer.json
 
-One core each (TOKENIZERS_PARALLELISM=false); medians of interleaved rounds. open_clip remembers
-words it has seen, and this gives it that advantage: the first round is not counted.
+The same texts, one core (TOKENIZERS_PARALLELISM=false), medians of rounds in turn. open_clip caches
+words that it has seen; it may use this cache, because the first round does not count. Agreement:
+how many texts have the same ids.
 """
 
 import os
@@ -19,7 +20,7 @@ import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvis
 import numpy as np
 import open_clip
 import torch
-from rows import Rows, arguments, in_turn, rates
+from rows import Rows, option_parser, median_seconds, rates
 from transformers import CLIPTokenizer
 # isort: on
 
@@ -36,12 +37,12 @@ TEXTS = {
 
 
 def main(folder: str, rounds: int, results: Path | None) -> None:
-    """A row for each peer and kind of text, beside our tokenizer with the peer's cleaning."""
-    torch.set_num_threads(1)  # what rows say of it
+    """Add a row for each peer and kind of text; ours cleans texts as the peer does."""
+    torch.set_num_threads(1)  # rows record the number of threads
     reference = CLIPTokenizer.from_pretrained(folder)
-    stored = Rows(results)
-    cleaned = {"transformers": "patchword", "open_clip": "patchword, cleaning by ftfy"}
-    ways = {
+    rows = Rows(results)
+    ours_for_peer = {"transformers": "patchword", "open_clip": "patchword, cleaning by ftfy"}
+    tokenizers = {
         "patchword": Tokenizer.from_folder(folder, TextConfig()),
         "patchword, cleaning by ftfy": Tokenizer.from_folder(folder, TextConfig(cleaning="ftfy")),
         "transformers": lambda texts: reference(
@@ -50,25 +51,30 @@ def main(folder: str, rounds: int, results: Path | None) -> None:
         "open_clip": open_clip.get_tokenizer("ViT-B-32"),
     }
     for kind, texts in TEXTS.items():
-        runs = {way: lambda run=run: run(texts) for way, run in ways.items()}  # noqa: B023
-        found = rates(len(texts), in_turn(runs, rounds))
-        for peer, ours in cleaned.items():
-            more = {"limit": 1.0, "agreement": agreement(ways[ours](texts), ways[peer](texts))}
-            numbers = ((peer, found[peer]), (ours, found[ours]))
-            stored.add(f"CLIP tokens of {kind}", "texts/s", *numbers, **more)
+        functions = {
+            name: lambda tokenize=tokenize: tokenize(texts)  # noqa: B023
+            for name, tokenize in tokenizers.items()
+        }
+        speed = rates(len(texts), median_seconds(functions, rounds))
+        for peer, ours in ours_for_peer.items():
+            rows.add(
+                f"CLIP tokens of {kind}", "texts/s", (peer, speed[peer]), (ours, speed[ours]),
+                limit=1.0, agreement=agreement(tokenizers[ours](texts), tokenizers[peer](texts)),
+            )  # fmt: skip
 
 
 def agreement(ours: Any, theirs: Any) -> str:
-    """Whether ids are the same, up to what fills the shorter texts up."""
+    """How many texts have the same ids, without padding."""
     rows, expected = np.asarray(ours), np.asarray(theirs)
     same = 0
     for row, right in zip(rows, expected, strict=True):
         end = int((right == END).argmax()) + 1
-        same += bool((row[:end] == right[:end]).all())
+        if (row[:end] == right[:end]).all():
+            same += 1
     return f"ids of {same} of {len(rows)} the same"
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, rounds=7)
-    parser.add_argument("folder", help="that holds CLIP's tokenizer.json")
+    parser = option_parser(__doc__, rounds=7)
+    parser.add_argument("folder", help="folder with CLIP's tokenizer.json")
     main(**vars(parser.parse_args()))

@@ -1,15 +1,15 @@
-"""A training step of CLIP ViT-B/32 beside open_clip's own: forward, loss, backward, AdamW.
+"""A training step of CLIP ViT-B/32 (forward, loss, backward, AdamW): samples a second, beside
+open_clip.
 
     python benchmarks/train_step.py [--batches 32] [--steps 3] [--rounds 2] [--only bfloat16]
 
-Both start from the same weights and see the same images and texts, in float32 and under bfloat16
-autocast: full texts of 77 tokens, and ordinary captions of 8 to 16, which patchword trims to the
-longest and open_clip pads to 77, as its tokenizer does. Theirs is open_clip_train's step: its CLIP,
-ClipLoss and optimiser settings, precision "amp_bf16". Each side runs in processes of its own, the
-two in turn, --rounds of them. A rate is of the median of the steps of all rounds, but for the first
-of each kind in a process, which warms up; memory is the most that a process held while it trained.
-The losses of all steps must agree, in bfloat16 that of the first. Runs on a GPU where there is one,
-and then also tells the share of its peak.
+Both start with the same weights and the same images and texts, in float32 and with bfloat16
+autocast: full texts of 77 tokens, and captions of 8 to 16, which patchword trims to the longest and
+open_clip pads to 77. The peer is the step of open_clip_train: its CLIP, ClipLoss, optimizer
+settings and precision "amp_bf16". Each library runs in processes of its own, in turn, --rounds of
+them. Rates are of the median of all steps, without the first of each kind in a process; memory is
+the peak during training. The losses of all steps must agree, in bfloat16 that of the first. Uses a
+GPU if there is one, and then also measures the share of its peak rate.
 """
 
 import argparse
@@ -32,16 +32,16 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
-from rows import Rows, arguments, rates
+from rows import Rows, option_parser, rates
 from torch import Tensor, nn
 
 NAME, CONTEXT, START, END = "ViT-B-32", 77, 49406, 49407
-OPTIONS = {"lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6}  # open_clip_train's for a ViT
+ADAMW_OPTIONS = {"lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6}  # open_clip_train's for a ViT
 DECAY = 0.2
-# How far losses may lie apart, relatively, and of how many steps they are compared: rounded to
-# bfloat16, gradients near zero differ in sign, and Adam's first updates are little more than that.
-LOSSES = {"float32": (1e-4, None), "bfloat16": (2e-3, 1)}
-LIMITS = {"full texts": 1.3, "captions": 1.6}  # ours over open_clip's, on a GPU
+# By precision, the allowed relative difference of losses, and the number of steps to compare (None:
+# all). In bfloat16 gradients near zero differ in sign, which decides Adam's first updates.
+LOSS_TOLERANCES = {"float32": (1e-4, None), "bfloat16": (2e-3, 1)}
+GPU_GOALS = {"full texts": 1.3, "captions": 1.6}  # samples/s relative to open_clip
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # bfloat16, operations a second
 Cell = tuple[str, str, int]  # precision, kind of text, batch
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +62,8 @@ def texts(count: int, kind: str) -> Tensor:
 
 
 def write(folder: Path, tiny: bool = False) -> None:
-    """A model of open_clip's, as it saves one. tiny: of two narrow layers, for a trial."""
+    """Write a model of open_clip as it saves one. tiny: with two narrow layers, to try the
+    script."""
     import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvision
     import open_clip  # isort: skip
     from open_clip.push_to_hf_hub import save_config_for_hf
@@ -79,7 +80,7 @@ def write(folder: Path, tiny: bool = False) -> None:
 
 
 def theirs(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """open_clip's network and its loss of this batch."""
+    """open_clip's network, and a function that computes its loss of this batch."""
     import torchvision_cpu  # noqa: F401  # before open_clip, which imports torchvision
     import open_clip  # isort: skip
 
@@ -89,7 +90,7 @@ def theirs(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callabl
 
 
 def ours(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """patchword's network and its loss of this batch."""
+    """patchword's network, and a function that computes its loss of this batch."""
     from patchword import checkpoints, losses
     from patchword.train.malloc import keep_memory
 
@@ -100,51 +101,59 @@ def ours(folder: str, pixels: Tensor, ids: Tensor) -> tuple[nn.Module, Callable[
 
 
 def adamw(network: nn.Module, fused: bool) -> torch.optim.Optimizer:
-    """No decay of what has one dimension, nor of norms and biases."""
-    plain, rest = [], []
+    """AdamW without weight decay of norms, biases and other vectors and scalars."""
+    without_decay, with_decay = [], []
     for name, value in network.named_parameters():
-        apart = value.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-        (plain if apart else rest).append(value)
-    parts = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": DECAY}]
-    return torch.optim.AdamW(parts, **OPTIONS, fused=fused or None)
+        if value.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale")):
+            without_decay.append(value)
+        else:
+            with_decay.append(value)
+    groups = [
+        {"params": without_decay, "weight_decay": 0.0},
+        {"params": with_decay, "weight_decay": DECAY},
+    ]
+    return torch.optim.AdamW(groups, **ADAMW_OPTIONS, fused=fused or None)
 
 
-def attention(who: str, precision: str) -> Any:
-    """Under bfloat16 the backward of torch's fused attention is slow on a CPU."""
+def attention(side: str, precision: str) -> Any:
+    """patchword's choice of attention: on a CPU the backward of torch's fused attention is slow in
+    bfloat16."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    openly = who == "patchword" and precision == "bfloat16" and DEVICE.type == "cpu"
-    return sdpa_kernel(SDPBackend.MATH) if openly else nullcontext()
+    if side == "patchword" and precision == "bfloat16" and DEVICE.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def peak(reset: bool = False) -> float:
-    """MiB that this process has held at most since `reset`."""
+    """Peak memory in MiB since the last call with `reset`."""
     if DEVICE.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated() / 2**20
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found
-    return int(found[1]) / 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert match
+    return int(match[1]) / 1024
 
 
 def measure(side: str, folder: str, cells: list[Cell], steps: int) -> None:
-    """Print seconds a step, MiB, the losses and the operations of a step of each, as JSON."""
-    print(json.dumps([trained(side, folder, *cell, steps) for cell in cells]))
+    """Print the results of `train` for each cell, as JSON."""
+    print(json.dumps([train(side, folder, *cell, steps) for cell in cells]))
 
 
-def trained(
+def train(
     side: str, folder: str, precision: str, kind: str, batch: int, steps: int
 ) -> dict[str, Any]:
-    """What a run of that kind took and found."""
+    """Train some steps. Returns seconds of each, peak memory in MiB, the losses, and the operations
+    in a step."""
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.manual_seed(2)
     pixels = torch.randn(batch, 3, 224, 224).to(DEVICE)
-    made = ours if side == "patchword" else theirs
-    network, loss = made(folder, pixels, texts(batch, kind).to(DEVICE))
+    make = ours if side == "patchword" else theirs
+    network, loss = make(folder, pixels, texts(batch, kind).to(DEVICE))
     network.train()
     optimizer = adamw(network, fused=side == "patchword")
     half = precision == "bfloat16"
@@ -164,71 +173,74 @@ def trained(
             network.logit_scale.clamp_(0, math.log(100))
         values.append(value.item())  # waits for the GPU
         seconds.append(time.perf_counter() - start)
-        operations = operations or counter.get_total_flops()
+        if number == 0:
+            operations = counter.get_total_flops()
     return {"seconds": seconds[1:], "MiB": peak(), "losses": values, "operations": operations}
 
 
 def run(side: str, folder: str, cells: list[Cell], steps: int) -> list[dict[str, Any]]:
     """`measure` in a process of its own."""
-    one = [side, folder, json.dumps(cells), str(steps)]
-    command = [sys.executable, __file__, "--one", *one]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+    command = [sys.executable, __file__, "--one", side, folder, json.dumps(cells), str(steps)]
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(process.stdout)
 
 
 def compare(folder: str, cells: list[Cell], steps: int, rounds: int, rows: Rows) -> None:
-    """Rows of each cell: samples/s, and on a GPU that is known the share of its peak."""
-    results: dict[str, list[list[dict[str, Any]]]] = {"open_clip": [], "patchword": []}
+    """Add rows for each cell: samples/s, and on a known GPU operations a second beside its peak."""
+    rounds_by_side: dict[str, list[list[dict[str, Any]]]] = {"open_clip": [], "patchword": []}
     for _ in range(rounds):
-        for side, found in results.items():
-            found.append(run(side, folder, cells, steps))
+        for side, results in rounds_by_side.items():
+            results.append(run(side, folder, cells, steps))
     for number, (precision, kind, batch) in enumerate(cells):
-        each = {side: [one[number] for one in found] for side, found in results.items()}
+        runs = {
+            side: [results[number] for results in rounds] for side, rounds in rounds_by_side.items()
+        }
         what = f"training step, ViT-B/32, {precision}, {kind}"
-        more = {"agreement": said(each, precision), "axis": "batch", "at": batch}
+        more = {"agreement": agreement(runs, precision), "axis": "batch", "at": batch}
         median = {
-            side: statistics.median(s for one in found for s in one["seconds"])
-            for side, found in each.items()
+            side: statistics.median(seconds for run in of_side for seconds in run["seconds"])
+            for side, of_side in runs.items()
         }
         on_gpu = DEVICE.type == "cuda"
-        rows.beside(
-            what, "samples/s", rates(batch, median), LIMITS[kind] if on_gpu else 1.0, **more
+        rows.add_peers(
+            what, "samples/s", rates(batch, median), GPU_GOALS[kind] if on_gpu else 1.0, **more
         )
         name = torch.cuda.get_device_name() if on_gpu else ""
-        for part, top in PEAKS.items():
-            if part in name and precision == "bfloat16":
-                done = each["patchword"][0]["operations"] / median["patchword"] / 1e12
-                mine, most = ("patchword", done), (f"peak of {part}", top / 1e12)
-                rows.add(what, "TFLOP/s", most, mine, limit=0.3, axis="batch", at=batch)
+        for gpu, top in PEAKS.items():
+            if gpu in name and precision == "bfloat16":
+                reached = runs["patchword"][0]["operations"] / median["patchword"] / 1e12
+                mine, peak_rate = ("patchword", reached), (f"peak of {gpu}", top / 1e12)
+                rows.add(what, "TFLOP/s", peak_rate, mine, limit=0.3, axis="batch", at=batch)
 
 
-def said(each: dict[str, list[dict[str, Any]]], precision: str) -> str:
-    """Whether losses agree, and memory."""
-    apart, steps = LOSSES[precision]
-    pairs = zip(*(found[0]["losses"][:steps] for found in each.values()), strict=True)
-    same = all(math.isclose(a, b, rel_tol=apart) for a, b in pairs)
-    held = [max(one["MiB"] for one in found) for found in each.values()]
-    return f"losses {'the same' if same else 'DIFFER'}, {held[0]:,.0f} and {held[1]:,.0f} MiB"
+def agreement(runs: dict[str, list[dict[str, Any]]], precision: str) -> str:
+    """Whether the losses agree, and the memory of both sides, as text."""
+    tolerance, steps = LOSS_TOLERANCES[precision]
+    theirs, mine = (runs[side][0]["losses"][:steps] for side in ("open_clip", "patchword"))
+    pairs = zip(theirs, mine, strict=True)
+    same = all(math.isclose(a, b, rel_tol=tolerance) for a, b in pairs)
+    memory = [max(run["MiB"] for run in of_side) for of_side in runs.values()]
+    return f"losses {'the same' if same else 'DIFFER'}, {memory[0]:,.0f} and {memory[1]:,.0f} MiB"
 
 
-def main(given: argparse.Namespace) -> None:
-    if given.one:
-        side, folder, cells, steps = given.one
+def main(options: argparse.Namespace) -> None:
+    if options.one:
+        side, folder, cells, steps = options.one
         measure(side, folder, json.loads(cells), int(steps))
         return
-    rows = Rows(given.results, DEVICE.type)
+    rows = Rows(options.results, DEVICE.type)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         for precision, kind, batch in itertools.product(
-            [given.only] if given.only else LOSSES, LIMITS, given.batches
+            [options.only] if options.only else LOSS_TOLERANCES, GPU_GOALS, options.batches
         ):
-            compare(folder, [(precision, kind, batch)], given.steps, given.rounds, rows)
+            compare(folder, [(precision, kind, batch)], options.steps, options.rounds, rows)
 
 
 if __name__ == "__main__":
-    parser = arguments(__doc__, rounds=2)
+    parser = option_parser(__doc__, rounds=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[32])
-    parser.add_argument("--steps", type=int, default=3, help="of each process, after the first")
-    parser.add_argument("--only", choices=LOSSES, help="this precision alone")
+    parser.add_argument("--steps", type=int, default=3, help="in each process, after the first")
+    parser.add_argument("--only", choices=LOSS_TOLERANCES, help="only this precision")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     main(parser.parse_args())

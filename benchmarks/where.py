@@ -1,19 +1,22 @@
-"""Where heatmaps are right, and what they cost.
+"""Heatmaps: accuracy, and cost in encodings of an image.
 
     python benchmarks/where.py [--model demo] [--scenes 60] [--methods ...] [--photo]
 
-For each method, and for what `auto` is, the pointing game (Zhang et al. 2018) over objects of
-unseen scenes: how often the best patch's middle lies in the named object's mask, and how often
-there or as near as the paper grants, 15 of 224 pixels. The mean intersection over union of the
-objects' pixels, as `segment` gives them for the names of a scene's objects; of methods that have
-cosines. And the time of one heatmap, of one text and of 20, against one encoding of the pixels that
-it sees: of a head, which sees another size than the network, of that size. Beside it the least that
-its formula can cost: its multiplications in the network against those of one encoding. Both are
-without the check that the embedded models make of whether they know such photos, which is one more
-encoding. With --photo the time and the memory of 20 maps of a 24-megapixel photo, and of a windowed
-one of 8,000 x 8,000 pixels, each in a process of its own.
+For each method, and for `auto`, on unseen scenes:
 
-Scenes have a seed that training did not use.
+- The pointing game (Zhang et al. 2018): how often the centre of the best patch lies in the mask of
+  the named object, and how often in it or within the paper's tolerance, 15 of 224 pixels.
+- The mean intersection over union of `segment` for the names of a scene's objects, for methods with
+  cosines.
+- The time of a heatmap of one text, and of 20, relative to one encoding of the image at the size
+  that the method sees (a dense head has its own size); beside it the lower bound of the formula:
+  its multiplications in the network relative to those of one encoding. The embedded models' check
+  whether they know such photos, one more encoding, is left out.
+
+With --photo: time and memory of 20 maps of a photo of 24 megapixels, and of windowed maps of one of
+8,000 x 8,000 pixels, each in a process of its own.
+
+The scenes' seed was not used in training.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import numpy as np
 import torch
 from embedded_model import SEED, around
 from regions import overlap
-from rows import Rows, arguments
+from rows import Rows, option_parser
 
 import patchword
 from patchword.errors import UnsupportedError
@@ -42,13 +45,14 @@ from patchword.where.dense import EDITS
 from patchword.where.heatmap import METHODS, resolve
 from patchword.where.photo_maps import HEAD
 
-EDIT, MORE = 1.25, 1.3  # encodings of one text's map by an edit; 20 texts', of one text's
+ONE_TEXT_LIMIT = 1.25  # encodings for the map of one text
+TWENTY_TEXTS_LIMIT = 1.3  # cost of 20 texts relative to that of one
 AUTO = "auto"
 TWENTY = [f"a photo of thing {i}" for i in range(20)]
 
 
 def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tuple[float, float]:
-    """Shares of objects on whose mask the best patch lies, and on or near it."""
+    """Shares of objects in whose mask the best patch lies, and in or near whose mask it lies."""
     hits = []
     for seen in (scene(SEED, i, kind=kind) for i in range(count)):
         if not seen.objects:
@@ -60,8 +64,8 @@ def pointing(model: patchword.Model, method: str, kind: str, count: int) -> tupl
     return float(on), float(near)
 
 
-def segmented(model: patchword.Model, method: str, kind: str, count: int) -> float | None:
-    """The mean intersection over union of objects; None for a method without cosines."""
+def segment_overlap(model: patchword.Model, method: str, kind: str, count: int) -> float | None:
+    """The mean intersection over union of objects' pixels; None for a method without cosines."""
     if resolve(model, method) not in (*EDITS, HEAD):
         return None
     shares = []
@@ -69,92 +73,92 @@ def segmented(model: patchword.Model, method: str, kind: str, count: int) -> flo
         if not seen.objects:
             continue
         names = [thing.name for thing in seen.objects]
-        found = model.segment(seen.image, names, method=method, templates="{}").map
-        shares += [overlap(found == n, thing.mask) for n, thing in enumerate(seen.objects, 1)]
+        labels = model.segment(seen.image, names, method=method, templates="{}").map
+        shares += [overlap(labels == n, thing.mask) for n, thing in enumerate(seen.objects, 1)]
     return float(np.mean(shares))
 
 
 def costs(model: patchword.Model, method: str, image: np.ndarray, rounds: int) -> list[float]:
-    """Seconds of one text's map and of 20 texts', whose vectors are left out, by those of one
-    encoding of the pixels that the method sees: medians of rounds in which all take turns."""
+    """The cost of the map of one text, and of 20, without embedding the texts, relative to one
+    encoding of the image at the method's size: medians of rounds in which all take turns."""
     model = replace(model, scope=None)
     seen = at_side(model, method)
     jobs: list[Callable[[], object]] = [lambda: seen.embed_images([image])]
     for texts in (TWENTY[:1], TWENTY):
         jobs.append(lambda texts=texts: model.heatmap(image, texts, method))
         jobs.append(lambda texts=texts: model.embed_texts(texts))
-    times = np.array([[took(job) for job in jobs] for _ in range(rounds + 1)])[1:]
-    plain, *rest = np.median(times, axis=0)
-    return [(rest[i] - rest[i + 1]) / plain for i in (0, 2)]
+    times = np.array([[cpu_seconds(job) for job in jobs] for _ in range(rounds + 1)])[1:]
+    encoding, map_1, texts_1, map_20, texts_20 = np.median(times, axis=0)
+    return [(map_1 - texts_1) / encoding, (map_20 - texts_20) / encoding]
 
 
 def at_side(model: patchword.Model, method: str) -> patchword.Model:
-    """The model, which sees images at the size at which the method sees them."""
+    """The model with the image size of the method."""
     head = model.config.dense_head
     if head is None or resolve(model, method) != HEAD:
         return model
     return replace(model, preprocess=Preprocess(at_size(model.preprocess.config, head.size)))
 
 
-def took(work: Callable[[], object]) -> float:
-    """Seconds of the processor, so that what else runs on it counts little."""
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of a call, on which other programs have little influence."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def large(name: str, height: int, width: int, options: dict[str, int]) -> None:
-    """Time and memory of maps of a large photo beyond the photo's own and the model's."""
+    """Print time and memory of maps of a large photo."""
     model = patchword.load(name)
     photo = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    texts = TWENTY if not options else TWENTY[:2]
+    texts = TWENTY[:2] if options else TWENTY
     model.heatmap(photo[:300, :300], texts, "value").picture()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     model.heatmap(photo, texts, "value", **options).picture()
-    took = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{name}, {width} x {height} px, {len(texts)} texts, {options}: {took:.2f} s, "
+        f"{name}, {width} x {height} px, {len(texts)} texts, {options}: {seconds:.2f} s, "
         f"{peak / 2**20:.2f} GiB at most, {max(peak - before, 0) / 2**20:.2f} beyond the photo"
     )
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=15)
+    parser = option_parser(__doc__, rounds=15)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--methods", nargs="+", choices=(AUTO, *METHODS))
     parser.add_argument("--photo", action="store_true")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if chosen.photo:
+    if arguments.photo:
         for height, width, options in (
             (4000, 6000, {}),
             (8000, 8000, {"window": 96, "stride": 96}),
         ):
             context = multiprocessing.get_context("spawn")
-            process = context.Process(target=large, args=(chosen.model, height, width, options))
+            process = context.Process(target=large, args=(arguments.model, height, width, options))
             process.start()
             process.join()
         return
-    rows = Rows(chosen.results)
-    model = patchword.load(chosen.model)
+    rows = Rows(arguments.results)
+    model = patchword.load(arguments.model)
     image = scene(SEED, 0, kind="shapes").image
     network = outline(model.config).eval().requires_grad_(False)
     print(f"auto is {usual(model)[0]}, of patches with each other {usual(model, like=True)[0]}")
     print("method            shapes on (near), IoU      wafers on (near), IoU   ", end="")
     print("cost of 1, of 20, at least")
-    for method in chosen.methods or (AUTO, *METHODS):
+    for method in arguments.methods or (AUTO, *METHODS):
         try:
             columns = []
             for kind in ("shapes", "wafer"):
-                on, near = pointing(model, method, kind, chosen.scenes)
-                share = segmented(model, method, kind, chosen.scenes)
+                on, near = pointing(model, method, kind, arguments.scenes)
+                share = segment_overlap(model, method, kind, arguments.scenes)
                 shown = "     -" if share is None else f"{share:6.2f}"
                 columns.append(f"{on:8.1%} ({near:5.1%}) {shown}")
-            one, twenty = costs(model, method, image, chosen.rounds)
+            one, twenty = costs(model, method, image, arguments.rounds)
             bound = least(network, model.config, resolve(model, method))
         except UnsupportedError as error:
             print(f"{method:16} {error}")
@@ -162,12 +166,12 @@ def main() -> None:
         counted = "     -" if bound is None else f"{bound:6.2f}"
         print(f"{method:16} {'   '.join(columns)}   {one:6.2f} {twenty:6.2f} {counted}", flush=True)
         if method != AUTO and resolve(model, method) in (*EDITS, HEAD):
-            what = f"map of {chosen.model} by {method}"
-            said = f"its formula costs at least {bound:.2f}" if bound else ""
-            rows.add(f"{what}, one text", "encodings", ("limit", EDIT), ("patchword", one),
-                     limit=1.0, agreement=said)  # fmt: skip
-            rows.add(f"{what}, 20 texts", "encodings", ("patchword, one text", one),
-                     ("patchword", twenty), limit=MORE)  # fmt: skip
+            what = f"map of {arguments.model} by {method}"
+            agreement = f"its formula costs at least {bound:.2f}" if bound else ""
+            ours, limit = ("patchword", one), ("limit", ONE_TEXT_LIMIT)
+            rows.add(f"{what}, one text", "encodings", limit, ours, limit=1.0, agreement=agreement)
+            ours, peer = ("patchword", twenty), ("patchword, one text", one)
+            rows.add(f"{what}, 20 texts", "encodings", peer, ours, limit=TWENTY_TEXTS_LIMIT)
 
 
 if __name__ == "__main__":

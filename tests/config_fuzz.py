@@ -1,14 +1,15 @@
-"""Checkpoints whose JSON files are damaged at every place, one at a time: each loads and answers
-with finite numbers, or is refused with one error of patchword's own, within a second.
+"""Fuzz the JSON files of checkpoints: change every value, one at a time.
 
-By hand, all of it (some fifteen minutes on one core): python tests/config_fuzz.py [NAME ...]
+Each damaged checkpoint must either load and give finite outputs, or be refused with one error of
+patchword, within a second. The full run takes fifteen minutes on one core:
+
+    python tests/config_fuzz.py [NAME ...]
 """
 
 import copy
 import json
 import random
 import resource
-import shutil
 import signal
 import sys
 import tempfile
@@ -41,10 +42,10 @@ from patchword.errors import PatchwordError
 
 LIMIT = 1.0  # seconds of processor time to load and answer
 ABORT = 10  # seconds after which a load that hangs is interrupted
-GONE = object()  # the place is removed
+REMOVED = object()  # instead of a value: remove the key or element
 VALUES = (
     None, "", "x", [], {}, True, -1, 0, 3, 0.5, 1e9, 10**9, 2**63, 10**400, float("nan"),
-    float("inf"), GONE,
+    float("inf"), REMOVED,
 )  # fmt: skip
 FILES = (
     "config.json",
@@ -54,10 +55,10 @@ FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
 )
-SHOWN = 3  # places of each fault
-LONGEST = 3000  # letters of an error: some name twenty tensors that do not fit
-MEMORY = 8 << 30  # bytes: whoever asks for more is refused by the system, and not killed
-LONG, LISTED = 30, 3  # of a list or vocabulary longer than LONG, LISTED places are damaged
+SHOWN = 3  # examples to print of each fault
+LONGEST = 3000  # characters of an error message: some name twenty tensors
+MEMORY = 8 << 30  # bytes that the process may allocate
+LONG, FIRST = 30, 3  # of a list or vocabulary longer than LONG only the FIRST entries are damaged
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
 
 
@@ -80,7 +81,7 @@ def clip(folder: Path) -> None:
 
 
 def open_clip(folder: Path) -> None:
-    """open_clip's CLIP, without its tokenizer, which takes long to load."""
+    """open_clip's CLIP without its tokenizer, which loads slowly."""
     tower = {"image_size": SIZE, "layers": 2, "width": 48, "patch_size": PATCH, "head_width": 16}
     open_clip_model(folder, tower)
     for file in (*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("merges*")):
@@ -111,63 +112,65 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """The tiny checkpoint `name` of `WRITERS`, or "own NAME", the same in patchword's format."""
+    """Write the tiny checkpoint `name` of `WRITERS`; "own NAME" is the same in patchword's
+    format."""
     if not name.startswith("own "):
         WRITERS[name](folder)
         return folder
-    with tempfile.TemporaryDirectory() as there:
-        WRITERS[name.removeprefix("own ")](Path(there) / "model")
-        return patchword.save(patchword.load(Path(there) / "model"), folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        original = Path(scratch) / "model"
+        WRITERS[name.removeprefix("own ")](original)
+        return patchword.save(patchword.load(original), folder)
 
 
 NAMES = [*WRITERS, *(f"own {name}" for name in WRITERS)]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a parsed JSON file; of long lists the first few alone."""
+    """The path of every value in parsed JSON; in long lists only of the first few."""
     if path:
         yield path
     if isinstance(value, (dict, list)):
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-        for key, part in pairs[: LISTED if len(pairs) > LONG else None]:
+        for key, part in pairs[: FIRST if len(pairs) > LONG else None]:
             yield from places(part, (*path, key))
 
 
-def damaged(whole: Any, path: tuple[Any, ...], value: object) -> Any:
-    """A copy of parsed JSON with another value at one place, or without the place."""
-    out = copy.deepcopy(whole)
+def damaged(content: Any, path: tuple[Any, ...], value: object) -> Any:
+    """A copy of parsed JSON with another value at one path, or without that path."""
+    out = copy.deepcopy(content)
     parent = out
     for key in path[:-1]:
         parent = parent[key]
-    if value is GONE:
+    if value is REMOVED:
         del parent[path[-1]]
     else:
         parent[path[-1]] = value
     return out
 
 
-def answers(folder: Path) -> list[Any]:
-    """What a model says to one photo and one text, in every way that it can."""
+def outputs(folder: Path) -> list[Any]:
+    """Load a model and compute all kinds of outputs that it has for one photo and one text."""
     model = patchword.load(folder)
-    config, found = model.config, []
+    config, results = model.config, []
     if config.vision is not None:
-        found.append(model.embed_images(PHOTO))
+        results.append(model.embed_images(PHOTO))
     if model.tokenizer is not None and (config.embed_dim or config.blip is None):
-        found.append(model.embed_texts("a red dog"))
+        results.append(model.embed_texts("a red dog"))
     if config.classes:
-        found.append([score.probability for score in model.classify(PHOTO)[0]])
+        results.append([score.probability for score in model.classify(PHOTO)[0]])
     if config.writes_captions:
-        found.append([model.caption(PHOTO, beams=2, max_length=6)[0].log_probability])
+        results.append([model.caption(PHOTO, beams=2, max_length=6)[0].log_probability])
     if config.answers_questions:
-        found.append([model.ask(PHOTO, "what is it", max_length=4).log_probability])
+        results.append([model.ask(PHOTO, "what is it", max_length=4).log_probability])
     if config.matching:
-        found.append(model.match(PHOTO, "a dog").probabilities)
-    return [np.asarray(each, np.float64) for each in found]
+        results.append(model.match(PHOTO, "a dog").probabilities)
+    return [np.asarray(each, np.float64) for each in results]
 
 
-def finite(found: list[Any]) -> bool:
+def finite(results: list[Any]) -> bool:
     """True if all numbers are finite and no vector is zero."""
-    return all(np.isfinite(each).all() and np.any(each) for each in found)
+    return all(np.isfinite(each).all() and np.any(each) for each in results)
 
 
 def interrupt(*_: object) -> None:
@@ -176,72 +179,83 @@ def interrupt(*_: object) -> None:
 
 @dataclass
 class Report:
-    """How many of the damaged files ended how, and each that ended badly."""
+    """Counts of the outcomes, and the damaged files with a bad outcome."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    faults: dict[str, list[str]] = field(default_factory=dict)  # by what was wrong, and where
+    faults: dict[str, list[str]] = field(default_factory=dict)  # by error and place in the code
 
-    def add(self, what: str, folder: Path, usual: list[Any]) -> None:
-        """Load what is in the folder and note what came of it."""
-        wrong = ""
+    def add(self, damage: str, folder: Path, expected: list[Any]) -> None:
+        """Load the checkpoint in the folder, and record the outcome.
+
+        expected: the outputs of the undamaged checkpoint."""
+        error_text = ""
         start = time.process_time()
         signal.alarm(ABORT)
         try:
-            found = answers(folder)
-            alike = len(found) == len(usual) and all(map(np.array_equal, found, usual))
-            end = "not finite" if not finite(found) else "same answer" if alike else "other answer"
+            results = outputs(folder)
+            same = len(results) == len(expected) and all(map(np.array_equal, results, expected))
+            if not finite(results):
+                outcome = "not finite"
+            elif same:
+                outcome = "same answer"
+            else:
+                outcome = "other answer"
         except PatchwordError as error:
-            end = "refused" if len(str(error)) <= LONGEST else "refused at length"
+            outcome = "refused" if len(str(error)) <= LONGEST else "refused at length"
         except BaseException as error:
-            end = "hung" if isinstance(error, TimeoutError) else "raw"
+            outcome = "hung" if isinstance(error, TimeoutError) else "raw"
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{frame.filename}:{frame.lineno}"
-            wrong = f"{type(error).__name__}: {str(error)[:120]} ({where})"
+            error_text = f"{type(error).__name__}: {str(error)[:120]} ({where})"
         finally:
             signal.alarm(0)
-        took = time.process_time() - start
-        if took > LIMIT and end != "hung":
-            end = f"slow ({end})"
-        self.counts[end] += 1
-        if end not in ("refused", "same answer", "other answer"):
-            self.faults.setdefault(f"{end} {wrong}", []).append(f"{what} ({took:.1f} s)")
+        seconds = time.process_time() - start
+        if seconds > LIMIT and outcome != "hung":
+            outcome = f"slow ({outcome})"
+        self.counts[outcome] += 1
+        if outcome not in ("refused", "same answer", "other answer"):
+            examples = self.faults.setdefault(f"{outcome} {error_text}", [])
+            examples.append(f"{damage} ({seconds:.1f} s)")
 
 
 def fuzz(folder: Path, report: Report, most: int | None = None, seed: int = 0) -> None:
-    """Damage every place of every file, or `most` of them, drawn with `seed`."""
+    """Damage every path of every file, or a random sample of `most` of them."""
     signal.signal(signal.SIGALRM, interrupt)
-    usual = answers(folder)
-    assert finite(usual)
+    expected = outputs(folder)
+    assert finite(expected)
     texts = {name: (folder / name).read_text() for name in FILES if (folder / name).is_file()}
-    whole = {name: json.loads(text) for name, text in texts.items()}
-    cases = [(name, path, v) for name in whole for path in places(whole[name]) for v in VALUES]
+    contents = {name: json.loads(text) for name, text in texts.items()}
+    cases = [
+        (name, path, value)
+        for name, content in contents.items()
+        for path in places(content)
+        for value in VALUES
+    ]
     if most is not None:
         cases = random.Random(seed).sample(cases, most)
     for name, path, value in cases:
-        (folder / name).write_text(json.dumps(damaged(whole[name], path, value)))
-        shown = "removed" if value is GONE else repr(value)[:20]
-        report.add(f"{folder.name}/{name} {'.'.join(map(str, path))} = {shown}", folder, usual)
+        (folder / name).write_text(json.dumps(damaged(contents[name], path, value)))
+        shown = "removed" if value is REMOVED else repr(value)[:20]
+        report.add(f"{folder.name}/{name} {'.'.join(map(str, path))} = {shown}", folder, expected)
         (folder / name).write_text(texts[name])
 
 
 def main(names: list[str]) -> int:
+    """Fuzz these checkpoints, or all. Returns the exit code."""
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    whole = Report()
+    total = Report()
     for name in names or NAMES:
         report = Report()
-        there = Path(tempfile.mkdtemp())
-        try:
-            fuzz(write(name, there / name), report)
-        finally:
-            shutil.rmtree(there)
+        with tempfile.TemporaryDirectory() as folder:
+            fuzz(write(name, Path(folder) / name), report)
         print(f"{name}: {dict(report.counts)}", flush=True)
-        for wrong, found in report.faults.items():
-            print(f"  {len(found)} x {wrong}", *found[:SHOWN], sep="\n    ", flush=True)
-        whole.counts += report.counts
-        whole.faults |= report.faults
-    print(f"all: {whole.counts.total()}, {dict(whole.counts)}")
-    return int(bool(whole.faults))
+        for fault, examples in report.faults.items():
+            print(f"  {len(examples)} x {fault}", *examples[:SHOWN], sep="\n    ", flush=True)
+        total.counts += report.counts
+        total.faults |= report.faults
+    print(f"all: {total.counts.total()}, {dict(total.counts)}")
+    return int(bool(total.faults))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test shares: no hub is asked, and CLIP's tokenizer is at hand."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face library is imported
 
-from ran import run  # noqa: F401  a fixture of every file that has no `run` of its own
+from cli_runner import run  # noqa: F401  the fixture `run` of files that define none themselves
 
 if TYPE_CHECKING:
     from patchword import Model
     from patchword.bundle import Bundle
 
-gc.disable()  # until all is imported, see pytest_collection_finish
+gc.disable()  # until all modules are imported, see pytest_collection_finish
 
-DRAWING = ("test_monitor", "test_cli_grammar")
-LONGEST = ("test_exporting", "test_engine_graphs", "test_train_processes", "test_train")
+FILES_ABOUT_CURVES = ("test_monitor", "test_cli_grammar")
+SLOWEST_FILES = ("test_exporting", "test_engine_graphs", "test_train_processes", "test_train")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that all processes end at about the same time."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """Run the slowest files first, so that all worker processes end at about the same time."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST_FILES)
 
 
 def pytest_collection_finish() -> None:
-    """The modules of five libraries are millions of objects that live to the end: without this, a
-    fifth of the tests' time goes into looking whether they are garbage, and a quarter of the time
-    to import them."""
+    """Exclude the objects of imported modules from garbage collection.
+
+    Five large libraries create millions of objects that live until the end. Looking through them
+    would take a fifth of the tests' time, and a quarter of the time to import them."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -41,19 +42,19 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_curves(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small runs of training draw no picture of their curves, which takes as long as they do; but
-    in the files whose tests look at it."""
+    """Small training runs do not draw their loss curves, which would take as long as the training;
+    files that test these pictures still draw them."""
     monitor = sys.modules.get("patchword.train.monitor")
     with pytest.MonkeyPatch.context() as patch:
-        if monitor and request.module.__name__ not in DRAWING:
+        if monitor and request.module.__name__ not in FILES_ABOUT_CURVES:
             patch.setattr(monitor, "curves", lambda path, rows: None)
         yield
 
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's tokenizer as hub repositories carry it."""
-    from tiny_tokenizers import save_clip_tokenizer  # transformers, which not every test needs
+    """A folder with CLIP's tokenizer files, as in hub repositories."""
+    from tiny_tokenizers import save_clip_tokenizer  # imports transformers, which takes seconds
 
     folder = tmp_path_factory.mktemp("clip_tokenizer")
     save_clip_tokenizer(folder)
@@ -76,13 +77,13 @@ def blip() -> Model:
 
 @pytest.fixture(scope="module")
 def clip() -> Bundle:
-    """A CLIP of random weights."""
-    from shrunk import tiny_bundle, tiny_clip
+    """A small CLIP with random weights."""
+    from small_models import tiny_bundle, tiny_clip
 
     return tiny_bundle(tiny_clip())
 
 
 @pytest.fixture(scope="module")
 def model(clip: Bundle) -> Bundle:
-    """The same, in files whose `model` is no other."""
+    """The same small CLIP, for files that use no other model."""
     return clip

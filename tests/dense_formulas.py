@@ -1,5 +1,5 @@
-"""Dense edits written out in float64 numpy, head by head, from a tower's weights: independent of
-how the package computes them."""
+"""Dense edits computed in float64 numpy, head by head, from a tower's weights: independent of the
+package's implementation."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def normed(x: Array) -> Array:
 
 
 class Reference:
-    """A ViT's last blocks; `inputs[i]` (N, D) enter block i in the network as it is."""
+    """The last blocks of a ViT. inputs[i] (N, D): the input of block i in the unedited network."""
 
     def __init__(
         self, tower: VisionTransformer, inputs: list[Array], grid: tuple[int, int]
@@ -41,16 +41,18 @@ class Reference:
         return x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
 
     def split(self, block: int, x: Array) -> list[tuple[Array, Array, Array]]:
-        """(q, k, v) (N, d) of each head, of normed tokens."""
+        """(q, k, v), each (N, d), of each head, from normalised tokens."""
         parts = np.split(self.linear(x, self.tower.blocks[block].attn.qkv), 3, -1)
-        each = [np.split(part, self.heads, -1) for part in parts]
-        return list(zip(*each, strict=True))
+        heads_of_parts = [np.split(part, self.heads, -1) for part in parts]
+        return list(zip(*heads_of_parts, strict=True))
 
     def attention(self, block: int, x: Array, mix: Callable[[Array, Array, Array], Array]) -> Array:
-        """Every head's values mixed, merged and projected; x enters the block."""
+        """The block's attention output for its input x, with `mix(q, k, v)` as the attention matrix
+        of each head."""
         layer = self.tower.blocks[block]
         heads = self.split(block, self.norm(x, layer.norm1))
-        return self.linear(np.concatenate([mix(*h) @ h[2] for h in heads], -1), layer.attn.proj)
+        outputs = [mix(q, k, v) @ v for q, k, v in heads]
+        return self.linear(np.concatenate(outputs, -1), layer.attn.proj)
 
     def mlp(self, norm: nn.LayerNorm, mlp: nn.Module, x: Array) -> Array:
         hidden = self.linear(self.norm(x, norm), mlp.fc1)
@@ -58,7 +60,8 @@ class Reference:
         return x + self.linear(act, mlp.fc2)
 
     def project(self, x: Array) -> Array:
-        """With attention pooling: of each token as the pooling's only key (SigLIP's MAP head)."""
+        """Tokens in the joint space. With attention pooling (SigLIP's MAP head), each token is
+        pooled as the only key."""
         x = self.norm(x, self.tower.norm)
         if self.tower.config.pool == "map":
             pool = self.tower.attn_pool
@@ -67,21 +70,24 @@ class Reference:
         return self.linear(x, self.tower.head)
 
     def near(self) -> Array:
-        """exp(-r^2 / 50) between patches, 0 for the class token."""
+        """exp(-r^2 / 50) for patches at distance r, 0 for the class token."""
         square = ((self.at[:, None] - self.at) ** 2).sum(-1)
         out = np.zeros((self.prefix + len(self.at),) * 2)
         out[self.prefix :, self.prefix :] = np.exp(-square / 50)
         return out
 
     def last(self, method: str) -> Array:
-        """Of the patches (n, D), not normalised, by a method that edits the last block alone."""
+        """Features of the patches (n, D), not normalised, by a method that edits only the last
+        block."""
         block, x = self.depth - 1, self.inputs[-1]
         scale = (x.shape[1] // self.heads) ** -0.5
 
         heads = self.split(block, self.norm(x, self.tower.blocks[block].norm1))
-        pairs = [np.outer(*(np.linalg.norm(z, axis=-1) for z in head[:2])) for head in heads]
+        lengths = [
+            np.outer(np.linalg.norm(q, axis=-1), np.linalg.norm(k, axis=-1)) for q, k, _ in heads
+        ]
 
-        def rule(q: Array, k: Array, v: Array) -> Array:
+        def mix(q: Array, k: Array, v: Array) -> Array:
             eye = np.eye(len(q))
             return {
                 "maskclip": eye,
@@ -90,20 +96,22 @@ class Reference:
                 "clearclip": softmax(scale * q @ q.T),
                 "value": softmax(scale * v @ v.T),
                 "naclip": softmax(scale * k @ k.T + self.near()),
-                "nonly": softmax(scale * np.mean(pairs) * self.near()),
+                "nonly": softmax(scale * np.mean(lengths) * self.near()),
                 "cosine": softmax(scale * q @ k.T),
             }[method]
 
-        y = self.attention(block, x, rule)
+        y = self.attention(block, x, mix)
         if method in ("cosine", "maskclip", "sclip"):
             layer = self.tower.blocks[block]
             y = self.mlp(layer.norm2, layer.mlp, x + y)
         return self.project(y)[self.prefix :]
 
     def smoothed(self, texts: Array, plan: Refined) -> Array:
-        """MaskCLIP's refinements (n, T) of the cosines of its patches with texts (T, D): texts that
-        are nowhere probable left out, unsure patches as patches with like keys, a key's numbers
-        each divided by their length over the patches."""
+        """MaskCLIP's refinements (n, T) of the cosines between its patches and texts (T, D).
+
+        Texts that are improbable at every patch are removed. Patches without a clear text take the
+        probabilities of patches with similar keys; each dimension of the keys is divided by its
+        norm over the patches."""
         cosines = normed(self.last("maskclip")) @ texts.T
         cosines[:, softmax(plan.scale * cosines).max(0) < plan.least] = -100
         if not plan.unsure:
@@ -118,7 +126,8 @@ class Reference:
         return np.where(unsure[:, None], keys @ keys.T @ shares, shares)
 
     def parallel(self, method: str) -> Array:
-        """GEM and CLIP Surgery: six blocks' attention added up beside the network."""
+        """GEM and CLIP Surgery: the edited attention of the last six blocks, summed in a parallel
+        path."""
         first = max(self.depth - 6, 0)
         out = self.inputs[first]
         for block in range(first, self.depth):
@@ -142,9 +151,9 @@ class Reference:
         return self.project(out)[self.prefix :]
 
     def calibrated(self, neighbours: int) -> Array:
-        """SC-CLIP, of 12 blocks."""
+        """SC-CLIP, for 12 blocks."""
         n = len(self.at)
-        tokens = [*self.inputs[1:], None]  # what leaves block i
+        tokens = [*self.inputs[1:], None]  # the output of block i
         last = self.inputs[-1]
         p = last[1:]
         d = ((p[:, None] - p) ** 2).sum(-1)
@@ -187,7 +196,7 @@ class Reference:
         return self.project(average @ first + average @ second)
 
     def residual_cross(self) -> Array:
-        """ResCLIP without its second pass, of 12 blocks."""
+        """ResCLIP without its second pass, for 12 blocks."""
         block = self.depth - 1
         ordinary = []
         for number in range(5, 9):

@@ -8,7 +8,8 @@ from pydicom.dataset import FileMetaDataset
 
 
 def dicom(values: np.ndarray, **tags: object) -> pydicom.Dataset:
-    """An explicit little endian file of grey values (H, W) or frames (N, H, W), 12 bits stored."""
+    """A dataset in explicit little endian with grey values (H, W), or frames (N, H, W), of 12 bits.
+    tags: further DICOM attributes."""
     data = pydicom.Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -26,8 +27,8 @@ def dicom(values: np.ndarray, **tags: object) -> pydicom.Dataset:
     return data
 
 
-def written(data: pydicom.Dataset) -> bytes:
-    """The content of its file."""
+def file_content(data: pydicom.Dataset) -> bytes:
+    """The bytes of the DICOM file."""
     out = io.BytesIO()
     data.save_as(out, enforce_file_format=True)
     return out.getvalue()

@@ -1,6 +1,7 @@
-"""On an NVIDIA GPU the same as on the processor: every network, the main jobs, every objective.
+"""Compare results on an NVIDIA GPU with those on the CPU: every network, the main tasks, every
+objective.
 
-Only where there is one, and is asked for: pytest tests/on_cuda.py
+Run by hand on a machine with a GPU: pytest tests/on_cuda.py
 """
 
 import copy
@@ -13,7 +14,7 @@ import tiny_blip
 import tiny_runs
 import torch
 from PIL import Image
-from shrunk import embeds_text, ids, pixels, shrunk
+from small_models import embeds_text, ids, pixels, shrunk
 from tiny_runs import OBJECTIVES, curve
 from torch import Tensor
 from torch.testing import assert_close
@@ -25,14 +26,14 @@ from patchword.config import ModelConfig
 from patchword.scenes import scene
 from patchword.train import loop, recipe
 
-EXACT = 1e-4  # float32 sums in another order; of probabilities and unit vectors
+TOLERANCE = 1e-4  # of probabilities and unit vectors: float32 sums in another order
 TEXTS = ["a wafer with a scratch", "a perfect wafer", "a red circle", "a blue square"]
 QUESTIONS = ["what defect does the wafer have?", "how many shapes are there?"]
 
 
 @pytest.fixture(autouse=True)
-def exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN rounds what convolutions multiply to ten bits, unless it is told not to."""
+def without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default cuDNN rounds the inputs of convolutions to ten bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -42,24 +43,25 @@ def photos() -> list[Image.Image]:
     return [Image.fromarray(scene(7, i, 128, kind=kinds[i % 2]).image) for i in range(4)]
 
 
-def both(name: str) -> tuple[patchword.Model, patchword.Model]:
+def on_both(name: str) -> tuple[patchword.Model, patchword.Model]:
+    """The model on the CPU, and on the GPU."""
     return patchword.load(name), patchword.load(name, device="cuda")
 
 
 # --- networks
 
 
-def answers(network: torch.nn.Module, config: ModelConfig, device: str) -> list[Tensor]:
-    """Whatever a network says of three images and three texts."""
-    found = []
+def outputs(network: torch.nn.Module, config: ModelConfig, device: str) -> list[Tensor]:
+    """All outputs of a network for three images and three texts."""
+    results = []
     if config.vision is not None:
-        found.append(network.encode_image(pixels(config).to(device)))
+        results.append(network.encode_image(pixels(config).to(device)))
     if embeds_text(config):
-        found.append(network.encode_text(ids(config).to(device)))
+        results.append(network.encode_text(ids(config).to(device)))
     if config.decoder or config.matching:
-        said = network(pixels(config).to(device), ids(config).to(device))
-        found += [each for each in said if each is not None]
-    return found
+        output = network(pixels(config).to(device), ids(config).to(device))
+        results += [each for each in output if each is not None]
+    return results
 
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
@@ -68,64 +70,65 @@ def test_networks(name: str) -> None:
     config = shrunk(variants.VARIANTS[name].config)
     torch.manual_seed(1)
     network = models.build(config).eval()
-    there = copy.deepcopy(network).to("cuda")
-    pairs = zip(answers(network, config, "cpu"), answers(there, config, "cuda"), strict=True)
-    for ours, theirs in pairs:
-        assert theirs.is_cuda
-        assert_close(theirs.cpu(), ours, rtol=EXACT, atol=EXACT)
+    on_gpu = copy.deepcopy(network).to("cuda")
+    pairs = zip(outputs(network, config, "cpu"), outputs(on_gpu, config, "cuda"), strict=True)
+    for expected, result in pairs:
+        assert result.is_cuda
+        assert_close(result.cpu(), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-# --- jobs
+# --- tasks
 
 
 def test_vectors_classes_and_similarity(photos: list[Image.Image]) -> None:
-    here, there = both("demo")
+    here, there = on_both("demo")
     assert there.device.type == "cuda"
     assert here.fingerprint == there.fingerprint
-    np.testing.assert_allclose(there.embed_images(photos), here.embed_images(photos), atol=EXACT)
+    np.testing.assert_allclose(
+        there.embed_images(photos), here.embed_images(photos), atol=TOLERANCE
+    )
     ours, theirs = (m.embed_texts(TEXTS) for m in (here, there))
-    np.testing.assert_allclose(theirs, ours, atol=EXACT)
+    np.testing.assert_allclose(theirs, ours, atol=TOLERANCE)
     ours, theirs = (m.classify(photos, TEXTS) for m in (here, there))
     assert [each[0].label for each in theirs] == [each[0].label for each in ours]
 
 
 def test_compiled(photos: list[Image.Image]) -> None:
-    """Few images as CUDA graphs, whose memory the next call overwrites; many, and those of another
-    thread, without."""
+    """Small batches run as CUDA graphs, whose memory the next call overwrites; large batches and
+    those of another thread run without."""
     here, there = patchword.load("demo"), patchword.load("demo", device="cuda", engine="compile")
     expected = here.embed_images(photos)
     for count in (1, 4, 3, 1):
-        found = [there.embed_images(photos[:count]) for _ in range(3)]
-        for rows in found:
-            np.testing.assert_allclose(rows, expected[:count], atol=EXACT)
+        for rows in [there.embed_images(photos[:count]) for _ in range(3)]:
+            np.testing.assert_allclose(rows, expected[:count], atol=TOLERANCE)
     with ThreadPoolExecutor(1) as pool:
         rows = pool.submit(there.embed_images, photos * 5).result()
-    np.testing.assert_allclose(rows, np.concatenate([expected] * 5), atol=EXACT)
-    np.testing.assert_allclose(there.embed_texts(TEXTS), here.embed_texts(TEXTS), atol=EXACT)
+    np.testing.assert_allclose(rows, np.concatenate([expected] * 5), atol=TOLERANCE)
+    np.testing.assert_allclose(there.embed_texts(TEXTS), here.embed_texts(TEXTS), atol=TOLERANCE)
 
 
 def test_a_changed_weight_counts_at_once(photos: list[Image.Image]) -> None:
     here = patchword.load("demo")
     plain = patchword.load("demo", device="cuda")
-    both_ways = [plain, on_engine(plain, "compile")]
-    for model in both_ways:
+    models_on_gpu = [plain, on_engine(plain, "compile")]
+    for model in models_on_gpu:
         model.embed_images(photos)
     for network in (here.network, plain.network):
         network.image.blocks[0].mlp.fc1.weight.data.mul_(1.5)
-    for model in both_ways:
+    for model in models_on_gpu:
         rows = model.embed_images(photos)
-        np.testing.assert_allclose(rows, here.embed_images(photos), atol=EXACT)
+        np.testing.assert_allclose(rows, here.embed_images(photos), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-blip"])
 def test_heatmaps(photos: list[Image.Image], name: str) -> None:
-    here, there = (m.heatmap(photos[0], TEXTS) for m in both(name))
-    largest = np.nanmax(np.abs(here.values))  # some thousandths, where they are gradients
+    here, there = (m.heatmap(photos[0], TEXTS) for m in on_both(name))
+    largest = np.nanmax(np.abs(here.values))  # gradient maps have values of some thousandths
     np.testing.assert_allclose(there.values / largest, here.values / largest, atol=1e-2)
 
 
 def test_captions_answers_and_matches(photos: list[Image.Image]) -> None:
-    here, there = both("demo-blip")
+    here, there = on_both("demo-blip")
     for options in ({"beams": 1}, {"beams": 3}, {"top_p": 0.9, "seed": 3}):
         ours, theirs = (m.caption(photos, **options) for m in (here, there))
         assert [each.text for each in theirs] == [each.text for each in ours]
@@ -133,7 +136,7 @@ def test_captions_answers_and_matches(photos: list[Image.Image]) -> None:
     assert [each.text for each in theirs] == [each.text for each in ours]
     ours, theirs = (m.match(photos, TEXTS) for m in (here, there))
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-3)
-    np.testing.assert_allclose(theirs.cosines, ours.cosines, atol=EXACT)
+    np.testing.assert_allclose(theirs.cosines, ours.cosines, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -147,23 +150,26 @@ def test_half_precision(photos: list[Image.Image], dtype: torch.dtype) -> None:
 def test_the_command_line(run, photos: list[Image.Image], tmp_path: Path) -> None:
     file = tmp_path / "wafer.png"
     photos[0].save(file)
-    said = {}
+    outputs_by_device = {}
     for device in ("cpu", "cuda", "auto"):
-        done = run("classify", file, "--labels", ",".join(TEXTS), "--device", device)
-        assert done.code == 0, done.err
-        said[device] = done.out
-    assert said["cuda"].split()[0] == said["cpu"].split()[0]
-    assert said["auto"] == said["cuda"]
+        result = run("classify", file, "--labels", ",".join(TEXTS), "--device", device)
+        assert result.code == 0, result.err
+        outputs_by_device[device] = result.out
+    labels = {device: out.split()[0] for device, out in outputs_by_device.items()}
+    assert labels["cuda"] == labels["cpu"]
+    assert outputs_by_device["auto"] == outputs_by_device["cuda"]
 
 
 # --- training
 
 
 def trained(file: Path, out: Path, *changes: str) -> dict[int, float]:
-    """The losses of a run on the GPU, or where `changes` say."""
-    more = [f"out={out}", "engine.device=cuda", *changes]
-    blip = file.stem == "blip"
-    loop.train(recipe.load(file, more) if blip else tiny_runs.load(file, *more))
+    """The losses of a run, by step; on the GPU, unless `changes` name another device."""
+    changes = (f"out={out}", "engine.device=cuda", *changes)
+    if file.stem == "blip":
+        loop.train(recipe.load(file, changes))
+    else:
+        loop.train(tiny_runs.load(file, *changes))
     return curve(out)
 
 
@@ -174,14 +180,14 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tiny_runs.write(tmp_path, request.param)
 
 
-# Negatives are drawn by each device's own generator.
-EVEN = {"blip": tiny_blip.EVEN}
+# Each device draws random negatives by its own generator.
+DETERMINISTIC = {"blip": tiny_blip.DETERMINISTIC}
 
 
-def test_losses_are_those_of_the_processor(file: Path, tmp_path: Path) -> None:
-    even = EVEN.get(file.stem, [])
-    here = trained(file, tmp_path / "cpu", *even, "engine.device=cpu")
-    there = trained(file, tmp_path / "cuda", *even)
+def test_losses_are_those_of_the_cpu(file: Path, tmp_path: Path) -> None:
+    deterministic = DETERMINISTIC.get(file.stem, [])
+    here = trained(file, tmp_path / "cpu", *deterministic, "engine.device=cpu")
+    there = trained(file, tmp_path / "cuda", *deterministic)
     assert list(there) == list(here)
     assert list(there.values()) == pytest.approx(list(here.values()), rel=2e-3)
     model = patchword.load(tmp_path / "cuda" / "model")
@@ -192,13 +198,13 @@ def test_losses_are_those_of_the_processor(file: Path, tmp_path: Path) -> None:
     "change", [[], ["engine.precision=bfloat16"], ["engine.gradient_checkpointing=true"]]
 )
 def test_a_run_in_two_parts_is_one_run(file: Path, tmp_path: Path, change: list[str]) -> None:
-    even = EVEN.get(file.stem, [])
-    whole = trained(file, tmp_path / "whole", *even, *change, "engine.workers=1")
-    trained(file, tmp_path / "parts", *even, *change, "until=3")
-    parts = trained(file, tmp_path / "parts", *even, *change)
+    deterministic = DETERMINISTIC.get(file.stem, [])
+    whole = trained(file, tmp_path / "whole", *deterministic, *change, "engine.workers=1")
+    trained(file, tmp_path / "parts", *deterministic, *change, "until=3")
+    parts = trained(file, tmp_path / "parts", *deterministic, *change)
     assert list(parts.values()) == pytest.approx(list(whole.values()), rel=2e-3)
 
 
 def test_momentum_and_hard_negatives(tmp_path: Path) -> None:
-    found = trained(tiny_blip.write(tmp_path), tmp_path / "run", *tiny_blip.MOMENTUM)
-    assert all(np.isfinite(list(found.values())))
+    losses = trained(tiny_blip.write(tmp_path), tmp_path / "run", *tiny_blip.MOMENTUM)
+    assert all(np.isfinite(list(losses.values())))

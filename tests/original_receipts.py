@@ -1,9 +1,10 @@
-"""Receipts as the original libraries make them, of every tiny checkpoint that the tests write.
+"""Write receipts with the answers of the original libraries, for every tiny checkpoint of the
+tests.
 
     python tests/original_receipts.py      (make receipts)
 
-They are kept in tests/receipts, so that a change of ours is held against what another library once
-answered, on another machine.
+They are stored in tests/receipts, so that our answers are always compared with those of the other
+library, even on another machine.
 """
 
 import importlib
@@ -39,8 +40,8 @@ Writer = Callable[[Path], Reference]
 
 
 def writers() -> dict[str, Writer]:
-    """Name of a receipt -> what writes the checkpoint: MODELS of each reference_*.py that writes
-    checkpoints, and those of the parity tests."""
+    """For each receipt's name the function that writes the checkpoint: those in MODELS of each
+    reference_*.py, and those of the parity tests."""
     families = {"clip": test_parity.CLIPS}
     for path in sorted(Path(__file__).parent.glob("reference_*.py")):
         module = importlib.import_module(path.stem)
@@ -54,13 +55,13 @@ def writers() -> dict[str, Writer]:
 
 
 def slug(name: str) -> str:
-    """A name as a file may have it."""
+    """A name as it is used for files."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @torch.no_grad()
 def receipt(reference: Reference, name: str) -> dict[str, Any]:
-    """What the original library answers, as `patchword.receipts.make` has it of ours."""
+    """The answers of the original library, in the form of `patchword.receipts.make`."""
     image, text, logits = reference.image, reference.text, reference.logits
     return {
         "receipt": VERSION,
@@ -82,14 +83,17 @@ def receipt(reference: Reference, name: str) -> dict[str, Any]:
 
 
 def fits(reference: Reference, text: str) -> bool:
-    """Whether the library cuts a text to the network's positions, or it is short enough."""
-    stated = getattr(reference.network, "config", None)
-    most = getattr(getattr(stated, "text_config", None), "max_position_embeddings", None)
-    return reference.ids is None or most is None or reference.ids([text]).shape[1] <= most
+    """Whether the text's ids, as the library cuts them, fit into the network's positions."""
+    config = getattr(reference.network, "config", None)
+    positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", None)
+    if reference.ids is None or positions is None:
+        return True
+    return reference.ids([text]).shape[1] <= positions
 
 
 def blip(reference: Reference) -> dict[str, Any]:
-    """The stages of transformers' BLIPs. A .pth of the original's has other first tokens."""
+    """The stages of transformers' BLIPs. The original .pth files have other start tokens, so they
+    have no such stages."""
     network: Any = reference.network
     kind = type(network).__name__ if (reference.path / "config.json").is_file() else ""
 
@@ -109,7 +113,7 @@ def blip(reference: Reference) -> dict[str, Any]:
 
 
 def painted(reference: Reference) -> Callable[[Inputs], Tensor] | None:
-    """What gives the patches that transformers' masked autoencoder paints."""
+    """A function for the patches that transformers' masked autoencoder reconstructs."""
     network: Any = reference.network
     if type(network).__name__ != "ViTMAEForPreTraining" or reference.path.is_file():
         return None
@@ -122,7 +126,7 @@ def painted(reference: Reference) -> Callable[[Inputs], Tensor] | None:
 
 
 def library(reference: Reference) -> str:
-    """ "transformers 5.23.0": name and version of the package that the network is of."""
+    """Name and version of the network's package: transformers 5.23.0."""
     module = type(reference.network).__module__.split(".")[0]
     return f"{module} {version(PACKAGES.get(module, module))}"
 
@@ -136,44 +140,40 @@ def batch(inputs: Inputs) -> Tensor | list[Tensor]:
 
 
 def features(reference: Reference, rows: Ids) -> Tensor:
-    """Each row by itself: a fault in the mask of a batch is another matter."""
+    """Features of each row alone, so that batches and their masks play no part."""
     return torch.cat([reference.text(torch.tensor([row])) for row in rows])
 
 
 def class_logits(reference: Reference) -> Callable[[Inputs], Tensor] | None:
-    """What gives logits of classes, for a network that has some."""
+    """A function for the logits of classes, if the network has classes."""
     network: Any = reference.network
     if "ForImageClassification" in type(network).__name__:
-        flexible = type(network).__name__.startswith("Siglip2")
-        return lambda inputs: (
-            (
-                network(**reference_siglip.patches(batch(inputs)))
-                if flexible
-                else network(batch(inputs))
-            ).logits
-        )
+        if type(network).__name__.startswith("Siglip2"):
+            return lambda inputs: network(**reference_siglip.patches(batch(inputs))).logits
+        return lambda inputs: network(batch(inputs)).logits
     if getattr(network, "num_classes", 0) > 0:  # timm
         return lambda inputs: network(batch(inputs))
     return None
 
 
 def attended(reference: Reference) -> bool:
-    """Whether padding tells: features change when it goes, and when other ids stand for it."""
+    """Whether padding is attended to: features change without it, and with other ids in its
+    place."""
     if reference.ids is None or reference.text is None:
         return False
-    row = reference.ids(TEXTS[:2])[1:]  # of the empty text, padded to the other
-    kept = row.shape[1]
-    while kept > 1 and row[0, kept - 2] == row[0, -1]:
-        kept -= 1
-    if kept == row.shape[1]:
+    row = reference.ids(TEXTS[:2])[1:]  # the empty text, padded to the length of the other
+    length = row.shape[1]
+    while length > 1 and row[0, length - 2] == row[0, -1]:
+        length -= 1
+    if length == row.shape[1]:
         return False
     other = row.clone()
-    other[:, kept:] = 5
-    return changes(reference, row, row[:, :kept]) and changes(reference, row, other)
+    other[:, length:] = 5
+    return changes(reference, row, row[:, :length]) and changes(reference, row, other)
 
 
 def changes(reference: Reference, row: Tensor, other: Tensor) -> bool:
-    """Whether other ids give other features, or none: OpenAI's CLIP takes one length only."""
+    """Whether other ids give other features, or an error: OpenAI's CLIP accepts only one length."""
     try:
         assert_close(reference.text(other), reference.text(row))
     except (AssertionError, RuntimeError):
@@ -182,8 +182,8 @@ def changes(reference: Reference, row: Tensor, other: Tensor) -> bool:
 
 
 def main(wanted: Sequence[str]) -> None:
-    """Write the receipts whose names begin with one of `wanted`, or all. Those of checkpoints that
-    are no more go."""
+    """Write the receipts whose names begin with one of `wanted`, or all. Deletes receipts without a
+    checkpoint."""
     FOLDER.mkdir(exist_ok=True)
     known = writers()
     for path in FOLDER.glob("*.json"):

@@ -1,4 +1,4 @@
-"""Photos that the tests share: real ones, which come with the test libraries, and made ones."""
+"""Photos for tests: real ones, which come with installed libraries, and generated ones."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ PREPROCESS = PreprocessConfig(size=(32, 32), resize_to=36)
 
 
 def _of(package: str, folder: str, *names: str) -> list[Path]:
-    """Files in the folder of an installed package, which is not imported for that."""
+    """Paths of files in a folder of an installed package, which is not imported."""
     spec = find_spec(package)
     assert spec is not None, f"{package} is not installed"
     assert spec.origin is not None
@@ -36,19 +36,20 @@ REAL = COLOUR + GREY  # 20 photos of 300 to 1411 pixels a side, PNG and JPEG
 
 
 def photo(seed: int, size: tuple[int, int] = (40, 50)) -> Image.Image:
-    """Smooth noise, (height, width) pixels; each seed another."""
+    """Smooth noise of (height, width) pixels; another image for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def encoded(seed: int, kind: str = "PNG") -> bytes:
+    """`photo(seed)` as the content of an image file."""
     out = io.BytesIO()
     photo(seed).save(out, kind)
     return out.getvalue()
 
 
 def class_folders(root: Path, classes: tuple[str, ...], count: int) -> Path:
-    """`count` photos in a folder per class."""
+    """Write `count` photos of each class into root/CLASS."""
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -57,6 +58,7 @@ def class_folders(root: Path, classes: tuple[str, ...], count: int) -> Path:
 
 
 def tar_of(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a tar file of these contents by name."""
     with tarfile.open(path, "w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)

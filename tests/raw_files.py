@@ -1,4 +1,4 @@
-"""A small DNG, as a camera writes it: samples of a sensor, and a JPEG of the photo beside them."""
+"""A small DNG, as cameras write it: the samples of the sensor and a JPEG preview."""
 
 import io
 import struct
@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_SENSOR, _PREVIEW = 4096, 2048  # where the samples and the directory of the preview lie
+_SENSOR, _PREVIEW = 4096, 2048  # offsets of the samples and of the preview's directory
 _FORMS = {1: "B", 3: "H", 4: "I", 5: "I", 10: "i"}  # TIFF field types; 5 and 10 are fractions
 
 Entry = tuple[int, int, Any]  # tag, type, values
 
 
 def dng(sensor: NDArray[np.uint16], preview: bytes = b"", orientation: int = 1) -> bytes:
-    """sensor: samples (H, W) under a Bayer pattern; preview: a JPEG, b"": none (DNG 1.4)."""
+    """A file of DNG 1.4. sensor: samples (H, W) of a Bayer pattern; preview: a JPEG, or b"" for
+    none."""
     height, width = sensor.shape
     samples = sensor.astype("<u2").tobytes()
     one, none = (1, 1), (0, 1)
@@ -28,26 +29,28 @@ def dng(sensor: NDArray[np.uint16], preview: bytes = b"", orientation: int = 1) 
         (50717, 4, [65535]), (50721, 10, [one, none, none, none, one, none, none, none, one]),
         (50728, 5, [one, one, one]), (50778, 3, [21]),
     ]  # fmt: skip
-    second = b""
+    preview_directory = b""
     if preview:
         with Image.open(io.BytesIO(preview)) as photo:
-            across, down = photo.size
+            columns, rows = photo.size
         main.append((330, 4, [_PREVIEW]))
-        place = _SENSOR + len(samples)
-        inside: list[Entry] = [
-            (254, 4, [1]), (256, 4, [across]), (257, 4, [down]), (258, 3, [8, 8, 8]), (259, 3, [7]),
-            (262, 3, [6]), (273, 4, [place]), (277, 3, [3]), (278, 4, [down]),
-            (279, 4, [len(preview)]),
+        preview_offset = _SENSOR + len(samples)
+        entries: list[Entry] = [
+            (254, 4, [1]), (256, 4, [columns]), (257, 4, [rows]), (258, 3, [8, 8, 8]),
+            (259, 3, [7]), (262, 3, [6]), (273, 4, [preview_offset]), (277, 3, [3]),
+            (278, 4, [rows]), (279, 4, [len(preview)]),
         ]  # fmt: skip
-        second = _directory(inside, _PREVIEW)
-    first = struct.pack("<2sHI", b"II", 42, 8) + _directory(main, 8)
-    return (first.ljust(_PREVIEW, b"\0") + second).ljust(_SENSOR, b"\0") + samples + preview
+        preview_directory = _directory(entries, _PREVIEW)
+    header = struct.pack("<2sHI", b"II", 42, 8) + _directory(main, 8)
+    file = header.ljust(_PREVIEW, b"\0") + preview_directory
+    return file.ljust(_SENSOR, b"\0") + samples + preview
 
 
-def _directory(entries: list[Entry], place: int) -> bytes:
+def _directory(entries: list[Entry], offset: int) -> bytes:
+    """A TIFF directory at this offset in the file, with the values that do not fit into it."""
     entries = sorted(entries)
     table, extra = struct.pack("<H", len(entries)), b""
-    after = place + 2 + 12 * len(entries) + 4
+    extra_offset = offset + 2 + 12 * len(entries) + 4
     for tag, kind, values in entries:
         if kind == 2:
             data = values
@@ -59,6 +62,6 @@ def _directory(entries: list[Entry], place: int) -> bytes:
         if len(data) <= 4:
             table += data.ljust(4, b"\0")
         else:
-            table += struct.pack("<I", after + len(extra))
+            table += struct.pack("<I", extra_offset + len(extra))
             extra += data + b"\0" * (len(data) % 2)
     return table + bytes(4) + extra

@@ -1,4 +1,4 @@
-"""Tiny random BLIPs as transformers writes them, and as the original .pth files name them."""
+"""Tiny random BLIPs as transformers writes them, and with the names of the original .pth files."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from references import Reference, scramble
 from torch import Tensor, nn
 
 SIZE, PATCH = 32, 8
-CLS, SEP = 101, 102  # as bert-base-uncased has them
+CLS, SEP = 101, 102  # as in bert-base-uncased
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
     *("a", "an", "the", "of", "in", "on", "and", "with", "is", "are", "it", "what", "how", "many"),
@@ -99,7 +99,7 @@ def hugging_face_blip(
 
 
 def reference(folder: Path, network: nn.Module, tokenizer: object, processor: object) -> Reference:
-    """What to load, and what the network answers itself."""
+    """The checkpoint, and functions that compute its outputs with transformers."""
 
     def ids(texts: object) -> Tensor:
         return tokenizer(list(texts), padding=True, return_tensors="pt")["input_ids"]
@@ -123,23 +123,24 @@ def reference(folder: Path, network: nn.Module, tokenizer: object, processor: ob
 
 
 def speak(network: nn.Module) -> nn.Module:
-    """A decoder that heeds what it looks at, chooses among words, and ends now and then."""
+    """Change a decoder so that it depends on the image, chooses among real words, and sometimes
+    ends."""
     if not hasattr(network, "text_decoder"):
         return network
     words = network.text_decoder.cls.predictions
     with torch.no_grad():
         for layer in network.text_decoder.bert.encoder.layer:
             layer.crossattention.output.dense.weight.mul_(4)
-        words.bias.fill_(-9.0)  # of ids that stand for no word
+        words.bias.fill_(-9.0)  # for ids without a word
         words.bias[104:DEC] = torch.linspace(-0.5, 0.5, DEC - 104)
         words.bias[SEP] = 2.5
     return network
 
 
 def original_blip(folder: Path, kind: type[nn.Module] | None = None) -> Reference:
-    """A .pth with the original's names; without `kind` the pretrained model, which has them all.
+    """A .pth with the original names; without `kind` the pretrained model, which has all parts.
 
-    Heads and eps are what salesforce/BLIP's code fixes: width / 64 and 1e-6.
+    Heads and eps are fixed in salesforce/BLIP's code: width / 64 and 1e-6.
     """
     networks = original_networks(kind)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,9 +170,9 @@ def original_networks(kind: type[nn.Module] | None) -> list[nn.Module]:
         return [speak(scramble(kind(config)))]
     reader, writer = scramble(RETRIEVAL(config)), speak(scramble(CAPTIONS(config), seed=1))
     writer.vision_model = reader.vision_model
-    lent = writer.text_decoder.bert.state_dict()
-    lent = {name: value for name, value in lent.items() if ".attention." not in name}
-    reader.text_encoder.load_state_dict({**reader.text_encoder.state_dict(), **lent})
+    decoder = writer.text_decoder.bert.state_dict()
+    shared = {name: value for name, value in decoder.items() if ".attention." not in name}
+    reader.text_encoder.load_state_dict({**reader.text_encoder.state_dict(), **shared})
     return [reader, writer]
 
 
@@ -182,7 +183,7 @@ def noise(count: int = 3, seed: int = 5) -> Tensor:
 
 
 def old(name: str) -> str:
-    """transformers' name -> the original's."""
+    """The original name of a tensor of transformers."""
     if name.startswith("vision_model"):
         for theirs, ours in RENAMED:
             name = name.replace(theirs, ours)

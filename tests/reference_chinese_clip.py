@@ -57,13 +57,13 @@ def build(act: str = "quick_gelu", text_act: str = "gelu", **both: object) -> nn
 
 
 def tokenizer() -> transformers.BertTokenizer:
-    """Its BertTokenizer, with a small vocabulary."""
+    """Chinese-CLIP's BertTokenizer with a small vocabulary."""
     vocab = {token: id_ for id_, token in enumerate(bert_vocabulary())}
     return transformers.BertTokenizer(vocab=vocab)
 
 
 def ids(texts: list[str]) -> Tensor:
-    """Ids by it, padded to the longest."""
+    """Ids by `tokenizer`, padded to the longest text."""
     rows = tokenizer()(
         list(texts), padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt"
     )
@@ -71,7 +71,8 @@ def ids(texts: list[str]) -> Tensor:
 
 
 def answers(path: Path, network: nn.Module, pixels: Callable[..., Tensor]) -> Reference:
-    """What a ChineseCLIPModel says itself; padding is masked as its processor does."""
+    """The checkpoint, and functions that compute its outputs with a ChineseCLIPModel; padding is
+    masked as by its processor."""
 
     def mask(tokens: Tensor) -> Tensor:
         return (tokens != PAD).long()
@@ -118,7 +119,7 @@ def hugging_face(
 
 
 def original(folder: Path) -> Reference:
-    """A ViT as OFA-Sys/Chinese-CLIP saves it, its tensors those of transformers renamed."""
+    """A ViT as OFA-Sys/Chinese-CLIP saves it: the renamed tensors of transformers."""
     network = build(**WIDE)
     _save(folder, _original_names(network.state_dict()))
     return answers(folder, network, transform(SIZE))
@@ -177,7 +178,7 @@ def _original_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(folder: Path, state: dict[str, Tensor]) -> None:
-    """A training checkpoint with its vocabulary beside it."""
+    """Write a training checkpoint and its vocabulary."""
     folder.mkdir()
     named = {f"module.{name}": value for name, value in state.items()}
     for kind in ("weight", "bias"):

@@ -1,4 +1,4 @@
-"""Tiny masked autoencoders: as transformers writes them, as they are on the hub, the original."""
+"""Tiny masked autoencoders as transformers writes them, as on the hub, and as the original."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 PREPROCESSOR = "preprocessor_config.json"
-# What the hub's repositories, older than transformers 5, call a decoder's blocks and state.
+# Names of the decoder's blocks in transformers 5 and in the older repositories of the hub.
 BLOCKS_5, BLOCKS = "decoder.decoder_encoder.layer.", "decoder.decoder_layers."
 OLD_PREPROCESSOR = {
     "do_normalize": True,
@@ -33,7 +33,7 @@ TINY = {
     "decoder_hidden_size": 32, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 60, "image_size": SIZE, "patch_size": PATCH,
 }  # fmt: skip
-# The narrowest whose number of heads the original code states; kept small by one short block.
+# The narrowest width for which the original code has a number of heads, with one small block.
 ORIGINAL = TINY | {
     "hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 64,
     "decoder_num_attention_heads": 16, "layer_norm_eps": 1e-6,
@@ -53,13 +53,13 @@ def features(network: Any) -> Callable[[Tensor], Tensor]:
     """The class token (B, D) of the encoder on whole images: nothing masked, patches in order."""
     encoder = network.vit if hasattr(network, "vit") else network
     config = transformers.ViTMAEConfig(**{**encoder.config.to_dict(), "mask_ratio": 0.0})
-    whole = transformers.ViTMAEModel(config).eval()
-    whole.load_state_dict(encoder.state_dict())
+    unmasked = transformers.ViTMAEModel(config).eval()
+    unmasked.load_state_dict(encoder.state_dict())
 
     def run(pixels: Tensor) -> Tensor:
-        count = whole.embeddings.patch_embeddings.num_patches
+        count = unmasked.embeddings.patch_embeddings.num_patches
         in_order = torch.arange(float(count)).expand(len(pixels), -1)
-        return whole(pixels, noise=in_order).last_hidden_state[:, 0]
+        return unmasked(pixels, noise=in_order).last_hidden_state[:, 0]
 
     return run
 
@@ -135,7 +135,7 @@ RENAMED = {
     "layernorm_after": "norm2",
     "attention.o_proj": "attn.proj",
     "attention.q_proj": "attn.qkv",
-}  # as transformers' convert_vit_mae_to_pytorch.py has it, the other way round
+}  # the inverse of transformers' convert_vit_mae_to_pytorch.py
 
 
 def _original_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Models of open_clip as it writes them to the hub, tokenizer included, each with its answers."""
+"""Small models of open_clip as it writes them to the hub, with tokenizers, and their outputs."""
 
 import copy
 import re
@@ -30,7 +30,7 @@ LETTERS = [chr(i) for i in range(33, 127)]
 TRUNK = 48  # width of a shrunk timm tower: 8, 12 and 16 heads divide it
 CONTEXT = 12
 
-# What the hub's microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224 states.
+# The config of microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224 on the hub.
 BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 BIOMED = {
     "vision_cfg": {
@@ -54,7 +54,7 @@ CLIPA_IMAGES = {
 
 
 def unigram(specials: Sequence[str], start: str = "", end: str = "</s>", pad: str = "<pad>") -> Any:
-    """A SentencePiece-like tokenizer as T5's, Gemma's and XLM's; `specials` are its first ids."""
+    """A SentencePiece tokenizer like those of T5, Gemma and XLM; `specials` are its first ids."""
     pieces = [*LETTERS, "\u2581", *(f"\u2581{word}" for word in WORDS)]
     vocab = [(token, 0.0) for token in specials]
     vocab += [(piece, -1.0 - i / 100) for i, piece in enumerate(reversed(pieces))]
@@ -68,7 +68,7 @@ def unigram(specials: Sequence[str], start: str = "", end: str = "</s>", pad: st
 
 
 def word_pieces() -> Any:
-    """BERT's tokenizer in small."""
+    """A small tokenizer like BERT's."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     tokens = [*specials, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS[:8]]
     backend = Tokenizer(
@@ -86,7 +86,7 @@ def word_pieces() -> Any:
 
 T5 = partial(unigram, ["<pad>", "</s>", "<unk>"])
 
-# By the start of hf_tokenizer_name: tokenizers with the special ids of those of that name.
+# By the start of hf_tokenizer_name: tokenizers with the same special ids as the real ones.
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "timm/ViT-.*SigLIP2": partial(
         unigram, ["<pad>", "<eos>", "<bos>", "<unk>"], end="<eos>", pad="<pad>"
@@ -101,7 +101,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 
 
 def tokenizer_of(config: dict[str, Any], folder: Path) -> HFTokenizer:
-    """What open_clip's get_tokenizer makes of a text_cfg, with a vocabulary that fits in a test."""
+    """The tokenizer of open_clip's get_tokenizer for a text_cfg, with a small vocabulary."""
     text = config["text_cfg"]
     name = text.get("hf_tokenizer_name", "")
     make = next(make for start, make in TOKENIZERS.items() if re.match(start, name))
@@ -111,14 +111,14 @@ def tokenizer_of(config: dict[str, Any], folder: Path) -> HFTokenizer:
 
 @cache
 def written_tokenizer(size: int) -> HFTokenizer:
-    """CLIP's tokenizer as transformers has it, which open_clip writes for its own."""
+    """transformers' form of CLIP's tokenizer, which open_clip writes instead of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         save_clip_tokenizer(scratch, size)
         return HFTokenizer(scratch)
 
 
 def tiny_bert(name: str) -> Any:
-    """A small configuration of the kind of text tower that open_clip takes from transformers."""
+    """A small config of a text tower that open_clip takes from transformers."""
     sizes = {
         "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300,
         "intermediate_size": 160, "max_position_embeddings": CONTEXT + 6,
@@ -130,7 +130,7 @@ def tiny_bert(name: str) -> Any:
 
 
 def network_of(config: dict[str, Any]) -> nn.Module:
-    """open_clip's network of a configuration, its image tower from timm, if it is, made small."""
+    """open_clip's network of a config; towers of timm and transformers are made small."""
     arguments = copy.deepcopy(config)
     borrowed = "hf_model_name" in arguments["text_cfg"]
     custom = arguments.pop("custom_text", borrowed)
@@ -147,7 +147,7 @@ def network_of(config: dict[str, Any]) -> nn.Module:
 
 
 def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) -> Reference:
-    """open_clip's model of a configuration, as `push_to_hf_hub` writes it.
+    """open_clip's model of a config, as `push_to_hf_hub` writes it.
 
     images: its preprocess_cfg.
     """
@@ -180,7 +180,8 @@ def open_clip_hub(folder: Path, config: dict[str, Any], images: dict[str, Any]) 
 
 
 def shrunk(name: str, **changes: Any) -> dict[str, Any]:
-    """The configuration that open_clip ships under `name`, with its options but hardly any size."""
+    """The config that open_clip includes under `name`, with its options but little width and depth.
+    changes: "part__option" changes an option of vision_cfg or text_cfg."""
     config = copy.deepcopy(BIOMED if name == "BiomedCLIP" else open_clip.get_model_config(name))
     vision, text = config["vision_cfg"], config["text_cfg"]
     trunk = vision.get("timm_model_name")

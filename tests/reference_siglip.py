@@ -22,7 +22,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 
 CONTEXT = 64
-MOST = 20  # patches; positions are of 16
+MAX_PATCHES = 20  # there are positions for 16
 CLASSES = {0: "bear", 1: "cat", 2: "dog", 3: "owl", 4: "ram"}
 LETTERS = string.ascii_lowercase + string.digits + string.ascii_uppercase
 WORDS = ("▁a", "▁photo", "▁of", "▁cat", "▁dog", "▁red", "ird", "▁on", "▁the", "er", "▁word")
@@ -36,8 +36,8 @@ TEXT = {
 
 
 def sentencepiece(normalised: bool = True) -> transformers.PreTrainedTokenizerFast:
-    """Unigrams as SigLIP's: "</s>" ends and pads. normalised: tokenizer.json lowers case and drops
-    punctuation itself, as the one of the hub's repositories does."""
+    """A Unigram tokenizer like SigLIP's: "</s>" ends and pads. normalised: tokenizer.json itself
+    lowers case and drops punctuation, as in the hub's repositories."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *WORDS, *LETTERS, *".,!&;_"]
     scores = [-float(i % 17) - 3 * (len(piece) == 1) for i, piece in enumerate(pieces)]
     backend = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=2))
@@ -55,7 +55,8 @@ def sentencepiece(normalised: bool = True) -> transformers.PreTrainedTokenizerFa
 
 
 def gemma() -> transformers.Siglip2Tokenizer:
-    """A byte-pair encoding as SigLIP 2's: lower case, "<eos>" ends, "<pad>" pads on the right."""
+    """A byte-pair tokenizer like SigLIP 2's: lower case, "<eos>" ends, "<pad>" pads on the
+    right."""
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
     tokens += ["ca", "cat", "do", "dog", "re", "red", *(f"<0x{i:02X}>" for i in range(256)), "&"]
     return transformers.Siglip2Tokenizer(
@@ -67,14 +68,14 @@ def gemma() -> transformers.Siglip2Tokenizer:
 
 
 def padded(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    """Ids as SigLIP was trained with: always CONTEXT of them."""
+    """Ids (N, CONTEXT): SigLIP was trained with texts padded to the context length."""
     return tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
     )["input_ids"]  # type: ignore[no-any-return]
 
 
 def scrambled(network: nn.Module) -> Any:
-    """`scramble`, and a scale and bias as the published models have them."""
+    """`scramble`, with the scale and bias of the published models."""
     scramble(network)
     if hasattr(network, "logit_scale"):
         with torch.no_grad():
@@ -173,7 +174,7 @@ def naflex(folder: Path, tokenizer: Any = None, **tower: Any) -> Reference:
     processor = _flexible_processor(folder)
     return Reference(
         folder,
-        lambda image: whole(processor(image, return_tensors="pt")),
+        lambda image: from_patches(processor(image, return_tensors="pt")),
         lambda images: network.get_image_features(**patches(images)).pooler_output,
         lambda texts: padded(tokenizer, texts),
         lambda ids: network.get_text_features(ids).pooler_output,
@@ -190,7 +191,7 @@ def naflex_vision(folder: Path) -> Reference:
     processor = _flexible_processor(folder)
     return Reference(
         folder,
-        lambda image: whole(processor(image, return_tensors="pt")),
+        lambda image: from_patches(processor(image, return_tensors="pt")),
         lambda images: network(**patches(images)).pooler_output,
         network=network,
     )
@@ -211,16 +212,16 @@ def naflex_classifier(folder: Path) -> Reference:
 
     return Reference(
         folder,
-        lambda image: whole(processor(image, return_tensors="pt")),
+        lambda image: from_patches(processor(image, return_tensors="pt")),
         features,
         network=network,
     )
 
 
 def patches(images: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Images (3, h, w) as Siglip2Model takes them, padded to MOST patches."""
+    """Images (3, h, w) as Siglip2Model takes them, padded to MAX_PATCHES patches."""
     rows = [convert_image_to_patches(image.numpy(), PATCH) for image in images]
-    values, masks = zip(*(pad_along_first_dim(row, MOST) for row in rows), strict=True)
+    values, masks = zip(*(pad_along_first_dim(row, MAX_PATCHES) for row in rows), strict=True)
     shapes = [(image.shape[1] // PATCH, image.shape[2] // PATCH) for image in images]
     return {
         "pixel_values": torch.from_numpy(np.stack(values)),
@@ -229,8 +230,8 @@ def patches(images: Sequence[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def whole(batch: Any, patch: int = PATCH) -> Tensor:
-    """The inverse for one image that a processor cut into patches: (3, h, w)."""
+def from_patches(batch: Any, patch: int = PATCH) -> Tensor:
+    """The image (3, h, w) that a processor cut into patches."""
     rows, columns = batch["spatial_shapes"][0].tolist()
     assert batch["pixel_attention_mask"][0].sum() == rows * columns
     values = batch["pixel_values"][0][: rows * columns]
@@ -245,7 +246,7 @@ def _processor(folder: Path, size: int = SIZE) -> Any:
 
 
 def _flexible_processor(folder: Path) -> Any:
-    processor = transformers.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=MOST)
+    processor = transformers.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=MAX_PATCHES)
     processor.save_pretrained(folder)
     return processor
 

@@ -12,7 +12,7 @@ import transformers
 from references import Reference, scramble
 from timm.models import save_for_hf
 
-SIZE, WINDOW = 56, 4  # 28 patches a side: 7 windows, then 14, 7 patches that 4 does not divide
+SIZE, WINDOW = 56, 4  # 28 patches a side, in 7 windows; then 14 and 7, which are not divisible by 4
 
 
 def hf_swin(
@@ -51,7 +51,7 @@ def timm_swin(folder: Path, size: int = SIZE, **arguments: Any) -> Reference:
     network = scramble(timm.create_model(name, **(sizes | heads | arguments)))
     for layer in network.layers:
         for block in layer.blocks:
-            block._init_buffers()  # its masks, scrambled too
+            block._init_buffers()  # its attention masks, which `scramble` has changed
     save_for_hf(network, str(folder), safe_serialization=True)
     data = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=network)
     return Reference(

@@ -63,11 +63,11 @@ def _hf(folder: Path, network: Any, processor: Any) -> Reference:
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
     tower = getattr(network, network.base_model_prefix, network)
-    taught = hasattr(network, "distillation_classifier")
+    distilled = hasattr(network, "distillation_classifier")
 
     def image(pixels: Any) -> Any:
         tokens = tower(pixels).last_hidden_state
-        return tokens[:, :2].mean(dim=1) if taught else tokens[:, 0]
+        return tokens[:, :2].mean(dim=1) if distilled else tokens[:, 0]
 
     return Reference(
         folder,
@@ -81,7 +81,7 @@ def _timm(name: str = "vit_tiny_patch16_224", **arguments: Any) -> Callable[[Pat
     return lambda folder: timm_vit(folder, name, **arguments)
 
 
-# No architecture has these as they are: class token, average, norm before it, and so on.
+# A combination that no published architecture has.
 MIXED = {"global_pool": "avg", "fc_norm": False, "reg_tokens": 3, "qk_norm": True}
 SHORT = {"embed_dim": 60}  # for 5 or 10 heads
 

@@ -1,7 +1,7 @@
-"""Tiny random models that the original libraries write to disk, and their answers.
+"""Tiny random models that the original libraries write to disk, and the outputs to compare with.
 
-Weights are scrambled after building: the libraries' own initial values are so small that a wrong
-activation would hardly show.
+Weights are replaced by larger random values: with the libraries' own initial values, which are
+very small, a wrong activation function would hardly change the outputs.
 """
 
 # ruff: noqa: E402  # some imports must be prepared
@@ -44,24 +44,25 @@ from patchword.errors import CheckpointError
 SIZE = 32  # pixels
 PATCH = 8
 WEIGHTS = "model.safetensors"
-_clip_tokenizer = functools.cache(clip_tokenizer)  # to give ids, never to be changed or saved
+_clip_tokenizer = functools.cache(clip_tokenizer)  # shared, so it must not be changed or saved
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model of another library: what to load, and what it answers itself."""
+    """A checkpoint of another library, and functions that compute its outputs with that library."""
 
     path: Path
-    pixels: Callable[[Image.Image], Tensor]  # (3, S, S), by its own preprocessing
+    pixels: Callable[[Image.Image], Tensor]  # (3, S, S), by the library's preprocessing
     image: Callable[[Tensor], Tensor]  # pixels (B, 3, S, S) -> features (B, D), not normalised
-    ids: Callable[[Sequence[str]], Tensor] | None = None  # by its own tokenizer
+    ids: Callable[[Sequence[str]], Tensor] | None = None  # by the library's tokenizer
     text: Callable[[Tensor], Tensor] | None = None
     logits: Callable[[Tensor, Tensor], Tensor] | None = None  # (pixels, ids) -> (B, T)
     network: nn.Module | None = None
 
 
 def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Parameters and statistics of a size at which every part of the network counts."""
+    """Fill parameters and running statistics with values large enough that every part of the
+    network affects the outputs. Returns the network in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in [*network.named_parameters(), *network.named_buffers()]:
@@ -71,8 +72,8 @@ def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
             if name.endswith("running_var"):
                 value.copy_(1 + 0.3 * noise.abs())
             elif value.ndim == 1:
-                one = name.endswith("weight")  # of a norm
-                value.copy_(one + 0.3 * noise)
+                centre = 1.0 if name.endswith("weight") else 0.0  # weights of norms are around 1
+                value.copy_(centre + 0.3 * noise)
             else:
                 value.copy_(noise * min(0.5, 1.5 * value[0].numel() ** -0.5))
     return network.eval()
@@ -127,7 +128,8 @@ def hugging_face(
 def open_clip_model(
     folder: Path, vision: dict[str, Any], binary: bool = False, **model: Any
 ) -> Reference:
-    """open_clip's CLIP as `push_to_hf_hub` writes it."""
+    """open_clip's CLIP as `push_to_hf_hub` writes it. vision: its vision_cfg; binary: as a .bin
+    file; model: further keys of its config."""
     text = {"width": 32, "heads": 2, "layers": 2, **model.pop("text", {})}
     config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text, **model}
     torch.manual_seed(0)
@@ -163,8 +165,8 @@ def openai_archive(path: Path, resnet: bool = False) -> Reference:
     convert_weights(network)
     example = torch.zeros(1, 3, vision[0], vision[0]), torch.zeros(1, 77, dtype=torch.long)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of what it freezes, and of its age
-        # Its own check compares names of modules, and fails when a network casts to half.
+        warnings.simplefilter("ignore")  # of tracing: constants, and its deprecation
+        # check_trace fails for a network that casts to half.
         torch.jit.trace(network, example, check_trace=False).save(path)
         network, transform = clip.load(str(path), device="cpu", jit=False)
     return Reference(
@@ -194,18 +196,18 @@ def timm_vit(folder: Path, name: str = "vit_tiny_patch16_224", **arguments: Any)
 
 
 def edit_json(path: Path, **changes: Any) -> None:
-    """Change values of a JSON file; a dotted key goes down, None removes."""
-    stated = json.loads(path.read_text())
+    """Change values of a JSON file. "a__b" is key b inside a; None removes a key."""
+    content = json.loads(path.read_text())
     for key, value in changes.items():
         *parents, last = key.split("__")
-        place = stated
+        inner = content
         for parent in parents:
-            place = place[parent]
+            inner = inner[parent]
         if value is None:
-            place.pop(last, None)
+            inner.pop(last, None)
         else:
-            place[last] = value
-    path.write_text(json.dumps(stated))
+            inner[last] = value
+    path.write_text(json.dumps(content))
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -215,11 +217,11 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     safetensors.torch.save_file(tensors, path)
 
 
-def fails(path: Path, *said: str) -> str:
-    """Loading raises one CheckpointError that says all of these."""
-    with pytest.raises(CheckpointError) as caught:
+def fails(path: Path, *parts: str) -> str:
+    """Check that loading raises a CheckpointError whose message has all these parts. Returns it."""
+    with pytest.raises(CheckpointError) as error_info:
         checkpoints.load(path)
-    message = str(caught.value)
-    for part in said:
+    message = str(error_info.value)
+    for part in parts:
         assert part in message, message
     return message

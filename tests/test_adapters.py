@@ -15,7 +15,7 @@ import peft
 import pytest
 import torch
 import transformers
-from ran import Run
+from cli_runner import Run
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import clip_tokenizer
 from torch import Tensor, nn

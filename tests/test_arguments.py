@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip, tiny_vit
+from small_models import tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
 from patchword import bundle

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.atomic_write import replacing, write

@@ -15,12 +15,12 @@ import pytest
 import reference_chinese_clip
 import tiny_tokenizers
 import torch
+from cli_runner import Run
 from numpy.testing import assert_allclose
 from photos import CAT, FLOWER
-from ran import Run
 from reference_blip import DEC, SEP, bert_tokenizer, hugging_face_blip
 from references import Reference, hugging_face
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet
 from torch.testing import assert_close
 
 import patchword

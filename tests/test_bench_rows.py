@@ -10,7 +10,7 @@ import pytest
 import run_all
 from known_gaps import UNKNOWN, why
 from report import END, RESULTS, START, curves, report
-from rows import Rows, in_turn, rates, stored
+from rows import Rows, median_seconds, rates, read_rows
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_is_no_measurement_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="a"):
         rows.add("a", unit, ("peer", 1), ("patchword", value), **more)
-    assert stored(rows.path) == []
+    assert read_rows(rows.path) == []
 
 
 def test_a_row_stands_in_place_of_an_older_one_and_is_kept_while_nothing_changed(
@@ -46,11 +46,11 @@ def test_a_row_stands_in_place_of_an_older_one_and_is_kept_while_nothing_changed
     for value in (2, 3):
         rows.add("a", "ms", ("peer", 1), ("patchword", value), axis="batch", at=8)
     rows.add("a", "ms", ("peer", 1), ("patchword", 4), axis="batch", at=16)
-    assert [(row.at, row.our_value) for row in stored(rows.path)] == [(8, 3), (16, 4)]
-    assert rows.done("a", "batch", 8)
-    assert not rows.done("a")
+    assert [(row.at, row.our_value) for row in read_rows(rows.path)] == [(8, 3), (16, 4)]
+    assert rows.is_measured("a", "batch", 8)
+    assert not rows.is_measured("a")
     (tmp_path / "script.py").write_text("changed")
-    assert not Rows(rows.path, script=str(tmp_path / "script.py")).done("a", "batch", 8)
+    assert not Rows(rows.path, script=str(tmp_path / "script.py")).is_measured("a", "batch", 8)
 
 
 def test_ways_take_turns_and_the_first_rounds_do_not_count() -> None:
@@ -63,7 +63,7 @@ def test_ways_take_turns_and_the_first_rounds_do_not_count() -> None:
         now += {"a": 1, "b": 2}[name] if len(calls) > 2 else 100
 
     ways = {name: lambda name=name: work(name) for name in ("a", "b")}
-    seconds = in_turn(ways, rounds=3, warm=1, clock=lambda: now)
+    seconds = median_seconds(ways, rounds=3, warm_up=1, clock=lambda: now)
     assert calls == ["a", "b"] * 4
     assert rates(8, seconds) == {"a": 8, "b": 4}
 
@@ -80,7 +80,7 @@ def test_a_misspelt_benchmark_is_refused(
 def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path: Path) -> None:
     for at in (1, 8):
         values = {"peer": 10 * at, "patchword": 11 * at}
-        rows.beside("towers", "images/s", values, 1.2, axis="batch", at=at)
+        rows.add_peers("towers", "images/s", values, 1.2, axis="batch", at=at)
     page = tmp_path / "page.md"
     page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     report(rows.path, page)
@@ -92,7 +92,7 @@ def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path
     assert f"| towers, batch 8, images/s {said}" in text
     assert "![Cost against batch](batch.png)" in text
     assert (tmp_path / "batch.png").stat().st_size > 1000
-    (lines,) = curves(stored(rows.path))["batch"].values()
+    (lines,) = curves(read_rows(rows.path))["batch"].values()
     assert lines == {"peer": {1: 10, 8: 80}, "patchword": {1: 11, 8: 88}}
     page.write_text("no marks")
     with pytest.raises(ValueError, match="does not hold"):
@@ -100,7 +100,7 @@ def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path
 
 
 def test_every_row_that_is_behind_says_why(rows: Rows, tmp_path: Path) -> None:
-    assert [row.title for row in stored(RESULTS) if row.missed and why(row) == UNKNOWN] == []
+    assert [row.title for row in read_rows(RESULTS) if row.missed and why(row) == UNKNOWN] == []
     for at in (1, 8):
         rows.add("a", "ms", ("peer", 1), ("patchword", 3), limit=1, axis="batch", at=at)
     page = tmp_path / "page.md"

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from formulas import log_softmax
+from loss_formulas import log_softmax
 from reference_blip import CAPTIONS, DEC, QUESTIONS, RETRIEVAL, hugging_face_blip, noise
 from scipy.stats import chisquare
-from tiny_blip import ALONE, EVEN, MOMENTUM, features, jolt, run_and_batches, write
+from tiny_blip import (
+    DETERMINISTIC,
+    MOMENTUM,
+    ONE_PROCESS,
+    features,
+    perturb_average,
+    run_and_batches,
+    write,
+)
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -47,7 +55,9 @@ def learns(model: Bundle, **blip: object) -> BlipObjective:
     """An objective with only these losses, for a model in evaluation mode."""
     weights = {"contrast": 0.0, "match": 0.0, "caption": 0.0, **blip}
     plan = Recipe("", (), 1, "blip", label_smoothing=0.1, blip=BlipLosses(**weights))
-    return BlipObjective(InitialModel(model.network, model.config, model.tokenizer), plan, ALONE)
+    return BlipObjective(
+        InitialModel(model.network, model.config, model.tokenizer), plan, ONE_PROCESS
+    )
 
 
 def batch_of(
@@ -347,9 +357,15 @@ def test_pairs_that_are_true_are_no_negatives(path: Path, changes: list[str]) ->
 def test_momentum_and_queue_equal_the_originals_arithmetic(path: Path) -> None:
     """Against models/blip_pretrain.py and, for several positives, models/blip_retrieval.py. The
     features are those of networks with the weights of the momentum encoders."""
-    changes = [*EVEN, *MOMENTUM, "blip.caption=0", "blip.answer=0", "blip.soft_targets=0.4"]
+    changes = [
+        *DETERMINISTIC,
+        *MOMENTUM,
+        "blip.caption=0",
+        "blip.answer=0",
+        "blip.soft_targets=0.4",
+    ]
     run, batches = run_and_batches(path, *changes)
-    jolt(run)
+    perturb_average(run)
     queue: list[tuple[np.ndarray, np.ndarray, frozenset[str]]] = []  # newest first
     for step, batch in enumerate(batches):
         says = [frozenset([str((i * (step + 2)) % 5)]) for i in range(8)]

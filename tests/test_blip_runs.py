@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import tiny_blip
 import torch
-from formulas import log_softmax
+from loss_formulas import log_softmax
 from PIL import Image
 from tiny_blip import (
-    ALONE,
     APART,
     CASES,
-    EVEN,
+    DETERMINISTIC,
     MOMENTUM,
+    ONE_PROCESS,
     features,
     gradients,
-    jolt,
+    perturb_average,
     run_and_batches,
     write,
 )
@@ -49,8 +49,8 @@ def path(tmp_path: Path) -> Path:
 def test_micro_batches_with_momentum_change_nothing(path: Path, size: int) -> None:
     found = []
     for changes in ([], [f"micro_batch={size}"]):
-        run, batches = run_and_batches(path, *EVEN, *MOMENTUM, *changes)
-        jolt(run)
+        run, batches = run_and_batches(path, *DETERMINISTIC, *MOMENTUM, *changes)
+        perturb_average(run)
         batches[1].has_question[2:6] = False  # a part without a question
         found.append([gradients(run, batch, step) for step, batch in enumerate(batches)])
     assert_close(found[1], found[0])
@@ -60,7 +60,7 @@ def test_micro_batches_with_momentum_change_nothing(path: Path, size: int) -> No
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The gradients of each case in two processes."""
     folder = tmp_path_factory.mktemp("cases")
-    tiny_blip.together(2, write(folder), list(CASES), folder)
+    tiny_blip.save_case_gradients(2, write(folder), list(CASES), folder)
     return folder
 
 
@@ -68,7 +68,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_have_the_gradient_of_one(cases: Path, case: str) -> None:
     """With DistributedDataParallel, and with FSDP; and the same queue, whose keys do not depend on
     the process."""
-    alone = tiny_blip.several(cases / "blip.toml", case, ALONE)
+    alone = tiny_blip.case_gradients(cases / "blip.toml", case, ONE_PROCESS)
     assert case not in ("plain", "momentum") or alone[0]["text.token_embed.weight"].any()
     for rank in (0, 1):
         found = torch.load(cases / f"{case} {rank}.pt")
@@ -105,7 +105,7 @@ def test_interrupted_runs_continue_bit_for_bit(
         ([*MOMENTUM, "blip.contrast=0"], "blip.momentum needs blip.contrast"),
         ([*MOMENTUM, "engine.parallel=fsdp"], 'momentum needs engine.parallel = "ddp"'),
         (["micro_batch=2"], "with micro_batch, blip.contrast needs blip.momentum"),
-        ([*EVEN, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
+        ([*DETERMINISTIC, "blip.contrast=0", "blip.caption=0", "blip.answer=0"], "learns nothing"),
         (["blip.texts=0"], "texts is 0"),
         (
             ["blip.text_from_decoder=true"],
@@ -129,7 +129,7 @@ def test_interrupted_runs_continue_bit_for_bit(
 )
 def test_recipes_that_cannot_be(path: Path, changes: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        loop.Run(recipe.load(path, changes), ALONE)
+        loop.Run(recipe.load(path, changes), ONE_PROCESS)
 
 
 def without(part: str) -> str:
@@ -143,13 +143,13 @@ def test_questions_without_a_decoder_that_asks(tmp_path: Path) -> None:
     none = ["model.blip.writes_captions=false", "model.blip.shared_decoder=false", "blip.caption=0"]
     silent = recipe.load(write(tmp_path, without("blip.decoder")), none)
     with pytest.raises(RecipeError, match=lacks):
-        loop.Run(silent, ALONE)
+        loop.Run(silent, ONE_PROCESS)
     file = write(tmp_path, without("text"))
     alone = ["blip.contrast=0", "blip.match=0", "model.blip.matching=false", "model.embed_dim=0"]
     alone.append("model.blip.shared_decoder=false")
     with pytest.raises(RecipeError, match=lacks):
-        loop.Run(recipe.load(file, alone), ALONE)
-    config = loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ALONE).initial.config
+        loop.Run(recipe.load(file, alone), ONE_PROCESS)
+    config = loop.Run(recipe.load(file, [*alone, "blip.answer=0"]), ONE_PROCESS).initial.config
     assert config.writes_captions
 
 
@@ -163,7 +163,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("changes", [[], ["blip.match=0", "blip.caption=0", "blip.answer=0"]])
 def test_a_clip_is_no_blip(tmp_path: Path, clip: Path, changes: list[str]) -> None:
     with pytest.raises(RecipeError, match="needs a BLIP"):
-        loop.Run(recipe.load(write(tmp_path, ""), [f"init={clip}", *changes]), ALONE)
+        loop.Run(recipe.load(write(tmp_path, ""), [f"init={clip}", *changes]), ONE_PROCESS)
 
 
 # What a run starts from
@@ -175,7 +175,7 @@ def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
     the root of 6 / 2D."""
     changes = [f"init={clip}", 'fresh=["text", "decoder", "match_head", "image.head.bias"]']
     plain, sharp = (
-        loop.Run(recipe.load(path, [*changes, *more]), ALONE).network
+        loop.Run(recipe.load(path, [*changes, *more]), ONE_PROCESS).network
         for more in ([], ["blip.sincos_positions=2.5", "blip.cross_query_scale=3"])
     )
     added = sharp.image.pos_embed - plain.image.pos_embed
@@ -188,7 +188,7 @@ def test_positions_and_queries_to_start_with(path: Path, clip: Path) -> None:
             assert block.attn.proj.weight.abs().max() <= (6 / 64) ** 0.5
     first = loop.train(recipe.load(path, ["steps=1"])).folder
     again = loop.Run(
-        recipe.load(path, [f"init={first}", "blip.cross_query_scale=3"]), ALONE
+        recipe.load(path, [f"init={first}", "blip.cross_query_scale=3"]), ONE_PROCESS
     ).network
     assert_close(again.state_dict(), patchword.load(first).network.state_dict(), rtol=0, atol=0)
 
@@ -211,7 +211,9 @@ def test_words_that_see_patches_alone(path: Path) -> None:
 
 
 def test_a_text_tower_that_starts_as_the_decoder(path: Path) -> None:
-    network = loop.Run(recipe.load(path, [*APART, "blip.text_from_decoder=true"]), ALONE).network
+    network = loop.Run(
+        recipe.load(path, [*APART, "blip.text_from_decoder=true"]), ONE_PROCESS
+    ).network
     decoder = dict(network.decoder.named_parameters())
     own = {n: p for n, p in network.text.named_parameters() if not n.startswith("head.")}
     assert len(own) > 30

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from layouts import rng
+from cli_runner import CommandResult, Run
+from dataset_layouts import rng
+from forked_processes import start_command
 from numpy.testing import assert_allclose
 from photos import PREPROCESS, photo, tar_of
 from PIL import Image
-from processes import command
-from ran import Ran, Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints
@@ -105,7 +105,7 @@ def written(folder: Path) -> dict[str, bytes]:
 def uninterrupted(photos: Path, blip: str) -> Path:
     """The folder of a run that was not interrupted."""
     out = photos.parent / "whole"
-    process = command(out.parent / "said", *arguments(photos, out, blip))
+    process = start_command(out.parent / "said", *arguments(photos, out, blip))
     process.join()
     assert process.exitcode == 1, (out.parent / "said.err").read_text()
     return out
@@ -347,7 +347,7 @@ def test_killed_again_and_again_it_is_the_run_that_was_not(
     out, random = uninterrupted.parent / "killed", Random(3)
     killed = 0
     for batches in (1, 2):
-        process = command(out.parent / "said", *arguments(photos, out, blip))
+        process = start_command(out.parent / "said", *arguments(photos, out, blip))
         while process.is_alive() and lines(out) < batches:
             time.sleep(0.001)
         time.sleep(random.random() * 0.02)
@@ -407,7 +407,7 @@ def test_shards_together_are_one_run(
 ) -> None:
     out = uninterrupted.parent / "shards"
 
-    def shard(text: str) -> Ran:
+    def shard(text: str) -> CommandResult:
         return run(*arguments(photos, out, blip, "--shard", text))
 
     first = shard("1/2")

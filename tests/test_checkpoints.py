@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from references import WEIGHTS, edit_json, fails, hugging_face, openai_archive, rewrite
-from shrunk import tiny_clip, tiny_clip_resnet
+from small_models import tiny_clip, tiny_clip_resnet
 from torch import Tensor
 
 from patchword import checkpoints, models
@@ -24,7 +24,7 @@ from patchword.config import ModelConfig
 from patchword.errors import CheckpointError, CheckpointWarning, TokenizerError, UnsupportedError
 from patchword.text.tokenizer import Tokenizer
 
-pytest_plugins = ["written"]
+pytest_plugins = ["original_checkpoints"]
 
 
 def tiny(config: ModelConfig, tokenizer: Tokenizer | None = None, seed: int = 0) -> Bundle:

@@ -23,7 +23,7 @@ from patchword.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.slow
 
-pytest_plugins = ["written"]
+pytest_plugins = ["original_checkpoints"]
 
 # What the configuration says must be what the tensors say.
 

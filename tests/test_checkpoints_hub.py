@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import environment, started
+from forked_processes import set_environment, start
 from safetensors.torch import save_file
-from shrunk import tiny_clip
+from small_models import tiny_clip
 
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make
@@ -129,8 +129,12 @@ def load(home: Path, *sources: str, **settings: str) -> list[str]:
     unset = {name: None for name in os.environ if name.startswith("HF_")}
     env = {**unset, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **settings}
     output = home.parent / "output"
-    steps = (assert_client_not_imported, partial(environment, env), partial(print_loaded, sources))
-    process = started(output, *steps)
+    steps = (
+        assert_client_not_imported,
+        partial(set_environment, env),
+        partial(print_loaded, sources),
+    )
+    process = start(output, *steps)
     process.join()
     assert not process.exitcode, Path(f"{output}.err").read_text()
     return Path(f"{output}.out").read_text().splitlines()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from processes import started
+from forked_processes import start
 from torch import nn
 
 import patchword
@@ -246,7 +246,7 @@ def print_error_and_memory(path: Path) -> None:
 def error_and_memory(path: Path) -> tuple[str, float]:
     """The output of `print_error_and_memory` in a process of its own."""
     output = path.with_name("output")
-    process = started(output, partial(print_error_and_memory, path))
+    process = start(output, partial(print_error_and_memory, path))
     process.join()
     assert process.exitcode == 0, Path(f"{output}.err").read_text()
     *error, memory = Path(f"{output}.out").read_text().splitlines()

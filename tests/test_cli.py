@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked_processes
 import numpy as np
-import processes
 import pytest
+from cli_runner import Run
 from numpy.testing import assert_allclose
 from photos import FLOWER
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet
 from tiny_runs import write
 
 import patchword
@@ -565,8 +565,8 @@ def piped(out: Path, *arguments: object) -> str:
     stderr goes to the file or terminal of that name with .err."""
     os.mkfifo(out)
     here = {"COLUMNS": None, "PATCHWORD_CACHE": os.environ["PATCHWORD_CACHE"]}
-    first = [partial(processes.environment, here)]
-    process = processes.command(out.with_suffix(""), *arguments, first=first)
+    first = [partial(forked_processes.set_environment, here)]
+    process = forked_processes.start_command(out.with_suffix(""), *arguments, first=first)
     with out.open() as pipe:
         output = pipe.read()
     process.join()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from numpy.testing import assert_allclose
 from photos import FLOWER
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints

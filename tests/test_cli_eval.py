@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli_runner import Run
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet
 
 import patchword
 from patchword import checkpoints, evaluate, models

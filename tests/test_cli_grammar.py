@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ran import Run
+from cli_runner import Run
 
 import patchword
 from patchword.cli import app, main

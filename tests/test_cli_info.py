@@ -9,7 +9,7 @@ import torchvision_cpu  # noqa: F401  # before everything that imports torchvisi
 # isort: split
 import original_receipts
 import pytest
-from ran import Run
+from cli_runner import Run
 from references import edit_json, hugging_face, timm_vit
 
 import patchword

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
 
 import patchword
 from patchword import UnsupportedError

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from cli_runner import Run
 from photos import CAT, FLOWER
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 from typer.main import get_command
 
 import patchword

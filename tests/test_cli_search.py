@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ran import Run
+from cli_runner import Run
 
 import patchword
 from patchword.cli import hits

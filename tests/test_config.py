@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from references import edit_json
-from shrunk import pixels, shrunk, tiny_clip, tiny_hybrid
+from small_models import pixels, shrunk, tiny_clip, tiny_hybrid
 from torch.testing import assert_close
 
 from patchword import checkpoints, models

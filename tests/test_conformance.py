@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from shrunk import embeds_text, ids, pixels, shrunk, tiny_hybrid, tiny_vit
+from small_models import embeds_text, ids, pixels, shrunk, tiny_hybrid, tiny_vit
 from torch import Tensor, nn
 from torch.testing import assert_close
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layouts import (
+from dataset_layouts import (
     CAPTIONS,
     NAMES,
     ROWS,

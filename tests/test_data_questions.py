@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from layouts import csv_text, five_photos, lines, opened, pixels, rng
+from dataset_layouts import csv_text, five_photos, lines, opened, pixels, rng
 from numpy.testing import assert_array_equal
 from photos import PREPROCESS, class_folders, encoded, tar_of
 from scene_captions import stated

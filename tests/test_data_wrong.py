@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from layouts import (
+from dataset_layouts import (
     ROWS,
     csv_file,
     csv_text,

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cli_runner import Run
 from photos import CAT, COFFEE
 from PIL import Image
-from ran import Run
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from scene_captions import stated
 from scipy.ndimage import distance_transform_edt
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import checkpoints, images

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from photos import encoded
-from shrunk import tiny_bundle, tiny_clip, tiny_vit
+from small_models import tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
 from patchword import checkpoints, models

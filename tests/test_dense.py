@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dense_formulas import Reference
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from processes import command, started
+from forked_processes import start, start_command
 
 pytestmark = pytest.mark.slow
 
@@ -98,11 +98,11 @@ def process_of(step: tuple[str, str], output: Path, prepare: Callable[[], object
     if text.startswith("patchword train "):
         text += FEW
     if kind == "python":
-        return started(output, prepare, partial(exec, text, {"__name__": "__main__"}))
+        return start(output, prepare, partial(exec, text, {"__name__": "__main__"}))
     if text.startswith("patchword ") and not SHELL.search(QUOTED.sub("", text)):
-        return command(output, *shlex.split(text)[1:], first=[prepare])
+        return start_command(output, *shlex.split(text)[1:], first=[prepare])
     bash = ["bash", "-euo", "pipefail", "-c", text]
-    return started(output, prepare, partial(os.execvp, bash[0], bash))
+    return start(output, prepare, partial(os.execvp, bash[0], bash))
 
 
 def enter(folder: Path) -> None:

@@ -36,7 +36,7 @@ from references import (
     hugging_face,
     rewrite,
 )
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet
 from torch.testing import assert_close
 
 from patchword import checkpoints, images, models, variants

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from cli_runner import Run
+from small_models import tiny_bundle, tiny_clip
 
 from patchword.api import engine_bench
 from patchword.api.model import Model, with_methods

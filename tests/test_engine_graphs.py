@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shrunk import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from small_models import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from test_conformance import CONFIGS, embeds_text
 from torch import Tensor
 from torch.testing import assert_close

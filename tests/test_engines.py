@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from shrunk import pixels, tiny_bundle, tiny_clip
+from small_models import pixels, tiny_bundle, tiny_clip
 from torch.testing import assert_close
 
 from patchword.api import Model

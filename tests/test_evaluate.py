@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 
 from patchword import checkpoints, models
 from patchword.bundle import Bundle, make

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import patchword

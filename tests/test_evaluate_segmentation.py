@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from patchword import checkpoints

@@ -9,7 +9,7 @@ import pytest
 from photos import class_folders, encoded, tar_of
 from PIL import Image
 from pyarrow import parquet
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 from patchword.errors import PatchwordError
 from patchword.evaluate import Evaluation, folders

@@ -19,11 +19,11 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from cli_runner import Run
 from numpy.testing import assert_allclose
 from PIL import Image
-from ran import Run
 from references import Reference, hugging_face
-from shrunk import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from small_models import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from test_conformance import CONFIGS
 
 import patchword

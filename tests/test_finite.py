@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_runner import Run
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip, tiny_vit
+from small_models import tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
 from patchword import models

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
-from pictures import encoded, grey, png16, random_pixels, tiff, to_levels
+from image_writers import encoded, grey, png16, random_pixels, tiff, to_levels
 from PIL import Image
 
 from patchword import images

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from image_writers import encoded, grey, random_pixels
 from photos import REAL, ROCKET
-from pictures import encoded, grey, random_pixels
 from PIL import Image, ImageCms, ImageOps
 
 from patchword import images

@@ -9,7 +9,7 @@ import dicom_files
 import numpy as np
 import pydicom
 import pytest
-from pictures import encoded, random_pixels
+from image_writers import encoded, random_pixels
 from PIL import Image
 
 import patchword

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_writers import encoded, png16, random_pixels, tiff
 from photos import ROCKET
-from pictures import encoded, png16, random_pixels, tiff
 from PIL import Image
 
 import patchword

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-import guarded
+import image_files
 import imagecodecs
+import isolated_open
 import numpy as np
-import odd_files
 import pytest
+from image_files import PHOTO
+from image_writers import encoded
 from numpy.typing import NDArray
-from odd_files import PHOTO
-from pictures import encoded
 from PIL import Image
 
 from patchword import images
 
-FILES = odd_files.every()
+FILES = image_files.every()
 Opened = dict[str, NDArray[np.uint8] | str]
 
 
@@ -24,7 +24,7 @@ def opened(files: dict[str, bytes], folder: Path) -> Opened:
     paths = {name: folder / f"{i} {Path(name).name}" for i, name in enumerate(files)}
     for name, data in files.items():
         paths[name].write_bytes(data)
-    found = guarded.opened(paths.values(), folder / "pixels")
+    found = isolated_open.open_all(paths.values(), folder / "pixels")
     return {name: found[path] for name, path in paths.items()}
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
+from image_writers import encoded, grey, random_pixels, to_levels
 from numpy.testing import assert_array_equal
 from photos import FLOWER, PREPROCESS
-from pictures import encoded, grey, random_pixels, to_levels
 from PIL import Image, ImageCms
 from raw_files import dng
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import NAMES, at, picture, rows, twelve_photos
+from index_photos import NAMES, picture, rows, set_modified, twelve_photos
 from numpy.testing import assert_allclose
 from photos import CAT
-from shrunk import tiny_bundle, tiny_hybrid
+from small_models import tiny_bundle, tiny_hybrid
 
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, IndexStoreError, UnsupportedError
@@ -135,7 +135,7 @@ WHERE = {
 def test_where_filters_before_the_k_are_chosen(tmp_path: Path, photos: Path, model: Bundle) -> None:
     times = {}
     for i, path in enumerate(sorted(p for p in photos.rglob("*") if p.suffix not in ("", ".txt"))):
-        times[str(path)] = at(path, f"2026-01-{i % 6 + 1:02d}")
+        times[str(path)] = set_modified(path, f"2026-01-{i % 6 + 1:02d}")
     index = open_index(tmp_path / "index")
     index.add(photos, model, batch=5)
     everything = index.search("a dog", 12)
@@ -193,7 +193,7 @@ def test_a_new_time_alone_is_stored_and_not_embedded(
     index = open_index(tmp_path / "index")
     index.add(photos, model)
     before = dict(zip(*rows(tmp_path / "index"), strict=True))
-    time = at(photos / "plain.png", "2020-02-02")
+    time = set_modified(photos / "plain.png", "2020-02-02")
     assert index.add(photos, model) == AddReport(0, 12, [])
     after = dict(zip(*rows(tmp_path / "index"), strict=True))
     assert before.keys() == after.keys()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import picture
+from cli_runner import Run
+from forked_processes import start
+from index_photos import picture
 from PIL import Image
-from processes import started
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
@@ -91,7 +91,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, model: Bundle) -> None:
     index = open_index(tmp_path / "index")
     index.add(tmp_path / "photos" / "00.png", model)
     adding = partial(add_on_a_full_disk, tmp_path / "index", tmp_path / "photos")
-    process = started(tmp_path / "said", adding)
+    process = start(tmp_path / "said", adding)
     process.join()
     message = (tmp_path / "said.out").read_text()
     assert process.exitcode == 0, (tmp_path / "said.err").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import lancedb
 import pyarrow as pa
 import pytest
-from indexed import picture
+from index_photos import picture
 from PIL import Image
 
 from patchword.bundle import Bundle

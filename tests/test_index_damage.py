@@ -13,10 +13,10 @@ import lancedb
 import numpy as np
 import pytest
 import torch
-from indexed import NAMES, picture, rows, twelve_photos
+from forked_processes import start
+from index_photos import NAMES, picture, rows, twelve_photos
 from photos import CAT
-from processes import started
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
@@ -254,7 +254,7 @@ def test_killed_and_continued(tmp_path: Path, model: Bundle) -> None:
 
     deaths = {"within": (21, 0.0), "commit": (24, 0.004), "later": (16, 0.02)}
     children = [
-        started(tmp_path / f"said {name}", partial(add_and_die, tmp_path / name, photos, *death))
+        start(tmp_path / f"said {name}", partial(add_and_die, tmp_path / name, photos, *death))
         for name, death in deaths.items()
     ]
     for child in children:

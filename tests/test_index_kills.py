@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from indexed import picture, rows
-from processes import started
-from shrunk import tiny_bundle, tiny_clip
+from forked_processes import start
+from index_photos import picture, rows
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle
@@ -87,7 +87,7 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path) -> No
     for i in range(0, 152, 19):
         (photos / f"{i:03d}.png").write_text("broken")
     output = tmp_path / "said"
-    process = started(output, partial(kill_again_and_again, tmp_path / "index", photos))
+    process = start(output, partial(kill_again_and_again, tmp_path / "index", photos))
     process.join()
     assert process.exitcode == 0, Path(f"{output}.err").read_text()
     counts, codes = json.loads(Path(f"{output}.out").read_text())

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from indexed import picture
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from cli_runner import Run
+from index_photos import picture
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle

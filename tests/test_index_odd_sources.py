@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import clip_retrieval_folder, picture
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from cli_runner import Run
+from index_photos import clip_retrieval_folder, picture
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword.bundle import Bundle

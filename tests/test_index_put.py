@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from indexed import clip_retrieval_folder
+from index_photos import clip_retrieval_folder
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import rows, twelve_photos, unit
+from cli_runner import Run
+from index_photos import rows, twelve_photos, unit
 from numpy.testing import assert_allclose
 from photos import CAT, COFFEE
 from PIL import Image, ImageOps
-from ran import Run
 
 import patchword
 from patchword.bundle import Bundle

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import clip_retrieval_folder, picture, rows
+from index_photos import clip_retrieval_folder, picture, rows
 from numpy.testing import assert_allclose
 from pyarrow import fs
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
 from scipy.stats import t
 
 import patchword

@@ -18,7 +18,7 @@ import fsspec
 import pytest
 import torch
 import transformers
-from ran import Run
+from cli_runner import Run
 from tiny_tokenizers import clip_tokenizer
 
 import patchword

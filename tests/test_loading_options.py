@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ran import Run
+from cli_runner import Run
 from safetensors import safe_open
 
 import patchword

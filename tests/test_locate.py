@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
 from scipy import ndimage
-from shrunk import tiny_vit
+from small_models import tiny_vit
 
 import patchword
 from patchword import models

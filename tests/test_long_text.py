@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cli_runner import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from ran import Run
 from references import hugging_face
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 from tiny_tokenizers import bert_files, bert_vocabulary, gemma, save_clip_tokenizer, t5
 from torch.testing import assert_close
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision_cpu  # noqa: F401  before open_clip, timm and transformers
 
 # isort: split
-from formulas import expected, features, inputs, log_sum_exp, logits64, with_gradient
+from loss_formulas import expected, features, inputs, log_sum_exp, logits64, with_gradient
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 from torch.testing import assert_close

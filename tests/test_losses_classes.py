@@ -13,7 +13,7 @@ import torchvision_cpu  # noqa: F401  before open_clip and timm
 
 # isort: split
 import timm.data.mixup
-from formulas import expected, features, inputs, log_softmax, logits64
+from loss_formulas import expected, features, inputs, log_softmax, logits64
 from open_clip.loss import DistillClipLoss
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.task import LogitDistillationTask, TokenDistillationTask

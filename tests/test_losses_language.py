@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from formulas import expected, inputs, log_softmax, with_gradient
+from loss_formulas import expected, inputs, log_softmax, with_gradient
 from torch import Tensor
 from torch.testing import assert_close
 

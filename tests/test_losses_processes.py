@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from processes import ranks
+from forked_processes import run_ranks
 from tiny_pairs import Batch, Pairs, gradients, some_batch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -135,7 +135,7 @@ def results(
 ) -> list[dict[str, Result]]:
     """The results of each process."""
     folder = tmp_path_factory.mktemp("processes")
-    ranks(run_process, request.param, request.param, str(folder))
+    run_ranks(run_process, request.param, request.param, str(folder))
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(request.param)]
 
 

@@ -14,7 +14,7 @@ from photos import CAT, FLOWER, ROCKET
 from PIL import Image
 from reference_mae import MODELS, hugging_face, original
 from references import PATCH, SIZE, WEIGHTS, Reference, edit_json, fails, rewrite, timm_vit
-from shrunk import shrunk, tiny_clip
+from small_models import shrunk, tiny_clip
 from torch import Tensor
 from torch.testing import assert_close
 

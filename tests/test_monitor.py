@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 from PIL import Image
 from scipy.signal import medfilt
-from shrunk import tiny_bundle, tiny_clip, tiny_vit
 from sklearn.metrics import balanced_accuracy_score
+from small_models import tiny_bundle, tiny_clip, tiny_vit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from indexed import unit
+from index_photos import unit
 
 from patchword.errors import IndexStoreError
 from patchword.images.files import File

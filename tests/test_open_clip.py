@@ -21,9 +21,9 @@ from references import Reference, edit_json, fails, openai_archive, rewrite
 import open_clip
 import safetensors.torch
 import torch.nn.functional as F
+from image_writers import random_pixels
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from photos import CAT, FLOWER
-from pictures import random_pixels
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close

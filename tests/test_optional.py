@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import started
+from forked_processes import start
 
 from patchword.errors import RecipeError
 from patchword.optional import optional
@@ -72,7 +72,7 @@ def test_peft_can_be_imported_beside_a_torchvision_that_cannot(tmp_path: Path) -
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )
     said = tmp_path / "said"
-    process = started(said, partial(import_peft, tmp_path))
+    process = start(said, partial(import_peft, tmp_path))
     process.join()
     told = [Path(f"{said}.{kind}").read_text() for kind in ("out", "err")]
     assert (process.exitcode, told[0]) == (0, "LoraConfig\n"), told[1]

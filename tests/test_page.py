@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT
+from local_server import AT
 
 from patchword.serve.app import create_app
 from patchword.serve.page import TABS, language, words

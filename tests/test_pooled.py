@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from shrunk import WORDS, shrunk, tiny_clip, tiny_clip_resnet
+from small_models import WORDS, shrunk, tiny_clip, tiny_clip_resnet
 from torch import Tensor, nn
 from torch.testing import assert_close
 

@@ -12,7 +12,7 @@ import reference_mae
 import timm
 import torch
 from references import scramble
-from shrunk import shrunk, tiny_bundle, tiny_vit
+from small_models import shrunk, tiny_bundle, tiny_vit
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.testing import assert_close

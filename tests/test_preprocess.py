@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_writers import encoded
 from photos import FLOWER, HOPPER, REAL
-from pictures import encoded
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode

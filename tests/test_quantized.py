@@ -4,7 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
-from indexed import unit
+from index_photos import unit
 
 from patchword.index import exact, quantized
 from patchword.index.matrix import Matrix

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_processes import start_command
 from PIL import Image
-from processes import command
 from safetensors.torch import load_file
-from shrunk import shrunk, tiny_bundle, tiny_clip
+from small_models import shrunk, tiny_bundle, tiny_clip
 from torch import nn
 
 from patchword import checkpoints, models, variants
@@ -187,7 +187,7 @@ def test_weight_decay_is_of_linear_layers_convolutions_and_embeddings(name: str)
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int) -> None:
     changes = ["steps=100000", "batch=4", "data.0.count=8", "engine.workers=1", "engine.device=cpu"]
     output, in_folder = tmp_path / "said", partial(os.chdir, tmp_path)
-    child = command(output, "train", "clip", "out=run", *changes, first=[in_folder])
+    child = start_command(output, "train", "clip", "out=run", *changes, first=[in_folder])
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size):

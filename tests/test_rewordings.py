@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import skimage
-from ran import Run
+from cli_runner import Run
 
 import patchword
 from patchword import CheckpointError, ScopeWarning

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage
+from cli_runner import Run
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from ran import Run
 from rich.console import Console
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning

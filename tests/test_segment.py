@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
 from pycocotools import mask as coco
-from ran import Run
-from shrunk import shrunk, tiny_bundle, tiny_clip, tiny_vit
+from small_models import shrunk, tiny_bundle, tiny_clip, tiny_vit
 
 import patchword
 from patchword import models, variants

@@ -18,9 +18,9 @@ import pytest
 import skimage.data
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from local_server import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent, uri
 from PIL import Image
 from prometheus_client import parser
-from served import AT, RING, SAMPLES, SCRATCH, SHAPES, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model

@@ -16,11 +16,11 @@ import numpy as np
 import openai
 import pytest
 from huggingface_hub import InferenceClient
+from local_server import RING, SCRATCH, running, samples_index, sent, uri
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.server.mcpserver.exceptions import ToolError
 from PIL import Image
-from served import RING, SCRATCH, running, samples_index, sent, uri
 
 import patchword
 from patchword.api import Model

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from fastapi import FastAPI, Response
-from served import RING, listening, running, sent
+from local_server import RING, listening, running, sent
 
 from patchword.errors import ImageError
 from patchword.serve import connections, fetching

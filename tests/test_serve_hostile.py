@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from local_server import AT, RING, SCRATCH, SHAPES, http_scope, samples_index, sent, uri
 from PIL import Image
 from pydantic import ValidationError
-from served import AT, RING, SCRATCH, SHAPES, http_scope, samples_index, sent, uri
 from starlette.exceptions import HTTPException
 
 import patchword

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from indexed import picture
+from index_photos import picture
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT, RING, uri
+from local_server import AT, RING, uri
 
 import patchword
 from patchword.serve.app import create_app

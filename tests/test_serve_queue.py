@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT, RING, sent
+from local_server import AT, RING, sent
 
 from patchword.serve.app import create_app
 from patchword.serve.error_responses import RefusalError

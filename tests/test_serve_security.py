@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import AT, RING, http_scope, listening, sent
+from local_server import AT, RING, http_scope, listening, sent
 from typer.testing import CliRunner
 
 from patchword.cli import app as commands

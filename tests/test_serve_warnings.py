@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import skimage
 from fastapi.testclient import TestClient
+from local_server import AT, RING, SHAPES, sent
 from PIL import Image
-from served import AT, RING, SHAPES, sent
 
 import patchword
 from patchword import ScopeWarning, scope, visible_area

@@ -23,8 +23,8 @@ from PIL import Image
 from reference_siglip import (
     CLASSES,
     CONTEXT,
+    MAX_PATCHES,
     MODELS,
-    MOST,
     gemma,
     naflex,
     padded,
@@ -332,7 +332,7 @@ def test_a_processor_as_transformers_5_writes_it(tmp_path: Path) -> None:
     path = naflex(tmp_path / "model").path
     expected = checkpoints.load(path).config
     (path / "preprocessor_config.json").unlink()
-    image_processor = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=MOST)
+    image_processor = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=MAX_PATCHES)
     transformers.Siglip2Processor(image_processor, gemma()).save_pretrained(path)
     assert (path / "processor_config.json").exists()
     assert checkpoints.load(path).config == expected
@@ -364,7 +364,7 @@ def test_a_budget_of_patches_instead_of_a_size(flexible: Pair) -> None:
     shape = processor(Image.fromarray(photo))["spatial_shapes"][0]
     pixels, geometry = model.open(photo)
     assert pixels.shape[1:] == geometry.size == tuple(PATCH * side for side in shape)
-    assert MOST > 9
+    assert MAX_PATCHES > 9
 
 
 @torch.no_grad()

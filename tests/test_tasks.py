@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.testing import assert_allclose
 from photos import CAT
 from PIL import Image
-from shrunk import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_hybrid
+from small_models import tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_hybrid
 from torch.testing import assert_close
 
 from patchword import checkpoints, images, models

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from numpy.typing import NDArray
 from PIL import Image
-from ran import Run
 
 import patchword
 from patchword import ImageError, ScopeWarning, UnseenWarning, UnsupportedError

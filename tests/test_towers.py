@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shrunk import pixels, shrunk, tiny_clip, tiny_clip_resnet, tiny_hybrid, tiny_vit
+from small_models import pixels, shrunk, tiny_clip, tiny_clip_resnet, tiny_hybrid, tiny_vit
 from torch.testing import assert_close
 
 from patchword import models, variants

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tiny_blip
 import torch
-from processes import command
-from tiny_runs import ALONE, OBJECTIVES, curve, load, photos, run_and_batches, write
+from forked_processes import start_command
+from tiny_runs import OBJECTIVES, ONE_PROCESS, curve, load, photos, run_and_batches, write
 from torch import nn
 from torch.testing import assert_close
 
@@ -54,7 +54,7 @@ class StoppedError(Exception):
 
 def kill(file: Path, rows: int, changes: Sequence[str]) -> None:
     """Run the command, and `kill -9` it when it has recorded this many steps."""
-    process = command(file.parent / "said", "train", file, "engine.workers=1", *changes)
+    process = start_command(file.parent / "said", "train", file, "engine.workers=1", *changes)
     wait_for_steps(process, file.parent / "run", rows)
     process.kill()
     process.join()
@@ -88,7 +88,7 @@ def test_killed_runs_continue_bit_for_bit(tmp_path: Path, objective: str) -> Non
 
 def test_sigterm_saves_and_says_how_to_go_on(path: Path, tmp_path: Path) -> None:
     changes = ["steps=2000", "checkpoint_every=1000", "engine.workers=2"]
-    child = command(tmp_path / "said", "train", path, *changes)
+    child = start_command(tmp_path / "said", "train", path, *changes)
     wait_for_steps(child, tmp_path / "run", 3)
     child.terminate()
     child.join(60)
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(path: Path, tmp_path: Path) ->
     before = {step: file.read_bytes() for step, file in state.saved(tmp_path / "run").items()}
     size = len(before[4])
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size // 2, size // 2))
-    child = command(tmp_path / "said", "train", path, first=[limit])
+    child = start_command(tmp_path / "said", "train", path, first=[limit])
     child.join()
     stderr = (tmp_path / "said.err").read_text()
     assert child.exitcode == 2, stderr
@@ -172,14 +172,14 @@ def test_a_finished_run_says_how_to_go_on_from_what_it_learned(path: Path, tmp_p
 
 def test_a_run_that_begins_overwrites_no_model(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
-    run = loop.Run(load(path), ALONE)
+    run = loop.Run(load(path), ONE_PROCESS)
     with pytest.raises(RecipeError, match=r"without a checkpoint .* give another out"):
         run.resume()
 
 
 def test_a_warmup_longer_than_the_run_is_told(path: Path) -> None:
     with pytest.warns(UserWarning, match="warmup is 500, of 2 steps: .* to 8e-06, not to 0.002"):
-        loop.Run(load(path, "steps=2", "warmup=500"), ALONE)
+        loop.Run(load(path, "steps=2", "warmup=500"), ONE_PROCESS)
 
 
 def test_the_checkpoint_of_another_version(path: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_rate_warms_up_and_falls_to_zero(path: Path) -> None:
 
 def test_pixels_are_bytes_up_to_the_device(path: Path) -> None:
     """There they become what `Preprocess` gives, bit for bit."""
-    run = loop.Run(load(path), ALONE)
+    run = loop.Run(load(path), ONE_PROCESS)
     batch = next(run.batches(0))
     on_device = run.on_device(batch)
     assert (batch.pixels.dtype, on_device.pixels.dtype) == (torch.uint8, torch.float32)
@@ -304,7 +304,7 @@ def test_bfloat16_learns_what_float32_learns(path: Path, tmp_path: Path) -> None
 
 def test_a_scale_at_its_limit_can_become_smaller_again(path: Path) -> None:
     """CLIP and open_clip clip the parameter in training: a clamp alone has no gradient there."""
-    run = loop.Run(load(path, "learning_rate=0.05", "warmup=1"), ALONE)
+    run = loop.Run(load(path, "learning_rate=0.05", "warmup=1"), ONE_PROCESS)
     limit, batches = run.initial.config.scale_limit, run.batches(0)
     values = []
     with torch.no_grad():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import command, environment, free_ports, place
-from tiny_runs import OBJECTIVES, curve, load, together, write
+from forked_processes import free_ports, set_environment, start_command, torchrun_environment
+from tiny_runs import OBJECTIVES, curve, load, train_in_processes, write
 
 import patchword
 from patchword.errors import RecipeError
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         runs.append((str(contrastive), [*engine, f"out={top / kind / 'lora'}", *lora]))
         runs.append((str(contrastive), [*engine, f"out={top / 'parts'}", f"until={until}"]))
-        together(world, runs)
+        train_in_processes(world, runs)
     return top
 
 
@@ -79,8 +79,8 @@ def test_one_of_the_processes_that_torchrun_starts_tells(tmp_path: Path) -> None
     file, (port,) = write(tmp_path), free_ports(1)
     outputs = [tmp_path / f"rank {rank}" for rank in range(2)]
     processes = [
-        command(outputs[rank], "train", file, "steps=1", first=[partial(environment, at)])
-        for rank, at in enumerate(place(rank, 2, port) for rank in range(2))
+        start_command(outputs[rank], "train", file, "steps=1", first=[partial(set_environment, at)])
+        for rank, at in enumerate(torchrun_environment(rank, 2, port) for rank in range(2))
     ]
     for process in processes:
         process.join()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import Run
 from PIL import Image
-from ran import Run
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 
 import patchword
 from patchword import UnseenWarning

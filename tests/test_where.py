@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import ImageDraw
 from reference_blip import RETRIEVAL, hugging_face_blip
-from shrunk import shrunk, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
+from small_models import shrunk, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from torch import Tensor
 from torch.testing import assert_close
 

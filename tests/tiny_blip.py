@@ -1,4 +1,5 @@
-"""A BLIP small enough for many runs: its recipe, and its gradients in one process and in two."""
+"""A BLIP small enough for many training runs: its recipe, and its gradients in one process or
+several."""
 
 import os
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from processes import free_ports, place, ranks
-from tiny_runs import ALONE
+from forked_processes import free_ports, run_ranks, torchrun_environment
+from tiny_runs import ONE_PROCESS
 from torch import Tensor, nn
 
 from patchword.data import TextBatch
@@ -87,11 +88,11 @@ cross_width = 32
 
 MOMENTUM = ["blip.momentum=true", "blip.queue=12", "blip.soft_targets_warmup=2"]
 APART = ["model.blip.shared_decoder=false", "model.blip.answers_questions=true"]
-EVEN = ["blip.match=0"]  # a loss without random numbers
+DETERMINISTIC = ["blip.match=0"]  # without the matching loss, whose negatives are random
 
 
 def write(folder: Path, model: str = MODEL) -> Path:
-    """Write a recipe into `folder`. For model "" it needs an `init`."""
+    """Write a recipe in `folder`. model: its model tables, or "" for a recipe with `init`."""
     file = folder / "blip.toml"
     file.write_text(RECIPE.format(out=folder / "run") + model)
     return file
@@ -99,7 +100,7 @@ def write(folder: Path, model: str = MODEL) -> Path:
 
 def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list[TextBatch]]:
     """A run and its first batches, in this process."""
-    run = loop.Run(recipe.load(file, changes), ALONE)
+    run = loop.Run(recipe.load(file, changes), ONE_PROCESS)
     loop.training_mode(run.network)
     return run, first_batches(run)
 
@@ -117,8 +118,8 @@ def features(network: nn.Module, batch: TextBatch) -> tuple[np.ndarray, np.ndarr
     return image.numpy(), text.numpy(), float(network.logit_scale.detach().exp())
 
 
-def jolt(run: loop.Run) -> None:
-    """Move the EMA away from the weights: otherwise both would be the same network."""
+def perturb_average(run: loop.Run) -> None:
+    """Add noise to the weight average, which would otherwise equal the weights."""
     generator = torch.Generator().manual_seed(3)
     for name, value in run.average.items():
         if value.is_floating_point() and "running" not in name:
@@ -126,59 +127,62 @@ def jolt(run: loop.Run) -> None:
 
 
 def gradients(run: loop.Run, batch: TextBatch, step: int) -> dict[str, Tensor]:
-    """The loss and every parameter's gradient. Afterwards the gradients are zero."""
+    """The loss and the gradient of every parameter, by name. Resets the gradients."""
     loss = run.world.mean(run.backward(run.objective.prepare(batch, step)))
     run.parallel_module.reduce_scalars()
-    found = {"loss": loss}
+    results = {"loss": loss}
     for name, parameter in run.network.named_parameters():
-        gradient = parameter.grad
-        found[name] = torch.zeros(parameter.shape)
-        if gradient is not None:
-            found[name] = parallel.full_tensor(gradient).detach().clone()
+        if parameter.grad is None:
+            results[name] = torch.zeros(parameter.shape)
+        else:
+            results[name] = parallel.full_tensor(parameter.grad).detach().clone()
     run.optimizer.zero_grad()
-    return found
+    return results
 
 
-def silent(batch: TextBatch, world: parallel.World) -> TextBatch:
-    """The batch without questions in its second half: one of two processes has no question at
-    all."""
-    rows = world.rows(len(batch) * world.size)
-    asked = torch.arange(rows.start, rows.stop)[:, None] < len(batch) * world.size // 2
-    return replace(batch, has_question=asked)
+def half_without_questions(batch: TextBatch, world: parallel.World) -> TextBatch:
+    """The batch without questions in the second half of all rows, so that one of two processes has
+    no question at all."""
+    total = len(batch) * world.size
+    rows = world.rows(total)
+    has_question = torch.arange(rows.start, rows.stop)[:, None] < total // 2
+    return replace(batch, has_question=has_question)
 
 
 CASES = {
-    "plain": EVEN,
-    "silent": EVEN,
-    "momentum": [*EVEN, *MOMENTUM],
-    "momentum in parts": [*EVEN, *MOMENTUM, "micro_batch=3"],
-    "captions": [*EVEN, "blip.contrast=0", "blip.answer=0"],
-    "answers": [*EVEN, "blip.contrast=0", "blip.caption=0"],
-    "fsdp": [*EVEN, "engine.parallel=fsdp"],
+    "plain": DETERMINISTIC,
+    "half without questions": DETERMINISTIC,
+    "momentum": [*DETERMINISTIC, *MOMENTUM],
+    "momentum in parts": [*DETERMINISTIC, *MOMENTUM, "micro_batch=3"],
+    "captions": [*DETERMINISTIC, "blip.contrast=0", "blip.answer=0"],
+    "answers": [*DETERMINISTIC, "blip.contrast=0", "blip.caption=0"],
+    "fsdp": [*DETERMINISTIC, "engine.parallel=fsdp"],
 }
-Found = list[dict[str, Tensor]]
 
 
-def several(file: Path, case: str, world: parallel.World) -> Found:
-    """`gradients` of three steps of a case, without updates, and the queue at the end."""
+def case_gradients(file: Path, case: str, world: parallel.World) -> list[dict[str, Tensor]]:
+    """`gradients` at three steps of a case, without updates of weights, and then the state of the
+    objective, with its queue."""
     run = loop.Run(recipe.load(file, CASES[case]), world)
     loop.training_mode(run.network)
     if case.startswith("momentum"):
-        jolt(run)
-    batches = [silent(batch, world) if case == "silent" else batch for batch in first_batches(run)]
-    found = [gradients(run, batch, step) for step, batch in enumerate(batches)]
-    return [*found, run.objective.state()]
+        perturb_average(run)
+    results = []
+    for step, batch in enumerate(first_batches(run)):
+        if case == "half without questions":
+            batch = half_without_questions(batch, world)
+        results.append(gradients(run, batch, step))
+    return [*results, run.objective.state()]
 
 
-def _work(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
+def _run_rank(rank: int, size: int, port: int, file: Path, cases: Sequence[str], out: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(place(rank, size, port))
+    os.environ.update(torchrun_environment(rank, size, port))
     with parallel.process_group("cpu") as world:
         for case in cases:
-            found = several(file, case, world)
-            torch.save(found, out / f"{case} {rank}.pt")
+            torch.save(case_gradients(file, case, world), out / f"{case} {rank}.pt")
 
 
-def together(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
-    """`several` in `size` processes, with a file in `out` for each case and rank."""
-    ranks(_work, size, size, *free_ports(1), file, cases, out)
+def save_case_gradients(size: int, file: Path, cases: Sequence[str], out: Path) -> None:
+    """`case_gradients` in `size` processes. Writes "CASE RANK.pt" in `out` for each."""
+    run_ranks(_run_rank, size, size, *free_ports(1), file, cases, out)

@@ -1,4 +1,4 @@
-"""A two-tower network and a batch, small enough for many steps. All weights have a gradient."""
+"""A two-tower network small enough for many training steps, and batches for it."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ Batch = tuple[Tensor, Tensor]  # pixels, ids
 
 
 class Pairs(nn.Module):
-    """A CLIP with dropout on pixels and text features; the bias is for `sigmoid`."""
+    """A CLIP with dropout on pixels and text features, and with a bias for the sigmoid loss.
+
+    Its weights are large enough that every parameter has a noticeable gradient."""
 
     def __init__(self, dropout: float = 0.0, sigmoid: bool = False) -> None:
         super().__init__()
@@ -36,11 +38,15 @@ class Pairs(nn.Module):
         image = self.network.image(self.dropout(pixels))
         text = self.dropout(self.network.text(ids))
         scale = self.network.scale
-        unit = (nn.functional.normalize(x.float(), dim=-1) for x in (image, text))
-        return (*unit, scale) if self.bias is None else (*unit, scale, self.bias)
+        image = nn.functional.normalize(image.float(), dim=-1)
+        text = nn.functional.normalize(text.float(), dim=-1)
+        if self.bias is None:
+            return image, text, scale
+        return image, text, scale, self.bias
 
 
 def some_batch(count: int) -> Batch:
+    """Random pixels (count, 3, 16, 16), and ids (count, 6) that end with the end token."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, 49, (count, 6), generator=generator)
     ids[:, -1] = 49
@@ -48,10 +54,10 @@ def some_batch(count: int) -> Batch:
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
-    """The gradients of all parameters that are not frozen. They are cleared."""
-    found = {}
+    """The gradient of each parameter that is not frozen, by name. Clears the gradients."""
+    results = {}
     for name, value in network.named_parameters():
         assert (value.grad is not None) == value.requires_grad, name
         if value.grad is not None:
-            found[name], value.grad = value.grad, None
-    return found
+            results[name], value.grad = value.grad, None
+    return results

@@ -1,4 +1,4 @@
-"""Small training runs: recipes, photos, and processes to train in."""
+"""Small training runs: recipes, photos to train on, and runs in several processes."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import torch
 import torchvision_cpu  # noqa: F401  before transformers, which peft imports
 
 # isort: split
+from forked_processes import free_ports, run_ranks, torchrun_environment
 from PIL import Image
-from processes import free_ports, place, ranks
 
 from patchword.train import loop, monitor, parallel, recipe
 
-ALONE = parallel.World(torch.device("cpu"))
+ONE_PROCESS = parallel.World(torch.device("cpu"))
 
 TOWERS = """
 [model]
@@ -92,7 +92,7 @@ size = 32
 """
 )
 
-# Changes to RECIPE, for each objective.
+# For each objective the tables of the model, and changes to RECIPE.
 OBJECTIVES = {
     "contrastive": (TOWERS, []),
     "sigmoid": (TOWERS, ["objective=sigmoid"]),
@@ -103,7 +103,7 @@ OBJECTIVES = {
 
 
 def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
-    """A recipe's file in `folder`."""
+    """Write the recipe of an objective in `folder`. data: further keys of its data source."""
     model, _ = OBJECTIVES[objective]
     file = folder / f"{objective}.toml"
     file.write_text(RECIPE.format(out=folder / "run", data=data) + model)
@@ -111,18 +111,18 @@ def write(folder: Path, objective: str = "contrastive", data: str = "") -> Path:
 
 
 def load(file: Path, *changes: str) -> recipe.Recipe:
-    """The recipe of `write`, for its objective, with changes."""
+    """Load a recipe that `write` wrote, with its objective and further changes."""
     return recipe.load(file, [*OBJECTIVES[file.stem][1], *changes])
 
 
 def run_and_batches(file: Path, *changes: str) -> tuple[loop.Run, list]:
     """A run in this process, and its first batches on its device."""
-    run = loop.Run(load(file, *changes), ALONE)
+    run = loop.Run(load(file, *changes), ONE_PROCESS)
     return run, [run.on_device(batch) for batch in islice(run.batches(0), 3)]
 
 
 def photos(folder: Path) -> Path:
-    """Two classes of a dozen photos with different colours."""
+    """Write two classes of twelve photos each, which differ by colour."""
     rng = np.random.default_rng(0)
     for name, colour in (("a-hat", (200, 40, 40)), ("b-shirt", (40, 40, 200))):
         (folder / name).mkdir(parents=True)
@@ -133,22 +133,24 @@ def photos(folder: Path) -> Path:
 
 
 def curve(folder: Path) -> dict[int, float]:
-    """step -> loss."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    """The losses of a run, by step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-Runs = list[tuple[str, list[str]]]  # the recipe's file and changes of each run
+Runs = list[tuple[str, list[str]]]  # for each run the recipe's file and changes
 
 
-def _work(rank: int, world: int, ports: list[int], runs: Runs) -> None:
+def _run_rank(rank: int, world: int, ports: list[int], runs: Runs) -> None:
     torch.set_num_threads(1)
-    monitor.curves = lambda path, rows: None  # see conftest
+    monitor.curves = lambda path, rows: (
+        None
+    )  # as in conftest: drawing takes as long as the training
     for port, (file, changes) in zip(ports, runs, strict=True):
-        os.environ.update(place(rank, world, port))
+        os.environ.update(torchrun_environment(rank, world, port))
         loop.train(load(Path(file), *changes))
 
 
-def together(world: int, runs: Runs) -> None:
-    """One run after the other, in `world` processes, as torchrun would start them."""
-    ranks(_work, world, world, free_ports(len(runs)), runs)
+def train_in_processes(world: int, runs: Runs) -> None:
+    """Train one run after another in `world` processes, as torchrun would start them."""
+    run_ranks(_run_rank, world, world, free_ports(len(runs)), runs)

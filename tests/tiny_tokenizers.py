@@ -1,5 +1,5 @@
-"""Tokenizers of every kind, built by transformers, that the families' tests share. Tiny, but
-CLIP's."""
+"""Tokenizers of every kind, built by transformers, for tests of several model families. All are
+tiny, except CLIP's."""
 
 import functools
 import gzip
@@ -22,9 +22,10 @@ PIECES = ("dog", "cat", "photo", "ing", "ed", "a", "of", "the", "red", "shirt", 
 
 
 def bert_vocabulary() -> list[str]:
-    """Words, letters, Chinese characters and punctuation, each but the latter also as "##"."""
-    whole = [*PIECES, *LETTERS, *LETTERS.upper(), *"0123456789", *CHINESE, *".,!?'-"]
-    pieces = list(dict.fromkeys([*whole, *(f"##{piece}" for piece in [*PIECES, *LETTERS])]))
+    """Words, letters, digits, Chinese characters and punctuation; words and lower-case letters also
+    as "##" continuations."""
+    words = [*PIECES, *LETTERS, *LETTERS.upper(), *"0123456789", *CHINESE, *".,!?'-"]
+    pieces = list(dict.fromkeys([*words, *(f"##{piece}" for piece in [*PIECES, *LETTERS])]))
     return [*SPECIAL, *pieces]
 
 
@@ -65,12 +66,13 @@ def gemma() -> transformers.PreTrainedTokenizerBase:
 
 
 def clip_tokenizer(size: int = CLIP_SIZE, **options: Any) -> transformers.CLIPTokenizer:
-    """CLIP's own 49,408 byte pairs, from the file that open_clip carries. What `save_pretrained`
-    writes of it is, token for token, the tokenizer.json of the hub's CLIP repositories. A smaller
-    `size` takes its first merges alone."""
+    """CLIP's tokenizer with 49,408 byte pairs, from the file that open_clip includes.
+
+    `save_pretrained` writes the same tokenizer.json, token for token, as the hub's CLIP
+    repositories hold. A smaller `size` takes only the first merges."""
     pairs = open_clip_tokenizer(size=size)
     words = list(pairs.encoder)[:-2]
-    start, end = "<|startoftext|>", "<|endoftext|>"  # open_clip gives these two other names
+    start, end = "<|startoftext|>", "<|endoftext|>"  # open_clip names these two differently
     return transformers.CLIPTokenizer(
         vocab={word: i for i, word in enumerate([*words, start, end])},
         merges=list(pairs.bpe_ranks),
@@ -88,7 +90,7 @@ def _clip_files(size: int) -> dict[str, bytes]:
 
 
 def save_clip_tokenizer(folder: str | Path, size: int = CLIP_SIZE) -> None:
-    """What `clip_tokenizer(size).save_pretrained(folder)` writes, made once."""
+    """Write the files of `clip_tokenizer(size).save_pretrained(folder)`, built only once."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, content in _clip_files(size).items():
         (Path(folder) / name).write_bytes(content)
@@ -98,10 +100,12 @@ def save_clip_tokenizer(folder: str | Path, size: int = CLIP_SIZE) -> None:
 def open_clip_tokenizer(
     context_length: int = 77, size: int = CLIP_SIZE
 ) -> open_clip.SimpleTokenizer:
-    """open_clip's own, which takes a tenth of a second to make, or its first `size` tokens."""
+    """open_clip's tokenizer, or one with its first `size` tokens. Cached, because building it takes
+    a tenth of a second."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes())
-        first = Path(folder) / "merges.txt.gz"
-        # A headline, and a merge for each token but 512 of bytes and two at the ends of a text.
-        first.write_bytes(gzip.compress(b"\n".join(whole.split(b"\n")[: 1 + size - 514]), 1))
-        return open_clip.SimpleTokenizer(str(first), context_length=context_length)
+        merges = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes())
+        file = Path(folder) / "merges.txt.gz"
+        # One header line, then a merge for each token except 512 bytes and the two end tokens.
+        lines = merges.split(b"\n")[: 1 + size - 514]
+        file.write_bytes(gzip.compress(b"\n".join(lines), 1))
+        return open_clip.SimpleTokenizer(str(file), context_length=context_length)

@@ -1,4 +1,4 @@
-"""Print the reference of patchword in Python, as the docstrings tell it.
+"""Print the reference of patchword's Python API, made from the docstrings.
 
 python tools/api_reference.py > docs/api.md      (make docs)
 """
@@ -32,20 +32,20 @@ OPTION = re.compile(r"([\w.]+(?:, [\w.]+)*)  +(\S.*)")  # "layer    0 to depth -
 
 def reference() -> str:
     """Markdown: functions, the model and the index with their methods, results, errors."""
-    things = {name: getattr(patchword, name) for name in patchword.__all__}
-    functions = [name for name, thing in things.items() if inspect.isfunction(thing)]
-    errors = [name for name in things if name.endswith(("Error", "Warning"))]
-    results = [name for name in things if name not in (*functions, *errors, "Model", "Index")]
+    exported = {name: getattr(patchword, name) for name in patchword.__all__}
+    functions = [name for name, value in exported.items() if inspect.isfunction(value)]
+    errors = [name for name in exported if name.endswith(("Error", "Warning"))]
+    results = [name for name in exported if name not in (*functions, *errors, "Model", "Index")]
     parts = [INTRODUCTION, "## Functions"]
-    parts += [described(f"patchword.{name}", things[name]) for name in functions]
+    parts += [entry(f"patchword.{name}", exported[name]) for name in functions]
     for name in ("Model", "Index"):
-        parts += [f"## {name}", prose(things[name]), *members(name, things[name])]
+        parts += [f"## {name}", prose(exported[name]), *members(name, exported[name])]
     parts.append("## Results")
     for name in results:
-        parts += [f"### {name}", prose(things[name]), fields(things[name])]
-        parts += list(members(name, things[name]))
+        parts += [f"### {name}", prose(exported[name]), fields(exported[name])]
+        parts += list(members(name, exported[name]))
     parts.append("## Errors")
-    parts += [f"### {name}\n\n{prose(things[name])}" for name in errors]
+    parts += [f"### {name}\n\n{prose(exported[name])}" for name in errors]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -55,29 +55,31 @@ def members(owner: str, kind: type) -> Iterator[str]:
         if name.startswith("_") or not inspect.getdoc(member):
             continue
         if inspect.isfunction(member):
-            yield described(f"{owner}.{name}", member)
+            yield entry(f"{owner}.{name}", member)
         elif isinstance(member, property):
             yield f"#### {owner}.{name}\n\n{prose(member)}"
 
 
-def described(name: str, function: Callable[..., Any]) -> str:
-    """A heading, the signature, and what the docstring says."""
+def entry(name: str, function: Callable[..., Any]) -> str:
+    """A heading, the signature, and the docstring."""
     return f"#### {name}\n\n```python\n{name}{signature(function)}\n```\n\n{prose(function)}"
 
 
 def signature(function: Callable[..., Any]) -> str:
-    """One line, or where that is too long one for each argument."""
-    found = inspect.signature(function)
-    own = [p for p in found.parameters.values() if p.name != "self"]
-    shown = [re.sub(r"(: )'([^']*)'", r"\1\2", str(p)) for p in own]
-    keyword_only = [p.kind is p.KEYWORD_ONLY for p in own]
-    if True in keyword_only:
-        shown.insert(keyword_only.index(True), "*")
-    returned = str(found.return_annotation)
-    line = f"({', '.join(shown)}) -> {returned}"
+    """The signature in one line, or with one line for each argument if it is too long."""
+    full_signature = inspect.signature(function)
+    arguments = []
+    for parameter in full_signature.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in arguments:
+            arguments.append("*")
+        arguments.append(re.sub(r"(: )'([^']*)'", r"\1\2", str(parameter)))
+    returned = str(full_signature.return_annotation)
+    line = f"({', '.join(arguments)}) -> {returned}"
     if len(line) <= 70:
         return line
-    return "(\n" + "".join(f"    {each},\n" for each in shown) + f") -> {returned}"
+    return "(\n" + "".join(f"    {argument},\n" for argument in arguments) + f") -> {returned}"
 
 
 def fields(kind: type) -> str:
@@ -88,15 +90,15 @@ def fields(kind: type) -> str:
     return "```python\n" + "\n".join(rows) + "\n```"
 
 
-def prose(thing: Any) -> str:
+def prose(documented: Any) -> str:
     """A docstring as Markdown: paragraphs, and options as lists."""
     out = []
-    for paragraph in (inspect.getdoc(thing) or "").split("\n\n"):
+    for paragraph in (inspect.getdoc(documented) or "").split("\n\n"):
         if OPTION.match(paragraph):
             items: list[str] = []
             for line in paragraph.splitlines():
-                if found := OPTION.match(line):
-                    items.append(f"- `{found[1]}`: {found[2]}")
+                if option := OPTION.match(line):
+                    items.append(f"- `{option[1]}`: {option[2]}")
                 else:
                     items[-1] += f"\n  {line.strip()}"
             out.append("\n".join(items))

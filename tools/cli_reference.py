@@ -1,4 +1,4 @@
-"""Print the reference of the command line, as the program describes itself.
+"""Print the reference of the command line, made from the help texts.
 
 python tools/cli_reference.py > docs/cli.md      (make docs)
 """
@@ -11,17 +11,17 @@ from patchword.cli import app
 
 
 def reference() -> str:
-    """Markdown: every command by one line, then each with its arguments and options."""
+    """Markdown: a table of all commands, then each with its arguments and options."""
     group = typer.main.get_command(app)
     context = typer.Context(group, info_name="patchword")
     context.obj = {MARKUP_MODE_KEY: app.rich_markup_mode}
     commands = [group.get_command(context, name) for name in group.list_commands(context)]
-    parts = ["# `patchword`", group.help, "| command | |\n| --- | --- |"]
+    table = "| command | |\n| --- | --- |"
     for command in commands:
         summary = " ".join(command.help.split("\n\n")[0].split())
-        parts[-1] += (
-            f"\n| [`{command.name}`](#patchword-{command.name.replace(' ', '-')}) | {summary} |"
-        )
+        anchor = f"#patchword-{command.name.replace(' ', '-')}"
+        table += f"\n| [`{command.name}`]({anchor}) | {summary} |"
+    parts = ["# `patchword`", group.help, table]
     for command in commands:
         page = get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="patchword")
         parts.append(page.strip())

@@ -1,8 +1,8 @@
-"""Take the pictures of the server's page again that docs/page.md shows (make page-pictures).
+"""Take the screenshots of the server's page for docs/page.md (make page-pictures).
 
-python tools/page_pictures.py FOLDER      the installed Chromium: CHROMIUM=PATH
+python tools/page_pictures.py FOLDER      (CHROMIUM=PATH: another browser than `chromium`)
 
-The photos are the samples, which are generated; the models are the embedded ones.
+Uses the samples and the embedded models.
 """
 
 import argparse
@@ -25,12 +25,14 @@ SAMPLES = Path(patchword.__file__).parent / "assets" / "samples"
 WIDE, PHONE = (1100, 760), (390, 760)
 
 
-def give(page: Page, field: str, *names: str) -> None:
+def choose_photos(page: Page, field: str, *names: str) -> None:
+    """Choose samples in a field for photos."""
     files = [SAMPLES / name for name in names]
     page.locator(f"[data-photos={field}] input").set_input_files(files)
 
 
 def send(page: Page, tab: str) -> None:
+    """Submit the form of a tab, and wait for the answer."""
     page.click(f"#panel-{tab} form [type=submit]")
     page.wait_for_selector(f"#panel-{tab}:not([aria-busy])")
 
@@ -41,29 +43,29 @@ def search(page: Page) -> None:
 
 
 def where(page: Page) -> None:
-    give(page, "where", "wafers/scratch-1.jpg")
+    choose_photos(page, "where", "wafers/scratch-1.jpg")
     page.fill("#panel-where [name=texts]", "a scratch")
     page.check("#panel-where [name=boxes]")
     send(page, "where")
 
 
 def compare(page: Page) -> None:
-    give(page, "compare", *(f"shapes/{name}.jpg" for name in ("red-ring", "green-heart")))
+    choose_photos(page, "compare", *(f"shapes/{name}.jpg" for name in ("red-ring", "green-heart")))
     page.fill("#panel-compare [name=texts]", "a red ring\na green heart\na wafer")
     send(page, "compare")
 
 
 def inspect(page: Page) -> None:
-    give(page, "good", *(f"wafers/perfect-{number}.jpg" for number in (1, 2, 3)))
-    give(page, "parts", "wafers/stain-1.jpg", "wafers/perfect-1.jpg")
+    choose_photos(page, "good", *(f"wafers/perfect-{number}.jpg" for number in (1, 2, 3)))
+    choose_photos(page, "parts", "wafers/stain-1.jpg", "wafers/perfect-1.jpg")
     send(page, "inspect")
 
 
-LOADED = """() => Promise.all([...document.images].filter((image) => image.src).map((image) => {
+LOAD_ALL = """() => Promise.all([...document.images].filter((image) => image.src).map((image) => {
   image.loading = "eager";
   return image.decode().catch(() => {});
 }))"""
-# Of each picture: its tab, width and height, colours, language, and what is done there.
+# For each screenshot its tab, (width, height), colour scheme, language, and actions.
 PICTURES: dict[str, tuple[str, tuple[int, int], str, str, Callable[[Page], None]]] = {
     "search": ("search", WIDE, "light", "en", search),
     "where": ("where", WIDE, "dark", "en", where),
@@ -73,19 +75,19 @@ PICTURES: dict[str, tuple[str, tuple[int, int], str, str, Callable[[Page], None]
 
 
 def take(address: str, folder: Path) -> None:
-    """Write each picture."""
+    """Write all screenshots."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for name, (tab, (width, height), scheme, locale, work) in PICTURES.items():
+        for name, (tab, (width, height), scheme, locale, act) in PICTURES.items():
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale
             )
             page.goto(f"{address}/#{tab}")
             page.wait_for_selector("body[data-ready]")
-            work(page)
-            page.mouse.click(1, height - 1)  # no field shows that it is written in
-            page.evaluate(LOADED)
+            act(page)
+            page.mouse.click(1, height - 1)  # remove the focus from fields
+            page.evaluate(LOAD_ALL)
             file = folder / f"{name}.png"
             page.screenshot(path=file, full_page=width == PHONE[0])
             with Image.open(file) as picture:
@@ -95,8 +97,8 @@ def take(address: str, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
-        index = Path(place) / "samples.index"
+    with tempfile.TemporaryDirectory() as temporary:
+        index = Path(temporary) / "samples.index"
         patchword.open_index(index).add(SAMPLES, patchword.load("demo"))
         config = uvicorn.Config(create_app(Settings(index=index)), port=0, log_level="warning")
         server = uvicorn.Server(config)

@@ -1,13 +1,14 @@
-"""The rules by which demo-blip takes other wordings for the questions that it was trained on.
+"""The rules by which demo-blip maps other wordings to the questions that it was trained on.
 
     python tools/rewordings.py
 
-writes them into its scope.json as regular expressions. `tools/scope.py` keeps what is there, and
-`benchmarks/questions.py` measures them on wordings that were written before them.
+Writes the rules into the model's scope.json as regular expressions. `tools/scope.py` keeps them,
+and `benchmarks/questions.py` measures them on wordings that were written before the rules.
 
-A pattern is made of words; "a|b" is either, "a_b" two words that stay together, "x?" may be
-missing, and <name> stands for one of NAMES. It has to match a whole question, in lower case and
-without punctuation, after SUBSTITUTIONS. "exists: x" is every pattern of EXISTS with x in it.
+A pattern consists of words: "a|b" is either word, "a_b" two words in sequence, "x?" is optional,
+and <name> is any of the words in NAMES. A leading "!" means that yes is no to the known question. A
+pattern must match a whole question, in lower case, without punctuation, and after SUBSTITUTIONS.
+"exists: x" stands for every pattern of EXISTS with x in the place of "*".
 """
 
 from __future__ import annotations
@@ -146,12 +147,12 @@ SIZED = {
     "how large is the edge chip?": ("edge_chip|chip", "<big>", "size", "<big> or small|little"),
     "how large is the {shape}?": ("{shape}", "<big>", "size", "<big> or small|little"),
 }
-for _known, (_noun, _how, _what, _either) in SIZED.items():
+for _known, (_noun, _adjective, _dimension, _either) in SIZED.items():
     RULES[_known] = (
-        f"how {_how} is <the> {_noun}",
-        f"what is <the> {_what} of <the> {_noun}",
-        f"what|which {_what} is|has <the> {_noun}",
-        f"what|which {_what} does <the> {_noun} have",
+        f"how {_adjective} is <the> {_noun}",
+        f"what is <the> {_dimension} of <the> {_noun}",
+        f"what|which {_dimension} is|has <the> {_noun}",
+        f"what|which {_dimension} does <the> {_noun} have",
         f"is <the> {_noun} {_either}",
     )
 RULES |= {
@@ -209,13 +210,13 @@ BESIDE = {
     "above": "above|over|higher_than|on_top_of|further_up_than",
     "below": "below|under|beneath|underneath|lower_than|further_down_than",
 }
-for _said, _words in BESIDE.items():
-    RULES[f"is the {{a}} {_said} the {{b}}?"] = (
+for _relation, _words in BESIDE.items():
+    RULES[f"is the {{a}} {_relation} the {{b}}?"] = (
         f"is <the>|a|an? {{a}} {_words} <the>|a|an? {{b}}",
         f"is <the>|a|an? {{a}} located|placed|situated|lying|sitting {_words} <the>|a|an? {{b}}",
         f"does <the>|a|an? {{a}} lie|sit {_words} <the>|a|an? {{b}}",
     )
-    RULES[f"what is {_said} the {{b}}?"] = (
+    RULES[f"what is {_relation} the {{b}}?"] = (
         f"what|which_shape|which_object|what_shape <lies> {_words} <the>|a|an? {{b}}",
         f"what can|do you <see> {_words} <the>|a|an? {{b}}",
     )
@@ -267,17 +268,17 @@ def _alternative(word: str) -> str:
 
 def rewordings() -> tuple[Rewording, ...]:
     """All rules, in order."""
-    found = []
+    rules = []
     for known, patterns in RULES.items():
         for pattern in patterns:
             opposite, plain = pattern.startswith("!"), pattern.removeprefix("!")
             words = plain.removeprefix("exists: ")
             frames = EXISTS if words != plain else ("*",)
-            found += [
+            rules += [
                 Rewording(re.compile(regex(frame.replace("*", words))), known, opposite)
                 for frame in frames
             ]
-    return tuple(found)
+    return tuple(rules)
 
 
 def main() -> None:

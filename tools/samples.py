@@ -1,10 +1,10 @@
-"""Draw the samples again, and write what is on them: all files but the README.
+"""Draw the samples, and write their captions: all files except the README.
 
 python tools/samples.py FOLDER      (make samples: into samples)
 
-Wafers are scenes `8 * class + n` of seed 2026. Shapes are the first scenes of seed 2027 of a kind:
-one shape, each of the eight in another colour; two shapes, one of which lies clearly to one side of
-the other; three shapes. None was chosen by what a model makes of it.
+Wafers are scenes `8 * class + n` of seed 2026. Shapes are the first scenes of seed 2027 of each
+kind: one shape, each of the eight in another colour; two shapes, one of them clearly to one side of
+the other; three shapes. No model took part in the choice.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIDE = 256  # pixels
 WAFER_SEED, SHAPES_SEED = 2026, 2027
 WAFERS = {"perfect": 3, "scratch": 4, "particles": 4, "stain": 4, "edge-chip": 3}  # of each class
 SINGLES, PAIRS, TRIPLES = 8, 8, 6
-DRAFTS = 400  # captions that are drawn of each, of which one is kept
+DRAFTS = 400  # captions to generate for each scene, of which one is kept
 
 
 def wafers() -> Iterator[tuple[str, Scene]]:
@@ -36,27 +36,29 @@ def wafers() -> Iterator[tuple[str, Scene]]:
 
 
 def shapes() -> Iterator[tuple[str, Scene]]:
-    """(file name, scene): the file is called as the scene is labelled, without articles."""
-    room = {1: SINGLES, 2: PAIRS, 3: TRIPLES}
-    known: set[object] = set()  # shapes and colours that have been alone
+    """(file name, scene): the file is named after the scene's label, without articles."""
+    missing = {1: SINGLES, 2: PAIRS, 3: TRIPLES}
+    used: set[object] = set()  # shapes and colours of scenes with one shape
     for n in itertools.count():
         facts = scene(SHAPES_SEED, n, 32, "shapes").facts
-        count, alone = int(facts["count"]), {facts["colour 1"], facts["shape 1"]}
-        if not room[count] or (count == 1 and known & alone):
+        count = int(facts["count"])
+        first_shape = {facts["colour 1"], facts["shape 1"]}
+        if not missing[count] or (count == 1 and used & first_shape):
             continue
         if count == 2 and "relation 1 2" not in facts:
             continue
-        room[count] -= 1
-        known |= alone if count == 1 else set()
+        missing[count] -= 1
+        if count == 1:
+            used |= first_shape
         drawn = scene(SHAPES_SEED, n, SIDE, "shapes")
         words = re.sub(r"\ban? |,", "", drawn.label)
         yield f"shapes/{words.replace(' ', '-')}.jpg", drawn
-        if not any(room.values()):
+        if not any(missing.values()):
             return
 
 
-def told(drawn: Scene) -> str:
-    """A true caption in the generator's words: of those that tell most, the shortest."""
+def best_caption(drawn: Scene) -> str:
+    """A generated caption: the shortest of those that state the most facts."""
     rng = np.random.default_rng(0)
     drafts = [caption(rng, drawn.facts) for _ in range(DRAFTS)]
     return max(drafts, key=lambda draft: (draft[1].count(";"), -len(draft[0])))[0]
@@ -72,7 +74,7 @@ def write(folder: Path) -> None:
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file_name", "caption"))
-        table.writerows((name, told(drawn)) for name, drawn in pictures)
+        table.writerows((name, best_caption(drawn)) for name, drawn in pictures)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from driving import ODD_NAMES, SAMPLES, Visit
+from local_server import running
 from photos import ASTRONAUT, CAT, COFFEE, ROCKET
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
-from served import running
 
 import patchword
 from patchword.serve.app import create_app

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from driving import SAMPLES, Visit, errors, give, submit
+from local_server import running
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
-from served import running
 
 import patchword
 from patchword.serve.app import create_app

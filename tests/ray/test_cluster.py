@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from indexed import picture, twelve_photos
+from index_photos import picture, twelve_photos
 from pyarrow import fs
 from typer.testing import CliRunner
 

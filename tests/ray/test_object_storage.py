@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import picture, twelve_photos
+from index_photos import picture, twelve_photos
 from photos import CAT
 from pyarrow import fs
-from shrunk import tiny_bundle, tiny_clip
+from small_models import tiny_bundle, tiny_clip
 from typer.testing import CliRunner
 
 import patchword

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from indexed import picture
-from processes import free_ports
+from forked_processes import free_ports
+from index_photos import picture
 from typer.testing import CliRunner
 
 import patchword

@@ -1,6 +1,6 @@
 """images.open on the 306 files of image-rs' test suite, and on 18 photos turned in every way."""
 
-import guarded
+import isolated_open
 import numpy as np
 import pytest
 from corpora import DATA
@@ -46,7 +46,7 @@ OTHERWISE = {
 def opened(tmp_path_factory):
     """path -> pixels or reason for all suite files."""
     paths = sorted(p for root in (SUITE.parent, EXIF) for p in root.rglob("*") if p.is_file())
-    return guarded.opened(paths, tmp_path_factory.mktemp("opened"))
+    return isolated_open.open_all(paths, tmp_path_factory.mktemp("opened"))
 
 
 def test_every_suite_file_opens_or_says_why(opened):

@@ -1,4 +1,4 @@
-"""Features to lose something over, and the parts of papers' formulas in numpy's float64."""
+"""Features for tests of losses, and parts of the papers' formulas in float64 numpy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,26 @@ from torch import Tensor
 
 
 def features(count: int = 9, width: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit features of images and texts, each (count, width), in which matching pairs are close."""
     generator = torch.Generator().manual_seed(seed)
     image, text = torch.randn(2, count, width, generator=generator)
-    text += image  # pairs are alike, so that positives and negatives differ
+    text += image  # so that positives are closer than negatives
     return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
 
 def inputs(*values: Tensor | float) -> list[Tensor]:
+    """Leaf tensors that require gradients, copied from the values."""
     return [torch.as_tensor(value).clone().requires_grad_() for value in values]
 
 
-def with_gradient(loss: Callable[..., Tensor], given: list[Tensor]) -> list[Tensor]:
-    value = loss(*given)
-    return [value.detach(), *torch.autograd.grad(value, given)]
+def with_gradient(loss: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """The loss, then its gradient for each input."""
+    value = loss(*inputs)
+    return [value.detach(), *torch.autograd.grad(value, inputs)]
 
 
 def expected(value: Any) -> Tensor:
+    """A number as a float32 scalar tensor."""
     return torch.tensor(float(value))
 
 

@@ -1,7 +1,7 @@
-"""Image files of every format and oddity, each with the pixels that it must give.
+"""Image files of every format and many variants of each, with the pixels that they must give.
 
-They are written by other code than reads them: byte by byte in `pictures`, by imagecodecs or by
-tifffile; by Pillow itself only where nothing else writes the format.
+They are written by other code than that which reads them: byte by byte in `image_writers`, by
+imagecodecs or tifffile; by Pillow itself only if nothing else writes the format.
 """
 
 import io
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import image_writers
 import imagecodecs
 import numpy as np
-import pictures
 import tifffile
+from image_writers import bmp, encoded, png, random_pixels, run_lengths, to_levels
 from numpy.typing import NDArray
 from photos import CAT
-from pictures import bmp, encoded, png, random_pixels, run_lengths, to_levels
 from PIL import Image
 
 Pixels = NDArray[np.integer]
@@ -24,18 +24,19 @@ Pixels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class File:
-    """data: the file. pixels: what it shows (H, W, 1 to 4), 8 bits, or None where it must be
-    refused. within: levels that opening it may differ by, once it lies over white."""
+    """data: the file's content. pixels: 8-bit values (H, W) or (H, W, 1 to 4), or None if the file
+    must be refused. within: the largest allowed difference after compositing over white."""
 
     data: bytes
     pixels: Pixels | None
     within: float = 0.51  # the rounding of transparency over white
 
     def expected(self) -> NDArray[np.float64]:
-        """RGB over white (H, W, 3), 0..255, not rounded."""
+        """RGB (H, W, 3) composited over white, 0..255, not rounded."""
         pixels = self.pixels[..., None] if self.pixels.ndim == 2 else self.pixels
-        alpha = pixels[..., -1:] / 255 if pixels.shape[2] in (2, 4) else 1.0
-        colours = pixels[..., : 1 if pixels.shape[2] < 3 else 3]
+        channels = pixels.shape[2]
+        alpha = pixels[..., -1:] / 255 if channels in (2, 4) else 1.0
+        colours = pixels[..., :1] if channels < 3 else pixels[..., :3]
         return np.broadcast_to(colours * alpha + 255 * (1 - alpha), (*pixels.shape[:2], 3))
 
 
@@ -45,7 +46,7 @@ GREY = random_pixels(13, 21, seed=2)
 DEEP = random_pixels(13, 21, 4, kind=np.uint16, seed=3)
 PALETTE = random_pixels(256, 3, seed=4)
 with Image.open(CAT) as _picture:
-    PHOTO = np.asarray(_picture)[40:168, 60:260].copy()  # (128, 200, 3): what lossy formats are for
+    PHOTO = np.asarray(_picture)[40:168, 60:260].copy()  # (128, 200, 3), for lossy formats
 Named = Iterator[tuple[str, File]]
 
 
@@ -93,7 +94,7 @@ def bmps() -> Named:
     for header in (40, 56, 108):
         data = bmp(word, 16, header, masks=(0xF800, 0x7E0, 0x1F))
         yield f"16 bits 565 {header}.bmp", File(data, shown, 1)
-    # What Pillow reads wrong or not at all.
+    # Pillow reads these wrong or not at all.
     for header in (56, 124):
         masks = (0x7C00, 0x3E0, 0x1F, 0x8000)
         yield f"16 bits transparent {header}.bmp", File(bmp(word, 16, header, masks=masks), None)
@@ -203,9 +204,9 @@ def tiffs() -> Named:
     ycbcr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
     data = tiff(ycbcr, photometric="ycbcr", subsampling=(1, 1))
     yield "ycbcr.tiff", File(data, RGB, 3)
-    # What Pillow would read wrong or not at all.
+    # Pillow would read these wrong or not at all.
     yield "floats.tiff", File(tiff(RGB.astype(np.float32) / 255, photometric="rgb"), None)
-    yield "ycbcr subsampled.tiff", File(pictures.tiff(ycbcr, photometric=6), None)
+    yield "ycbcr subsampled.tiff", File(image_writers.tiff(ycbcr, photometric=6), None)
 
 
 def jpegs() -> Named:
@@ -216,7 +217,9 @@ def jpegs() -> Named:
         "progressive": encoded(photo, "JPEG", progressive=True, quality=90),
         "progressive grey": encoded(photo.convert("L"), "JPEG", progressive=True),
         "restarts": encoded(photo, "JPEG", restart_marker_blocks=3),
-        "told of": encoded(photo, "JPEG", comment=b"a cat", exif=exif, xmp=b"<x/>", dpi=(9, 9)),
+        "with metadata": encoded(
+            photo, "JPEG", comment=b"a cat", exif=exif, xmp=b"<x/>", dpi=(9, 9)
+        ),
         "one colour each": encoded(photo, "JPEG", keep_rgb=True),
     }
     for samples in ("444", "422", "420", "411"):
@@ -265,14 +268,14 @@ def on_canvas(gif: bytes, width: int, height: int, left: int, top: int) -> bytes
 def icons() -> Named:
     def icon(*entries: tuple[int, int, bytes]) -> bytes:
         """An ICO of (side, bits, PNG or DIB)."""
-        place, out = 6 + 16 * len(entries), struct.pack("<3H", 0, 1, len(entries))
+        offset, out = 6 + 16 * len(entries), struct.pack("<3H", 0, 1, len(entries))
         for side, bits, data in entries:
-            out += struct.pack("<4B2H2I", side, side, 0, 0, 1, bits, len(data), place)
-            place += len(data)
+            out += struct.pack("<4B2H2I", side, side, 0, 0, 1, bits, len(data), offset)
+            offset += len(data)
         return out + b"".join(data for *_, data in entries)
 
     def dib(pixels: Pixels, mask: NDArray[np.bool_]) -> bytes:
-        """A bitmap with its mask of what is transparent, twice as high in its header."""
+        """A bitmap followed by its transparency mask; its header states twice the height."""
         shifts = [1 << 16, 1 << 8, 1, 1 << 24][: pixels.shape[2]]
         data = bytearray(bmp(pixels.astype(np.uint32) @ shifts, 8 * pixels.shape[2])[14:])
         struct.pack_into("<i", data, 8, 2 * len(pixels))
@@ -293,7 +296,7 @@ def icons() -> Named:
 
 
 def portable() -> Named:
-    """Netpbm's formats, as text and as bytes."""
+    """Netpbm's formats, in text and binary form."""
     head = b"# a comment\n21 13\n"
     text = " ".join
     bits = GREY > 99
@@ -364,7 +367,7 @@ def others() -> Named:
         options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": "4:4:4"}
         data = encoded(Image.fromarray(RGB), kind, save_all=True, append_images=frames, **options)
         yield f"frames.{kind.lower()}", File(data, RGB, 0.51 if kind == "WEBP" else 9)
-    # Written by Pillow alone.
+    # Only Pillow writes these.
     for kind in ("PCX", "SGI", "DDS"):
         yield f"rgb.{kind.lower()}", File(encoded(Image.fromarray(RGB), kind), RGB)
     bits = GREY > 99
@@ -379,7 +382,7 @@ def others() -> Named:
 
 
 def foreign() -> Named:
-    """Formats that cannot be read, and what is no image."""
+    """Image formats that patchword does not read, and files that are no images."""
     described = b"P7\nWIDTH 21\nHEIGHT 13\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n"
     for name, data in {
         "new.jxl": imagecodecs.jpegxl_encode(RGB), "wide.jxr": imagecodecs.jpegxr_encode(RGB),
@@ -402,5 +405,5 @@ KINDS: tuple[Callable[[], Named], ...] = (
 
 
 def every() -> dict[str, File]:
-    """All of them: "pngs/frames.png" -> file."""
+    """All files by name, such as "pngs/frames.png"."""
     return {f"{kind.__name__}/{name}": file for kind in KINDS for name, file in kind()}

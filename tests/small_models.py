@@ -1,4 +1,5 @@
-"""Every named variant made small, so that one suite can run them all."""
+"""Small models: every named variant with little width and depth, so that one suite can run them
+all, and a few tiny models with random weights."""
 
 from dataclasses import replace
 
@@ -18,20 +19,25 @@ from patchword.config import (
 )
 from patchword.text.tokenizer import Tokenizer
 
-WORDS = 600
+WORDS = 600  # size of the vocabulary
 
 
 def shrunk(config: ModelConfig) -> ModelConfig:
-    """The same model with the same choices and hardly any width or depth."""
+    """The same architecture with the same options, but little width and depth."""
     vision, preprocess = config.vision, config.preprocess
     if vision is not None:
-        # Windows of a Swin shift only where there are several.
-        sides = 10 if isinstance(vision, SwinConfig) else 3
-        size = (64, 64) if isinstance(vision, ResNetConfig) else (vision.patch_size * sides,) * 2
+        if isinstance(vision, ResNetConfig):
+            side = 64
+        elif isinstance(vision, SwinConfig):
+            side = 10 * vision.patch_size  # a Swin shifts its windows only if there are several
+        else:
+            side = 3 * vision.patch_size
+        size = (side, side)
         vision = small_vision(replace(vision, image_size=size))
         preprocess = replace(preprocess, size=size, resize_to=size[0])
-    # Attention pooling lands in the joint space by itself, at the tower's width.
-    joint = 32 if isinstance(vision, ViTConfig) and vision.pool == "map" else 24
+    # Attention pooling has no projection: the joint space is as wide as the tower.
+    pools_by_attention = isinstance(vision, ViTConfig) and vision.pool == "map"
+    joint_width = 32 if pools_by_attention else 24
     decoder = config.decoder and small_text(config.decoder)
     return replace(
         config,
@@ -40,15 +46,15 @@ def shrunk(config: ModelConfig) -> ModelConfig:
         text=config.text and small_text(config.text),
         blip=config.blip and replace(config.blip, decoder=decoder),
         masked=config.masked and replace(config.masked, width=32, depth=2, heads=2, mlp_width=64),
-        embed_dim=config.embed_dim and joint,
+        embed_dim=config.embed_dim and joint_width,
         classes=config.classes and 7,
         labels=(),
     )
 
 
 def shallow(config: ModelConfig) -> ModelConfig:
-    """A shrunk model with one block in each part, of a Swin the fewest that have a shifted one and
-    a merge of patches: graphs take seconds to make, longer by every block."""
+    """A shrunk model with one block in each part, because exporting a graph takes longer with every
+    block. A Swin keeps the fewest blocks that include shifted windows and patch merging."""
     vision = config.vision
     if isinstance(vision, ViTConfig):
         vision = replace(vision, depth=1)
@@ -64,7 +70,8 @@ def shallow(config: ModelConfig) -> ModelConfig:
 
 
 def small_text(text: TextConfig) -> TextConfig:
-    """A tower of width 32 and two blocks, which looks at one as wide."""
+    """A text tower of width 32 with two blocks; it cross-attends, if at all, to image tokens of
+    width 32."""
     return replace(
         text,
         vocab_size=WORDS,
@@ -81,22 +88,21 @@ def small_text(text: TextConfig) -> TextConfig:
 
 
 def small_vision(vision: VisionConfig) -> VisionConfig:
-    """A tower of width 32 and two blocks, or of one bottleneck a stage and two in the first."""
+    """An image tower: a ViT of width 32 with two blocks, a Swin with two stages, or a ResNet with
+    two bottlenecks in the first stage and one in the others."""
     if isinstance(vision, ResNetConfig):
-        stages = (2, *(1 for _ in vision.stages[1:]))
+        stages = (2,) + (1,) * (len(vision.stages) - 1)
         return replace(vision, width=8, stages=stages, heads=4)
     if isinstance(vision, SwinConfig):
         return replace(vision, width=16, stages=(2, 2), heads=2, mlp_width=32, window=2)
-    stem = tuple(1 for _ in vision.stem_stages)
-    stem_width = 8 if stem else 0
     return replace(
         vision,
         width=32,
         depth=2,
         heads=2,
         mlp_width=64,
-        stem_stages=stem,
-        stem_width=stem_width,
+        stem_stages=(1,) * len(vision.stem_stages),
+        stem_width=8 if vision.stem_stages else 0,
     )
 
 
@@ -117,12 +123,13 @@ def tiny_hybrid() -> ModelConfig:
 
 
 def tiny_vit(positions: Positions) -> ModelConfig:
-    """A ViT classifier of seven classes that says in this way where its patches are."""
+    """A ViT classifier with seven classes and this kind of positions."""
     return shrunk(ModelConfig(ViTConfig(positions=positions), classes=7))
 
 
 def tiny_bundle(config: ModelConfig) -> Bundle:
-    """A model of random weights that reads words, always the same."""
+    """A two-tower model with a tokenizer and always the same random weights. Raises ValueError for
+    a config without a text tower."""
     if config.text is None:
         raise ValueError("tiny_bundle is for two towers")
     tokenizer = Tokenizer.train(["a photo of a cat", "a dog", "a wafer"], WORDS, 16)
@@ -134,12 +141,14 @@ def tiny_bundle(config: ModelConfig) -> Bundle:
 
 
 def pixels(config: ModelConfig, count: int = 3, seed: int = 2) -> Tensor:
+    """Random images (count, 3, H, W) of the model's size."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *config.image_tower.image_size, generator=generator)
 
 
 def ids(config: ModelConfig) -> Tensor:
-    """Three texts, padded to the longest, or to the context where padding is attended to."""
+    """Ids (3, length) of three texts, padded to the longest, or to the context length in models
+    that attend to padding."""
     text = config.text_or_decoder
     assert text is not None
     end, pad = WORDS - 1, text.pad_token
@@ -149,5 +158,5 @@ def ids(config: ModelConfig) -> Tensor:
 
 
 def embeds_text(config: ModelConfig) -> bool:
-    """Whether texts have vectors: a question that is only answered has none."""
+    """Whether the model gives texts vectors; one that only answers questions does not."""
     return config.text is not None and (config.writes_captions or not config.answers_questions)

@@ -1,4 +1,4 @@
-"""Folders of small pictures to index, and what is in an index."""
+"""Folders of small photos to index, and the rows of an index as LanceDB reads them."""
 
 import os
 from datetime import datetime
@@ -14,6 +14,7 @@ NAMES = ("plain.png", "with space.jpg", 'it\'s "quoted".png', "晶圆 é.bmp", "
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> Path:
+    """Write smooth noise as an image of (width, height) pixels; another image for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
     Image.fromarray(pixels).resize(size).save(path)
@@ -21,7 +22,8 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> Path:
 
 
 def twelve_photos(folder: Path) -> Path:
-    """A folder of 12 pictures, two levels deep, with names that need care, and a text file."""
+    """Fill a folder with 12 images, two levels deep, with names that need escaping, and a text
+    file."""
     for i, name in enumerate(NAMES):
         picture(folder / name, i)
         picture(folder / "wafer's" / "deep" / name, 100 + i)
@@ -29,15 +31,15 @@ def twelve_photos(folder: Path) -> Path:
     return folder
 
 
-def at(path: Path, day: str) -> datetime:
-    """Set the file's time to noon UTC of a day."""
+def set_modified(path: Path, day: str) -> datetime:
+    """Set a file's modification time to noon UTC of a day, and return it."""
     time = datetime.fromisoformat(day + "T12:00:00+00:00")
     os.utime(path, (time.timestamp(),) * 2)
     return time
 
 
 def rows(path: Path) -> tuple[list[str], np.ndarray]:
-    """Paths and vectors as LanceDB gives them, without patchword."""
+    """Paths and vectors of an index, read by LanceDB without patchword."""
     table = lancedb.connect(path).open_table("images").to_arrow()
     return table["path"].to_pylist(), np.array(table["vector"].to_pylist(), np.float64)
 

@@ -1,4 +1,4 @@
-"""Images made in memory, some of kinds that Pillow reads and cannot write."""
+"""Write image files in memory, also of kinds that Pillow can read but not write."""
 
 import io
 import itertools
@@ -9,27 +9,31 @@ import numpy as np
 
 
 def encoded(picture, kind, **options):
+    """The content of the file that Pillow writes."""
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
 
 
 def random_pixels(*shape, kind=np.uint8, limit=None, seed=0):
+    """Random integers of this dtype, from 0 to `limit` or to the largest."""
     limit = np.iinfo(kind).max if limit is None else limit
     return np.random.default_rng(seed).integers(0, limit + 1, shape).astype(kind)
 
 
 def to_levels(values, white):
-    """The expectation for deep samples, in exact integers: round half up of v * 255 / white."""
+    """The expected 8-bit values of samples of any depth: v * 255 / white, rounded half up in exact
+    integers."""
     return ((values.astype(object) * 510 + white) // (2 * white)).astype(np.uint8)
 
 
 def grey(levels):
+    """Grey values (H, W) as RGB (H, W, 3)."""
     return np.repeat(levels[..., None], 3, axis=-1)
 
 
 def tiff(values, order="<", white=None, planar=False, deflate=False, photometric=None, kind=1):
-    """A TIFF of any integer or float samples (H, W) or (H, W, C); white: its MaxSampleValue."""
+    """A TIFF of integer or float samples (H, W) or (H, W, C). white: its MaxSampleValue."""
     values = values[..., None] if values.ndim == 2 else values
     height, width, channels = values.shape
     bits = values.dtype.itemsize * 8
@@ -49,24 +53,25 @@ def tiff(values, order="<", white=None, planar=False, deflate=False, photometric
         tags[281] = [white] * channels
     start = 8 + 2 + 12 * len(tags) + 4
     arrays = sum(4 * len(v) for v in tags.values() if len(v) > 1)
-    place = start + arrays
+    offset = start + arrays
     for i, strip in enumerate(strips):
-        tags[273][i] = place
-        place += len(strip)
+        tags[273][i] = offset
+        offset += len(strip)
     entries, extra = b"", b""
     for tag in sorted(tags):
         numbers = struct.pack(f"{order}{len(tags[tag])}I", *tags[tag])
         if len(tags[tag]) > 1:
-            at = struct.pack(f"{order}I", start + len(extra))
+            pointer = struct.pack(f"{order}I", start + len(extra))
             extra += numbers
-            numbers = at
+            numbers = pointer
         entries += struct.pack(f"{order}HHI", tag, 4, len(tags[tag])) + numbers
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(tags))
     return head + entries + bytes(4) + extra + b"".join(strips)
 
 
 def packed(row, depth):
-    """Bytes of a row (W, C) of samples of 1, 2, 4, 8 or 16 bits, the first in the high bits."""
+    """A row (W, C) of samples of 1, 2, 4, 8 or 16 bits as bytes, the first sample in the high
+    bits."""
     if depth >= 8:
         return row.astype(f">u{depth // 8}").tobytes()
     bits = (row.reshape(-1, 1) >> np.arange(depth - 1, -1, -1)) & 1
@@ -85,9 +90,10 @@ ADAM7 = (
 
 
 def png(values, depth=8, interlaced=False, palette=None, bits=None, clear=None):
-    """A PNG of samples (H, W) or (H, W, C); with PLTE, sBIT and tRNS chunks where given.
+    """A PNG of samples (H, W) or (H, W, C).
 
-    palette: (N, 3). clear: the transparent colour, or, with a palette, its opacities.
+    palette: (N, 3), written as PLTE. bits: written as sBIT for each channel. clear: the transparent
+    colour, or the opacities of a palette, written as tRNS.
     """
     values = values[..., None] if values.ndim == 2 else values
     height, width, channels = values.shape
@@ -114,14 +120,16 @@ def png(values, depth=8, interlaced=False, palette=None, bits=None, clear=None):
 
 
 def png16(values, bits=None, clear=None):
+    """A PNG of 16 bits."""
     return png(values, 16, bits=bits, clear=clear)
 
 
 def bmp(words, depth, header=40, palette=None, masks=(), top_down=False, runs=b""):
-    """A BMP of pixels (H, W), each one number of `depth` bits.
+    """A BMP of pixels (H, W), each a number of `depth` bits.
 
-    header: its bytes: 12 (OS/2), 40, 56, 108 or 124 (versions 3, 4 and 5). palette: (N, 3).
-    masks: the bits of red, green, blue and alpha. runs: the pixels again, run-length encoded.
+    header: its size in bytes: 12 (OS/2), 40, 56, 108 or 124 (versions 3, 4 and 5). palette: (N, 3).
+    masks: the bits of red, green, blue and alpha. runs: the same pixels, run-length encoded, which
+    are written instead.
     """
     height, width = words.shape
     stored = words if top_down else words[::-1]
@@ -131,17 +139,22 @@ def bmp(words, depth, header=40, palette=None, masks=(), top_down=False, runs=b"
         rows = [row.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : depth // 8] for row in stored]
         rows = [row.tobytes() for row in rows]
     pixels = runs or b"".join(row + bytes(-len(row) % 4) for row in rows)
-    compression = 3 if masks else (1 if depth == 8 else 2) if runs else 0
+    if masks:
+        compression = 3  # BI_BITFIELDS
+    elif runs:
+        compression = 1 if depth == 8 else 2  # BI_RLE8, BI_RLE4
+    else:
+        compression = 0
     colours = b""
     if palette is not None:
         colours = b"".join(bytes(c[::-1]) + bytes(header > 12) for c in palette.tolist())
     if header == 12:
         info = struct.pack("<I4H", header, width, height, 1, depth)
     else:
-        up = -height if top_down else height
+        signed_height = -height if top_down else height
         used = 0 if palette is None else len(palette)
         numbers = (1, depth, compression, len(pixels), 2835, 2835, used, 0)
-        info = struct.pack("<I2i2H6I", header, width, up, *numbers)
+        info = struct.pack("<I2i2H6I", header, width, signed_height, *numbers)
         info += struct.pack("<4I", *masks, *[0] * (4 - len(masks)))[: 12 if header == 40 else 16]
         if not masks and header == 40:
             info = info[:40]
@@ -153,8 +166,8 @@ def bmp(words, depth, header=40, palette=None, masks=(), top_down=False, runs=b"
 
 
 def run_lengths(indices, depth):
-    """Indices (H, W) of 8 or 4 bits as a BMP run-length encodes them: the even rows by runs, the
-    odd ones literally."""
+    """Indices (H, W) of 8 or 4 bits in BMP's run-length encoding: even rows as runs, odd rows
+    literally."""
     out = b""
     for number, row in enumerate(indices[::-1].tolist()):
         if number % 2 and len(row) > 2:

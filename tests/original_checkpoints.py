@@ -1,4 +1,5 @@
-"""Checkpoints of other libraries, written once a session and copied for each test. A plugin."""
+"""A pytest plugin: fixtures with checkpoints of other libraries, each written once a session and
+copied for each test."""
 
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,8 @@ VIT = {"image_size": SIZE, "layers": 2, "width": 48, "patch_size": 8, "head_widt
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 16}
 
 
-def once(name: str, write: Callable[[Path], object]) -> Any:
-    """A fixture: a fresh copy of a checkpoint that is written once a session."""
+def fixtures(name: str, write: Callable[[Path], object]) -> Any:
+    """Two fixtures: the checkpoint, written once a session, and a fresh copy of it for a test."""
 
     @pytest.fixture(scope="session", name=f"{name}_original")
     def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +29,7 @@ def once(name: str, write: Callable[[Path], object]) -> Any:
     return original, copied
 
 
-hf_original, hf = once("hf", hugging_face)
-oc_original, oc = once("oc", lambda path: open_clip_model(path, VIT))
-rn_original, rn = once("rn", lambda path: open_clip_model(path, RESNET))
-vit_original, vit = once("vit", timm_vit)
+hf_original, hf = fixtures("hf", hugging_face)
+oc_original, oc = fixtures("oc", lambda path: open_clip_model(path, VIT))
+rn_original, rn = fixtures("rn", lambda path: open_clip_model(path, RESNET))
+vit_original, vit = fixtures("vit", timm_vit)

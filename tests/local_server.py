@@ -1,4 +1,5 @@
-"""Helpers for tests of the server: images for requests, and a server on loopback in a thread."""
+"""A real server on the loopback address, run in a thread, for clients that need a socket; and
+photos to send."""
 
 import base64
 import contextlib
@@ -21,34 +22,34 @@ AT = "http://127.0.0.1:8000"
 
 
 def sent(path: Path) -> str:
-    """The content of a file as base64, for JSON."""
+    """A file's content in base64."""
     return base64.b64encode(path.read_bytes()).decode()
 
 
 def samples_index(model: Model, folder: Path) -> Path:
-    """An index of four samples, three shapes and a wafer, in a folder."""
+    """Build an index of four samples, three of shapes and one of a wafer, inside a folder."""
     path = folder / "photos.index"
     patchword.open_index(path).add([*SHAPES, SCRATCH], model)
     return path
 
 
 def uri(path: Path) -> str:
-    """A JPEG file as a data URI."""
+    """The data URI of a JPEG file."""
     return f"data:image/jpeg;base64,{sent(path)}"
 
 
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
-    """The address of a server that runs during the block."""
-    with listen("127.0.0.1", 0) as server_socket:
+    """Run a server during the `with` block. Yields its address."""
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(configured(app))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [server_socket]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 thread.join(0.01)
-            yield f"http://127.0.0.1:{server_socket.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

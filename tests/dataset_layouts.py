@@ -1,4 +1,4 @@
-"""The same five photos in every layout that a source can have."""
+"""The same five photos with captions and classes in every layout that a data source can read."""
 
 import json
 from pathlib import Path
@@ -25,6 +25,7 @@ ROWS = [
 
 
 def lines(rows: list[dict]) -> str:
+    """JSON Lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -37,7 +38,7 @@ def csv_text(rows: list[dict], delimiter: str = ",") -> str:
 
 
 def five_photos(root: Path) -> Path:
-    """A folder p with five photos."""
+    """Write five photos into root/five/p. Returns root/five."""
     (root / "five" / "p").mkdir(parents=True)
     for i in range(5):
         (root / "five" / "p" / f"{i}.png").write_bytes(encoded(i))
@@ -45,7 +46,8 @@ def five_photos(root: Path) -> Path:
 
 
 def odd_folders(tmp_path: Path) -> Path:
-    """Split folders with unusual names: classes named like splits, deeper folders, brackets."""
+    """Folders `train` and `validation` of class folders, with difficult names: classes named like
+    splits, a subfolder in a class, brackets, a hidden folder, an empty class."""
     root = tmp_path / "ph[o]tos"
     class_folders(root / "train", ("dark_hat", "test", "train"), 4)
     (root / "train" / "test" / "deep").mkdir()
@@ -58,6 +60,7 @@ def odd_folders(tmp_path: Path) -> Path:
 
 
 def opened(kind: str, path: Path | str = "", reads: tuple[str, ...] = BOTH, **more) -> Source:
+    """The data source of a SourceConfig."""
     (source,) = open_sources([SourceConfig(kind, path=str(path), **more)], PREPROCESS, reads)
     return source
 
@@ -67,13 +70,14 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def pixels(image: str | bytes | Path) -> np.ndarray:
-    """The pixels at inference, before normalisation."""
+    """The network's input at inference, before normalisation: (3, H, W)."""
     preprocess = Preprocess(PREPROCESS)
     photo = Photo.whole(images.open(image, at_least=preprocess.at_least))
     return preprocess.seen(photo)[0]
 
 
-def structs(five: Path) -> list[dict]:
+def structs() -> list[dict]:
+    """Images as Hugging Face's `Image` feature stores them in parquet files."""
     return [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(5)]
 
 
@@ -110,13 +114,13 @@ def parquet_paths(five: Path) -> Source:
 
 
 def parquet_structs(five: Path) -> Source:
-    rows = [{**row, "photo": value} for row, value in zip(ROWS, structs(five), strict=True)]
+    rows = [{**row, "photo": value} for row, value in zip(ROWS, structs(), strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), five / "all.parquet")
     return opened("table", five / "all.parquet", image="photo")
 
 
 def parquet_bytes(five: Path) -> Source:
-    """Two files of a pattern."""
+    """Two parquet files, opened by a pattern."""
     rows = [
         {"image": encoded(i), "text": r["caption"], "label": r["label"]} for i, r in enumerate(ROWS)
     ]
@@ -126,7 +130,7 @@ def parquet_bytes(five: Path) -> Source:
 
 
 def hugging_face(five: Path) -> Source:
-    """A repository as `push_to_hub` writes one: Image and ClassLabel features in a parquet."""
+    """A repository as `push_to_hub` writes it: Image and ClassLabel features in a parquet file."""
     features = datasets.Features(
         {
             "photo": datasets.Image(),
@@ -134,10 +138,10 @@ def hugging_face(five: Path) -> Source:
             "label": datasets.ClassLabel(names=["hat", "shirt"]),
         }
     )
-    values = {"photo": structs(five), "caption": CAPTIONS, "label": NAMES}
+    values = {"photo": structs(), "caption": CAPTIONS, "label": NAMES}
     (five / "repository" / "data").mkdir(parents=True)
-    made = datasets.Dataset.from_dict(values, features=features)
-    made.to_parquet(five / "repository" / "data" / "train-00000-of-00001.parquet")
+    dataset = datasets.Dataset.from_dict(values, features=features)
+    dataset.to_parquet(five / "repository" / "data" / "train-00000-of-00001.parquet")
     return opened("hub", five / "repository")
 
 

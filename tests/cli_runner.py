@@ -1,4 +1,4 @@
-"""Runs commands of patchword in the process of a test."""
+"""Run patchword's commands in the test process and collect what they print."""
 
 import json
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from patchword.cli import main
 
 
 @dataclass
-class Ran:
-    """The exit code and the output of a command."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -20,6 +20,7 @@ class Ran:
 
     @property
     def records(self) -> list[dict[str, Any]]:
+        """The JSON Lines of the standard output."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
@@ -28,16 +29,18 @@ class Ran:
         return " ".join(self.err.replace("│", " ").split())
 
 
-Run = Callable[..., Ran]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+    """A function that runs `patchword` with the given arguments."""
+
+    def call(*arguments: object) -> CommandResult:
+        capsys.readouterr()  # drop what was printed before
+        with pytest.raises(SystemExit) as exit_info:
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+        return CommandResult(int(exit_info.value.code or 0), captured.out, captured.err)
 
     return call
