@@ -184,7 +184,7 @@ def test_long_labels_are_told_also_when_their_vectors_are_kept(demo: Model, cach
 def test_kept_labels_are_pruned_and_never_damaged(
     demo: Model, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_cache, "MOST", 3)
+    monkeypatch.setattr(label_cache, "MAX_FILES", 3)
     for number in range(5):
         expected = label_features(demo, [f"label {number}", "other"], ["a {}"])
     files = list(cache.rglob("*.npy"))
@@ -272,10 +272,10 @@ def test_an_index_and_an_export_know_that_weights_were_changed(cache: Path) -> N
 
 def test_a_text_of_heatmaps_is_read_by_the_weights_as_they_are_now(cache: Path) -> None:
     model = patchword.load("demo")
-    before = heatmap._kept(model, "a red circle")
+    before = heatmap._text_vector(model, "a red circle")
     with torch.no_grad():
         model.network.text.head.weight.data.mul_(torch.rand_like(model.network.text.head.weight))
-    after = heatmap._kept(model, "a red circle")
+    after = heatmap._text_vector(model, "a red circle")
     np.testing.assert_allclose(after, model.embed_texts("a red circle"), atol=1e-6)
     assert (after - before).abs().max() > 1e-3
 
