@@ -361,7 +361,7 @@ def test_a_large_index_is_made_fast_when_it_is_built(
     monkeypatch.setattr(Index, "build_approximate", lambda index, model: built.append(model.name))
     assert "approximate" not in run("index", next(photos.iterdir()), "--into", "i").err
     assert built == []
-    assert "makes searches of 7 images approximate" in run("index", "photos", "--into", "i").err
+    assert "making searches of 7 images approximate" in run("index", "photos", "--into", "i").err
     assert built == ["demo"]
 
 

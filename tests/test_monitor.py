@@ -540,7 +540,7 @@ def test_the_end_says_what_a_run_leaves(
             monkeypatch.setenv("RANK", rank)
         code = 0
         try:
-            finish_run(trained, Path("out"), as_json=False, summary=summary)
+            finish_run(trained, Path("out"), as_json=False, summary=run_summary)
         except typer.Exit as error:
             code = error.exit_code
         return code, *capsys.readouterr()
