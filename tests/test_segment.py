@@ -18,6 +18,7 @@ from patchword.errors import UnsupportedError
 from patchword.images.preprocess import Geometry
 from patchword.scenes import scene
 from patchword.show import label_map
+from patchword.where.presence import LEAST
 from patchword.where.rle import rle
 from patchword.where.segment import Rule, Segmentation, probabilities, read_labels, segment
 from patchword.where.windows import Scale
@@ -32,8 +33,10 @@ def photo(height: int, width: int) -> np.ndarray:
 # --- from cosines to labels -----------------------------------------------------------------------
 
 
-def by_loops(cosines: np.ndarray, owners: list[int], count: int, rule: Rule) -> np.ndarray:
-    """SCLIP's `postprocess_result`, pixel by pixel in float64."""
+def by_loops(
+    cosines: np.ndarray, owners: list[int], count: int, rule: Rule, absent: list[int]
+) -> np.ndarray:
+    """SCLIP's `postprocess_result`, pixel by pixel in float64, without absent labels."""
     height, width = cosines.shape[1:]
     classes = np.zeros((count, height, width))
     for y in range(height):
@@ -42,6 +45,7 @@ def by_loops(cosines: np.ndarray, owners: list[int], count: int, rule: Rule) -> 
             for word, owner in enumerate(owners):
                 share = powers[word] / powers.sum()
                 classes[owner, y, x] = max(classes[owner, y, x], share)
+    classes[absent] = 0
     if rule.least_area:
         first = classes.argmax(axis=0)
         total = (first > 0).sum()
@@ -64,18 +68,27 @@ def test_a_box_of_a_tall_photo_is_around_all_of_it() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 @pytest.mark.parametrize("least_area", [0.0, 0.15])
+@pytest.mark.parametrize("least", [0.0, 0.7])
 @pytest.mark.parametrize("owners", [(0, 1, 2, 3, 4), (0, 0, 1, 1, 2), (1, 1, 2, 3, 3)])
 def test_labels_are_those_of_the_formula(
-    owners: tuple[int, ...], least_area: float, threshold: float, monkeypatch: pytest.MonkeyPatch
+    owners: tuple[int, ...],
+    least: float,
+    least_area: float,
+    threshold: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("patchword.where.segment.BAND", 5 * 23 * 4)  # four rows at a time
     cosines = RNG.normal(0, 0.1, (5, 19, 23)).astype(np.float32)
     cosines[3] -= 0.1  # a label of small area
-    rule, count = Rule(12.0, threshold, least_area), max(owners) + 1
+    rule, count = Rule(12.0, threshold, least_area, least), max(owners) + 1
+    present = (0.7, *[0.2] * (count - 2))
     labels = tuple(f"label {n}" for n in range(1, count))
     geometry = Geometry((19, 23), (19, 23), (0, 0), (19, 23))
-    actual = Segmentation(photo(19, 23), labels, owners, cosines, geometry, 1, "value", rule)
-    expected = by_loops(cosines, list(owners), count, rule)
+    actual = Segmentation(
+        photo(19, 23), labels, owners, cosines, geometry, 1, "value", rule, present
+    )
+    absent = list(range(2, count)) if least else []
+    expected = by_loops(cosines, list(owners), count, rule, absent)
     np.testing.assert_array_equal(actual.map, expected)
     assert actual.map.dtype == np.uint8
     assert [each.label for each in actual.shares] == ["background", *labels]
@@ -136,6 +149,41 @@ def test_more_than_255_labels_have_16_bits(tmp_path: Path) -> None:
 
 
 # --- a model --------------------------------------------------------------------------------------
+
+
+def test_a_label_that_is_not_in_the_photo_has_no_pixels() -> None:
+    """Unless asked for; by the head's probability, of a label's best word."""
+    model, seen = patchword.load("demo"), scene(97, 1, kind="shapes")
+    names = [thing.name for thing in seen.objects]
+    labels = ["a lamp|" + names[0], *names[1:], "a scratch", "a stain"]
+    default = model.segment(seen.image, labels, templates="{}")
+    every = model.segment(seen.image, labels, templates="{}", present=0)
+    assert default.present == every.present
+    maps = model.heatmap(seen.image, [*names, "a lamp", "a scratch", "a stain"]).present
+    assert maps is not None
+    *found, lamp, scratch, stain = maps
+    expected = [max(found[0], lamp), *found[1:], scratch, stain]
+    np.testing.assert_allclose(default.present, expected, atol=1e-5)
+    absent = [n for n, p in enumerate(expected, 1) if p < LEAST]
+    assert len(absent) == 2
+    assert not np.isin(default.map, absent).any()
+    stays = ~np.isin(every.map, absent)
+    np.testing.assert_array_equal(default.map[stays], every.map[stays])
+    forced = model.segment(seen.image, labels, templates="{}", present=1)
+    assert not forced.map.any()
+
+
+def test_the_probability_of_labels_is_known_by_a_head_and_a_background() -> None:
+    model, image = patchword.load("demo"), photo(96, 96)
+    for options, said in (
+        ({"method": "value"}, "present is of method 'head', not of 'value'"),
+        ({"background": []}, "present needs words for the background"),
+    ):
+        assert model.segment(image, "a scratch", **options).present is None
+        with pytest.raises(UnsupportedError, match=said):
+            model.segment(image, "a scratch", present=0.5, **options)
+    with pytest.raises(UnsupportedError, match="present is 2"):
+        model.segment(image, "a scratch", present=2)
 
 
 @pytest.mark.parametrize("shape", [(30, 1500), (1500, 30), (3, 3), (97, 64)])
@@ -305,11 +353,13 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
     record = completed.records[2]
     assert record["method"] == direct.method
     assert [row["share"] for row in record["labels"]] == [each.share for each in direct.shares]
+    assert direct.present is not None
+    assert [row["present"] for row in record["labels"]] == [None, *direct.present]
     assert json.loads(json.dumps(direct.rle())) == {
         row["label"]: row["segmentation"] for row in record["labels"] if row["segmentation"]
     }
     completed = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
-    assert completed.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,"
+    assert completed.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,,"
 
 
 @pytest.mark.parametrize(

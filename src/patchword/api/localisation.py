@@ -104,6 +104,7 @@ class Places(Features):
         refine: bool = False,
         progress: Callable[[int, int], None] | None = None,
         squash: bool | None = None,
+        present: float | None = None,
     ) -> Segmentation:
         """The label of each pixel: `.map` (H, W), 0 for background and i for label number i;
         `.shares` and `.rle()`.
@@ -116,6 +117,9 @@ class Places(Features):
         logit_scale  factor of cosines before the softmax; None: the model's
         threshold    0 to 1: a pixel is background if no label has this probability
         least_area   0 to 1: leave out labels whose share of the labelled area is not larger
+        present      0 to 1: leave out labels that are less probable in the photo. None: 0.7 with
+                     the method "head" and words for the background; of other methods, which do not
+                     tell it, all labels stay
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and
         UnsupportedError for labels that are not possible or a model without a text tower. For the
@@ -133,6 +137,7 @@ class Places(Features):
             logit_scale,
             threshold,
             least_area,
+            present,
             progress,
         )
 

@@ -21,7 +21,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "heatmap": (
         "image", "text", "value", "x", "y", "method", "probability", "found", "outside", "error",
     ),
-    "segment": ("image", "label", "share", "probability", "outside", "error"),
+    "segment": ("image", "label", "share", "probability", "present", "outside", "error"),
     "locate": ("image", "text", "score", "crop", "box", "area", "outside", "error"),
     "attention": (
         "image", "text", "caption", "map", "word", "value", "x", "y", "token", "weights",

@@ -91,6 +91,14 @@ def segment(
             help="0 to 1: a label is left out if its share of the area of all labels is not larger."
         ),
     ] = 0.0,
+    present: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="0 to 1: a label that is less probable in the image has no pixels; 0: all labels "
+            "may have some. Only of models with a dense head, by default 0.7.",
+        ),
+    ] = None,
     save: PictureOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
@@ -122,7 +130,7 @@ def segment(
             return bundle.segment(
                 source, names, others, templates, method, logit_scale, threshold, least_area,
                 window=window, stride=stride, short_side=short_side, refine=refine,
-                progress=advance,
+                progress=advance, present=present,
             )  # fmt: skip
 
     failed: list[ImageError] = []
@@ -146,24 +154,30 @@ def segment(
 def records(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
     """The background, then each label, with its mask if it has pixels."""
     masks = segmentation.rle()
-    for each in segmentation.shares:
+    of_labels = segmentation.present or [None] * len(segmentation.labels)
+    for each, present in zip(segmentation.shares, [None, *of_labels], strict=True):
         yield {
             "label": each.label,
             "share": each.share,
             "probability": each.probability,
+            "present": present,
             "segmentation": masks.get(each.label),
         }
 
 
 def shares_table(name: str, segmentation: Segmentation) -> Table:
     """A row per label, the largest first and the background last."""
-    numbers = ("share", "mean probability")
+    numbers = ["share", "mean probability"]
+    if segmentation.present:
+        numbers.append("in the image")
     out = table(name or "label", *numbers, right=numbers)
     background, *labels = segmentation.shares
-    labels.sort(key=lambda label: -label.share)
-    for each in (*labels, background):
-        probability = "" if each.probability is None else share(each.probability)
-        out.add_row(each.label, share(each.share) if each.share else "none", probability)
+    in_image = segmentation.present or [None] * len(labels)
+    rows = sorted(zip(labels, in_image, strict=True), key=lambda row: -row[0].share)
+    for each, present in (*rows, (background, None)):
+        cells = [each.label, share(each.share) if each.share else "none"]
+        cells += ["" if each.probability is None else share(each.probability)]
+        out.add_row(*cells, "" if present is None else share(present))
     return out
 
 

@@ -25,7 +25,7 @@ from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError, listed
 from patchword.images import ImageLike
 from patchword.images.preprocess import Geometry
-from patchword.options import checked, text_list
+from patchword.options import checked, checked_probability, text_list
 from patchword.scope import Check
 from patchword.show import label_map
 from patchword.show.percent import share as percent
@@ -35,7 +35,8 @@ from patchword.text.templates import resolve_templates
 from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import cosines, resolve
-from patchword.where.photo_maps import HEAD, mapped
+from patchword.where.photo_maps import HEAD, mapped, refined
+from patchword.where.presence import LEAST, likely
 from patchword.where.rle import rle
 from patchword.where.windows import Progress, Scale
 
@@ -55,11 +56,14 @@ class Rule:
     logit_scale  cosines are multiplied by it before the softmax
     threshold    a pixel is background if no label has this probability, 0 to 1
     least_area   a label is left out if its share of the pixels of all labels, 0 to 1, is not larger
+    least        a label is left out if its probability in the photo, `Segmentation.present`, is
+                 lower
     """
 
     logit_scale: float
     threshold: float = 0.0
     least_area: float = 0.0
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Segmentation(Pictured):
     grid      (W, h, w) float32: the cosines of all words
     owners    (W,): the number of the label that each word belongs to
     method    the method that made the map
+    present   the probability, 0 to 1, that each label is in the photo, by a head trained with masks
+              and the background's words; None without one of these
     progress  called with (rows or labels done, all of them) as pixels are computed
     """
 
@@ -90,6 +96,7 @@ class Segmentation(Pictured):
     cell: int | None
     method: str
     rule: Rule
+    present: tuple[float, ...] | None = None
     progress: Progress | None = None
 
     @property
@@ -106,17 +113,18 @@ class Segmentation(Pictured):
     @cached_property
     def _map_and_shares(self) -> tuple[Labels, tuple[Share, ...]]:
         count = len(self.labels) + 1
-        dropped: Sequence[int] = ()
+        dropped = [n for n, p in enumerate(self.present or (), 1) if p < self.rule.least]
         if self.rule.least_area:
             areas = np.zeros(count, np.int64)
             for band in self._probabilities(count):
+                band[dropped] = 0
                 areas += np.bincount(band.argmax(axis=0).ravel(), minlength=count)
-            dropped = too_small(areas, self.rule.least_area)
+            dropped += too_small(areas, self.rule.least_area)
         label_map = np.empty(self.image.shape[:2], np.uint8 if count <= 256 else np.uint16)
         pixels, sums = np.zeros(count, np.int64), np.zeros(count)
         top = 0
         for band in self._probabilities(count):
-            band[list(dropped)] = 0
+            band[dropped] = 0
             labels, best = decided(band, self.rule.threshold)
             label_map[top : top + len(labels)] = labels
             pixels += np.bincount(labels.ravel(), minlength=count)
@@ -186,6 +194,7 @@ def segment(
     logit_scale: float | None = None,
     threshold: float = 0.0,
     least_area: float = 0.0,
+    present: float | None = None,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The label of each pixel (SCLIP, Wang et al. 2023, its `clip_segmentor.py`).
@@ -197,16 +206,20 @@ def segment(
     method      one of `dense.EDITS`, or "head" of a model that has one; "auto": see `auto.usual`
     scale, refine  see `heatmap`
     logit_scale, threshold, least_area  see `Rule`; None: the scale of the head, or of the model
+    present     the least probability of a label in the photo, see `Rule.least`; None: as in a
+                heatmap with "head" and words for the background, else 0
 
     Raises ImageError, and UnsupportedError for no labels, empty or repeated ones, for numbers out
-    of range, and for a model without a text tower.
+    of range, for `present` where that probability is not known, and for a model without a text
+    tower.
     """
     chosen = dense_method(model, method, scale)
     names, words, owners = read_labels(labels, WORDS if background is None else background)
     check = Check(model.scope, model.name)
     check.texts([word for word in words if word not in WORDS])
     check.places(words)
-    rule = checked_rule(model, chosen, logit_scale, threshold, least_area)
+    least = _least(chosen, 0 in owners, present)
+    rule = checked_rule(model, chosen, logit_scale, threshold, least_area, least)
     vectors = word_vectors(model, words, templates)
     return segmented(model, image, names, owners, vectors, chosen, rule, scale, refine, progress)
 
@@ -227,8 +240,43 @@ def segmented(
     that each word belongs to, 0 for the background. Raises ImageError."""
     photo = model.opener(image, exact=True)
     run = partial(cosines, model, vectors, method)
-    grid = mapped(model, image, photo, run, scale, refine, progress, method)
-    return Segmentation(photo, names, owners, grid.values, grid.geometry, grid.cell, method, rule)
+    head = model.config.dense_head if method == HEAD else None
+    grid = mapped(model, image, photo, run, scale, refine and not head, progress, method)
+    present = None
+    if head and 0 in owners:
+        present = present_labels(grid.values, owners, len(names), head.scale)
+    if head and refine:  # after the probabilities, as in `heatmap`
+        grid = refined(photo, grid)
+    return Segmentation(
+        photo, names, owners, grid.values, grid.geometry, grid.cell, method, rule, present
+    )
+
+
+def present_labels(
+    cosines: Floats, owners: Sequence[int], count: int, scale: float
+) -> tuple[float, ...]:
+    """The probability of each of `count` labels in a photo, that of its most probable word, from
+    the cosines (W, h, w) of a head for all words. See `presence.likely`."""
+    of_words = np.array(owners)
+    probable = likely(cosines, cosines[of_words == 0].max(axis=0), scale)
+    return tuple(
+        max(p for p, owner in zip(probable, owners, strict=True) if owner == number)
+        for number in range(1, count + 1)
+    )
+
+
+def _least(method: str, has_background: bool, present: float | None) -> float:
+    """The least probability of a label, by default where it is known that of a heatmap. Raises
+    UnsupportedError for one that is given and cannot be compared."""
+    checked_probability("present", present)
+    known = method == HEAD and has_background
+    if present and not known:
+        if method == HEAD:
+            raise UnsupportedError("present needs words for the background, to compare with")
+        raise UnsupportedError(f"present is of method {HEAD!r}, not of {method!r}")
+    if present is None:
+        return LEAST if known else 0.0
+    return present
 
 
 def dense_method(model: Bundle, method: str, scale: Scale | None = None) -> str:
@@ -273,7 +321,12 @@ def read_labels(
 
 
 def checked_rule(
-    model: Bundle, method: str, logit_scale: float | None, threshold: float, least_area: float
+    model: Bundle,
+    method: str,
+    logit_scale: float | None,
+    threshold: float,
+    least_area: float,
+    least: float = 0.0,
 ) -> Rule:
     """The rule with these numbers; a logit scale of None is that of the head, or of the model.
     Raises UnsupportedError for numbers out of range."""
@@ -284,7 +337,7 @@ def checked_rule(
         raise UnsupportedError(f"logit_scale is {logit_scale!r}; it is a finite number above 0")
     head = model.config.dense_head if method == HEAD else None
     default = model.scale if head is None else head.scale
-    return Rule(logit_scale or default, threshold, least_area)
+    return Rule(logit_scale or default, threshold, least_area, least)
 
 
 def word_vectors(
