@@ -182,9 +182,9 @@ def test_photos_of_any_kind_and_size(model, folder: Path, tmp_path: Path) -> Non
     Image.fromarray(plate(50)[..., 0].astype(np.uint16) * 257).save(grey16)
     wide = np.concatenate([plate(51), plate(52), plate(53)], axis=1)
     tiny = plate(54)[:2, :3]
-    inspections = inspector.inspect([str(grey16), wide, tiny])
+    *inspections, same = inspector.inspect([str(grey16), wide, tiny, plate(50)])
     assert [each.values.shape for each in inspections] == [(SIDE, SIDE), (SIDE, 3 * SIDE), (2, 3)]
-    assert not inspections[0].rejected
+    assert inspections[0].score == same.score
     assert inspections[1].grid.shape[1] == 3 * inspections[1].grid.shape[0]
 
 

@@ -2,7 +2,7 @@
 
 python tools/page_pictures.py FOLDER      (CHROMIUM=PATH: another browser than `chromium`)
 
-Uses the samples and the embedded models.
+Uses the samples and the embedded models. One page is Chinese: the system needs such a font.
 """
 
 import argparse
