@@ -249,11 +249,13 @@ def test_the_command(run: Run, folder: Path) -> None:
     assert completed.code == 0
     assert "px AUROC AUPRO AUPIMO" in " ".join(completed.out.split())
     assert "board, memory: learned from 3 photos; 2 of 4 are bad" in completed.err
-    assert "memory: layers (0,), neighbours 1, rotations False" in completed.err.replace("\n", " ")
+    assert "memory: layers 0, neighbours 1, rotations False" in completed.err.replace("\n", " ")
     completed = run("eval", "inspect", str(folder), "--csv")
     assert completed.out.startswith(
         "category,method,measure,value,image,error\nboard,memory,images,4"
     )
+    assert "board,memory,settings aupro limit,0.3,," in completed.out  # of nested values too
+    assert "{" not in completed.out
     for words, said in (
         (["--subject", "wafer"], "subject is of winclip"),
         (["--one-pass"], "--one-pass is for winclip, not of memory"),

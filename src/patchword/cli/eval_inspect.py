@@ -225,7 +225,12 @@ def print_settings(done: Sequence[Measured]) -> None:
     for method, options in {each.method: each.options for each in done}.items():
         flat = {**options["view"], **options}
         del flat["view"]
-        shown = [f"{name} {v}" for name, v in flat.items() if v not in (None, (), [])]
+        shown = []
+        for name, value in flat.items():
+            if value in (None, (), []):
+                continue
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            shown.append(" ".join(map(str, [name, *numbers])))
         notes().print(f"{method}: {', '.join(shown)}")
 
 

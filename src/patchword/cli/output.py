@@ -196,10 +196,21 @@ class CsvWriter:
         measures: list[dict[str, Any]] = []
         for name, value in record.items():
             if isinstance(value, dict):
-                measures += [{"measure": f"{name} {key}", "value": v} for key, v in value.items()]
+                measures += _rows(name, value)
             elif isinstance(value, (int, float)) and name not in self.columns:
                 measures.append({"measure": name, "value": value})
         return measures
+
+
+def _rows(name: str, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each value, also of dictionaries in dictionaries; its measure is all names."""
+    for key, value in values.items():
+        measure = f"{name} {key}"
+        if isinstance(value, dict):
+            yield from _rows(measure, value)
+        else:
+            shown = json.dumps(value) if isinstance(value, (list, tuple)) else value
+            yield {"measure": measure, "value": shown}
 
 
 csv_writer: ContextVar[CsvWriter | None] = ContextVar("csv_writer", default=None)  # with --csv
