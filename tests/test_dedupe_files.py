@@ -1,6 +1,7 @@
 """dedupe --delete-files: nothing is deleted whose copy is not there."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from cli_runner import Run
 from photos import CAT, COFFEE
 from PIL import Image
+
+from patchword.index.duplicates import KEEP
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +41,29 @@ def test_the_copy_goes_and_the_one_to_keep_stays(run: Run, photos: Path) -> None
     assert sorted(path.name for path in photos.iterdir()) == ["cup.bmp", "large.bmp"]
 
 
-def test_nothing_is_deleted_where_the_one_to_keep_is_gone_or_changed(
-    run: Run, photos: Path
-) -> None:
+def test_no_file_that_is_gone_is_the_one_to_keep(run: Run, photos: Path) -> None:
+    run("index", "photos", "--into", "i")
+    (photos / "large.bmp").unlink()
+    shown = run("dedupe", "i")
+    assert re.search(r"keep .*small\.bmp *\n.*large\.bmp \(gone\)", shown.out)
+    for keep in KEEP:
+        small, large = run("dedupe", "i", "--keep", keep, "--json").records
+        assert (Path(small["image"]).name, small["keep"]) == ("small.bmp", True)
+        assert "gone" not in small
+        assert (large["keep"], large["gone"]) == (False, True)
+    code, said = deleted(run)
+    assert code == 1
+    assert "large.bmp: not deleted: the file is gone; index again, with --prune" in said
+    assert "nothing is deleted" in said
+    (photos / "small.bmp").unlink()  # of two that are gone the order is as always
+    assert [each["keep"] for each in run("dedupe", "i", "--json").records] == [True, False]
+    assert "large.bmp (gone)" in run("dedupe", "i").out.splitlines()[2]
+
+
+def test_nothing_is_deleted_where_one_has_changed(run: Run, photos: Path) -> None:
     run("index", "photos", "--into", "i")
     large = photos / "large.bmp"
     whole = large.read_bytes()
-    large.unlink()
-    code, said = deleted(run)
-    assert code == 1
-    assert "large.bmp, which is to be kept, is gone" in said
-    assert "nothing is deleted" in said
     for file in (large, photos / "small.bmp"):
         file.write_bytes(whole if file == large else file.read_bytes())
         os.utime(file)  # another time alone is no change

@@ -498,3 +498,5 @@ def test_a_photo_in_a_tar(demo: Model, tmp_path: Path) -> None:
         assert client.get(f"/v1/images/{hit['id']}").json()["error"]["code"] == "gone"
         assert "gone" not in hit
         assert ask(client, "/v1/search", text="a red ring")["hits"][0]["gone"] is True
+        (cluster,) = ask(client, "/v1/explore", clusters=1)["clusters"]
+        assert cluster["photos"][0]["gone"] is True

@@ -110,10 +110,11 @@ def _print(groups: Sequence[Group], as_json: bool) -> None:
     ]
     if as_json:
         for number, copy, kept in members:
+            gone = {"gone": True} if copy.gone else {}
             emit({
                 "group": number, "keep": kept, "image": copy.path, "cosine": copy.score,
                 "size": copy.size, "width": copy.width, "height": copy.height,
-                "modified": copy.modified.isoformat(), "id": copy.id,
+                "modified": copy.modified.isoformat(), "id": copy.id, **gone,
             })  # fmt: skip
     elif members:
         paths = relative_to_current([copy.path for _, copy, _ in members])
@@ -122,7 +123,8 @@ def _print(groups: Sequence[Group], as_json: bool) -> None:
         for (number, copy, kept), name in zip(members, names, strict=True):
             pixels = f"{copy.width} x {copy.height}" if copy.width else "–"
             mark, cosine = ("keep", "") if kept else ("", f"{copy.score:.3f}")
-            out.add_row(str(number), mark, cosine, pixels, str(copy.size), name)
+            shown = f"{name} (gone)" if copy.gone else name
+            out.add_row(str(number), mark, cosine, pixels, str(copy.size), shown)
         screen().print(out)
 
 
@@ -147,13 +149,15 @@ def _delete(store: Index, groups: Sequence[Group]) -> tuple[list[str], list[Imag
 def _why_not_deleted(store: Index, keep: Copy, other: Copy) -> str:
     """Why the file of `other` is not deleted; empty if it may be.
 
-    It is inside another file, or has changed since it was indexed; or the file to keep has changed,
-    is gone, or is the same file under another name.
+    It is gone, inside another file, or has changed since it was indexed; or the file to keep has
+    changed, is gone, or is the same file under another name.
     """
     from patchword.index import members
 
+    if members.gone(other.path):
+        return "the file is gone; index again, with --prune"
     if not os.path.isfile(other.path):
-        return "no such file, or inside another file"
+        return "inside another file"
     if not _is_unchanged(store, other):
         return "changed since it was indexed; index again"
     if members.gone(keep.path):
@@ -187,7 +191,8 @@ def _page_group(number: int, group: Group) -> PageGroup:
     for copy in (group.keep, *group.others):
         kept = copy is group.keep
         mark = "keep" if kept else f"cosine {copy.score:.3f}"
-        note = f"{mark} · {copy.width} x {copy.height}, {copy.size:,} bytes"
+        gone = " · the file is gone" if copy.gone else ""
+        note = f"{mark} · {copy.width} x {copy.height}, {copy.size:,} bytes{gone}"
         members.append(Member(copy.path, note, kept))
     return f"Group {number}", members
 

@@ -38,7 +38,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "query", "rank", "image", "cosine", "match", "modified", "id", "gone", "outside", "error",
     ),
     "dedupe": (
-        "group", "keep", "image", "cosine", "size", "width", "height", "modified", "id", "error",
+        "group", "keep", "image", "cosine", "size", "width", "height", "modified", "id", "gone",
+        "error",
     ),
     "explore": ("cluster", "images", "examples", "image", "error"),
     "tag": ("image", "tags", "outside", "error"),

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from patchword.errors import IndexStoreError, SampledWarning, warn
+from patchword.index import members
 from patchword.index.adding import Progress
 from patchword.index.approximate import partition_count
 from patchword.index.clusters import BLOCK, centres, nearest_centres
@@ -46,7 +47,8 @@ PlaceGroup = tuple[int, list[tuple[float, int]]]
 @dataclass(frozen=True)
 class Copy:
     """An entry of a group: its cosine with the one that is kept, when its file had last been
-    changed (UTC), the bytes of the file, and the image's pixels (None where not known)."""
+    changed (UTC), the bytes of the file, the image's pixels (None where not known), and whether the
+    file is gone since."""
 
     path: str
     score: float
@@ -55,6 +57,7 @@ class Copy:
     width: int | None
     height: int | None
     id: int
+    gone: bool
 
 
 @dataclass(frozen=True)
@@ -312,13 +315,15 @@ def _take_groups(
 
 
 def _sort_key(entry: dict[str, Any], keep: str) -> tuple[Any, ...]:
-    """The key that sorts entries so that the one to keep comes first."""
+    """The key that sorts entries so that the one to keep comes first: none whose file is gone, if
+    there is another."""
+    gone, path = members.gone(entry["path"]), entry["path"]
     if keep == "oldest":
-        return entry["modified"].timestamp(), entry["path"]
+        return gone, entry["modified"].timestamp(), path
     if keep == "first":
-        return (entry["path"],)
+        return gone, path
     pixels = (entry["width"] or 0) * (entry["height"] or 0)
-    return -pixels, -(entry["size"] or 0), entry["path"]
+    return gone, -pixels, -(entry["size"] or 0), path
 
 
 def _copy(entry: dict[str, Any], score: float) -> Copy:
@@ -330,4 +335,5 @@ def _copy(entry: dict[str, Any], score: float) -> Copy:
         width=entry["width"],
         height=entry["height"],
         id=id_of(entry["path"]),
+        gone=members.gone(entry["path"]),
     )

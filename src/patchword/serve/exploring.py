@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
+from patchword.index import members
 from patchword.index.duplicates import Group, ids_of
 from patchword.index.explore import named
 from patchword.index.schema import id_of
@@ -92,4 +93,5 @@ async def duplicates(request: Request, body: Duplicates) -> Answer:
 
 def photo_record(path: str, score: float) -> dict[str, Any]:
     """score: the cosine with the centre of a cluster, or with the photo to keep."""
-    return {"id": id_of(path), "path": path, "score": score}
+    record: dict[str, Any] = {"id": id_of(path), "path": path, "score": score}
+    return record | {"gone": True} if members.gone(path) else record

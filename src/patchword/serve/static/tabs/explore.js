@@ -40,7 +40,7 @@ export class Explore extends Panel {
     const { groups, warnings } = await post("/v1/duplicates", body, signal);
     this.addWarnings(warnings);
     groups.forEach(({ keep, others }, i) => {
-      const photos = [{ id: keep.id, path: keep.path }, ...others];
+      const photos = [{ ...keep, score: undefined }, ...others];
       this.addGroup(t("duplicate", { number: i + 1, photos: photos.length }), photos, t("keep"));
     });
     return groups.length ? t("groups_found", { groups: groups.length }) : t("no_groups");
