@@ -117,7 +117,7 @@ def test_json_has_no_nan() -> None:
 
 def test_a_probability_that_is_no_number_has_no_bar() -> None:
     table = scores_table([("a.jpg", [Score("x", float("nan")), Score("y", 0.5)])])
-    assert [str(cell) for cell in table.columns[1].cells] == ["–", "50.0%"]
+    assert [str(cell) for cell in table.columns[1].cells] == ["-", "50.0%"]
     assert [len(str(cell)) for cell in table.columns[2].cells] == [0, 12]
 
 
@@ -136,6 +136,7 @@ def test_help_of_each_command(run: Run, command: str, monkeypatch: pytest.Monkey
         assert ran.code == 0
         assert max(map(len, ran.out.splitlines())) <= columns
         assert not re.search(r"<\w|\blist\[|\b(str|bool|int|float)\b", ran.out)  # Python's types
+        assert re.sub("[─│╭╮╰╯…]", "", ran.out).isascii()  # beside what rich adds
     assert "--json" in ran.out or command in ("serve", "mcp")  # which answer programs
     assert "--model" in ran.out or command in ("models", "blend")  # which takes two
     # models computes nothing, export writes graphs on the processor

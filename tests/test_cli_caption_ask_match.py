@@ -220,7 +220,7 @@ def test_search_reranks(run: Run, blips: dict[str, str], workdir: Path) -> None:
     shown = run(*three, "--save", "hits.png")
     assert shown.code == 0
     for hit in run(*three, "--json").records:
-        match = "–" if hit["match"] is None else f"{hit['match']:.1%}"
+        match = "-" if hit["match"] is None else f"{hit['match']:.1%}"
         (line,) = (line for line in shown.out.splitlines() if Path(hit["image"]).name in line)
         assert line.split()[1:3] == [match, f"{hit['cosine']:.3f}"]
     assert Image.open("hits.png").width > 200

@@ -191,7 +191,7 @@ def test_small_scales_have_digits() -> None:
 
 
 def test_a_probability_that_is_no_number_is_a_dash() -> None:
-    assert share(float("nan")) == "–"
+    assert share(float("nan")) == "-"
     some = [("a", float("nan")), ("b", 0.5)]
     answers_picture(photo(), ["which?"], [("a", None, some)])
     plots.classify_panel([photo()], [some], ["name"])

@@ -112,9 +112,9 @@ def capfilt(
 ) -> None:
     """Write captions for a dataset's images, and drop those, old or new, that do not match.
 
-    IN is a dataset as “patchword train” reads it: a folder, a .csv, .tsv, .json, .jsonl or
+    IN is a dataset as "patchword train" reads it: a folder, a .csv, .tsv, .json, .jsonl or
     .parquet, or a webdataset .tar; for images without captions, all are sampled. OUT becomes a
-    folder that “patchword train” reads: metadata.jsonl with the captions that are kept,
+    folder that "patchword train" reads: metadata.jsonl with the captions that are kept,
     provenance.jsonl with all of them and their scores, and report.html. Interrupted at any moment,
     the same command continues. With --json, one line per image.
     """

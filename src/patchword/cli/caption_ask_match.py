@@ -183,7 +183,7 @@ def ask(
             "--answers",
             "-a",
             metavar="ANSWERS",
-            help="Possible answers to choose from, separated by commas: “yes, no”; repeat for "
+            help='Possible answers to choose from, separated by commas: "yes, no"; repeat for '
             "more. @FILE reads one per line.",
         ),
     ] = None,

@@ -121,7 +121,7 @@ def _print(groups: Sequence[Group], as_json: bool) -> None:
         heading, names = heading_and_names(paths)
         out = table("group", "", "cosine", "pixels", "bytes", heading, right=("cosine", "bytes"))
         for (number, copy, kept), name in zip(members, names, strict=True):
-            pixels = f"{copy.width} x {copy.height}" if copy.width else "–"
+            pixels = f"{copy.width} x {copy.height}" if copy.width else "-"
             mark, cosine = ("keep", "") if kept else ("", f"{copy.score:.3f}")
             shown = f"{name} (gone)" if copy.gone else name
             out.add_row(str(number), mark, cosine, pixels, str(copy.size), shown)

@@ -101,7 +101,7 @@ def classify(
             metavar="P",
             min=0,
             max=1,
-            help="Answer “none of these” where no label has this probability, and, for any P, "
+            help='Answer "none of these" where no label has this probability, and, for any P, '
             "where an image looks unlike what the model knows; for clothing photos the "
             "latter is wrong in 13.5% with demo and 11.2% with demo-blip. With "
             "--multi-label, and with a SigLIP, each label is judged by itself, so that "
@@ -203,7 +203,7 @@ def embed(
     in JSON) and the exit code is 1; with --on-error error, nothing is written.
 
     Without --out a terminal shows a summary; a pipe, or with --json a terminal too, gets one line
-    of JSON for each. An .npz holds “vectors” (N, D), “names”, “model” and “fingerprint”. The names
+    of JSON for each. An .npz holds "vectors" (N, D), "names", "model" and "fingerprint". The names
     of the rows of x.npy are in x.paths.txt (x.texts.txt for texts), one per line.
     """
     texts = read_list(text)

@@ -99,9 +99,9 @@ def eval(
 ) -> None:
     """Evaluate a model on images with known classes or captions.
 
-    DATA is a folder with one folder per class; or one that holds the splits “train” and
-    “validation” or “test” of that kind, and then a linear probe and k-NN learn from the first; or
-    a metadata.jsonl or metadata.csv, or its folder, with “file_name” and “caption” in each row,
+    DATA is a folder with one folder per class; or one that holds the splits "train" and
+    "validation" or "test" of that kind, and then a linear probe and k-NN learn from the first; or
+    a metadata.jsonl or metadata.csv, or its folder, with "file_name" and "caption" in each row,
     several rows or a list for an image of several captions; or any other .csv, .tsv, .json, .jsonl
     or .parquet with a column of images and one of captions or classes; or a webdataset .tar.
     --save draws the confusion matrix.

@@ -47,7 +47,7 @@ def export(
     """Write a model as graphs that onnxruntime or OpenVINO runs without patchword.
 
     The folder also holds the preprocessing and the tokenizer, as transformers, transformers.js and
-    optimum read them, and receipt.json: “patchword verify DIR DIR/receipt.json” compares the graphs
+    optimum read them, and receipt.json: "patchword verify DIR DIR/receipt.json" compares the graphs
     with the model. Commands that need only vectors take DIR as --model.
     """
     name, out = model_and_path(arguments, model, "folder: patchword export MODEL DIR")

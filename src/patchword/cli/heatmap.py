@@ -72,7 +72,7 @@ def heatmap(
         bool,
         typer.Option(
             "--words",
-            help="With gradcam: also a map for each word, except words such as “a” and “with”.",
+            help='With gradcam: also a map for each word, except words such as "a" and "with".',
         ),
     ] = False,
     layer: Annotated[

@@ -96,7 +96,7 @@ def hits_table(result: QueryHits, deleted: Collection[str]) -> Table:
     for rank, (ranked, name) in enumerate(rows, start=result.first_rank):
         cells = [str(rank)]
         if result.reranked:
-            cells.append("–" if ranked.probability is None else share(ranked.probability))
+            cells.append("-" if ranked.probability is None else share(ranked.probability))
         cells.append(f"{ranked.hit.score:.3f}")
         cells.append(f"{name} (gone)" if ranked.hit.path in deleted else name)
         out.add_row(*cells)

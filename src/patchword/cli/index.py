@@ -99,7 +99,7 @@ def index(
             "--tags",
             metavar="LABELS",
             help="For each image without tags, store those of these labels that it probably "
-            "shows: “cat, dog”; @FILE reads one label per line.",
+            'shows: "cat, dog"; @FILE reads one label per line.',
         ),
     ] = None,
     vectors: Annotated[

@@ -34,8 +34,8 @@ WhereOption = Annotated[
     typer.Option(
         "--where",
         metavar="CONDITION",
-        help="Only images that meet it: “path LIKE '%hat%' AND width > 640 AND modified > date "
-        "'2026-01-31'”.",
+        help="Only images that meet it: \"path LIKE '%hat%' AND width > 640 AND modified > date "
+        "'2026-01-31'\".",
     ),
 ]
 OwnModelOption = Annotated[

@@ -107,7 +107,7 @@ def models(
     """List public checkpoints that load by their hub id, by family.
 
     Each is listed with its size, licence and published accuracy. The models in the package are
-    “demo” and “demo-blip”.
+    "demo" and "demo-blip".
     """
     show = show_configurations if configs else show_checkpoints
     if not show(words, as_json):
@@ -116,7 +116,7 @@ def models(
             "embedded models are demo and demo-blip: patchword info demo"
         )
     if not as_json:
-        notes().print("The embedded models are “demo” and “demo-blip”: patchword info demo")
+        notes().print('The embedded models are "demo" and "demo-blip": patchword info demo')
 
 
 def show_checkpoints(words: str, as_json: bool) -> bool:

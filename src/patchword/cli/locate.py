@@ -85,7 +85,7 @@ def locate(
 ) -> None:
     """Find what texts name in images: boxes and scores, the largest region first.
 
-    For a text that is not found, the table says “not found” and --json prints nothing.
+    For a text that is not found, the table says "not found" and --json prints nothing.
     """
     from patchword.show import plots
 

@@ -137,7 +137,7 @@ LabelsOption = Annotated[
         "--text",
         "-t",
         metavar="LABELS",
-        help="Separated by commas: “cat, dog”; repeat for more. @FILE reads one label per line.",
+        help='Separated by commas: "cat, dog"; repeat for more. @FILE reads one label per line.',
     ),
 ]
 TemplateOption = Annotated[

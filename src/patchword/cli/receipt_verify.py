@@ -40,7 +40,7 @@ def receipt(
     dtype: DtypeOption = "float32",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model's outputs for fixed inputs, with which “verify” compares another copy.
+    """Write a model's outputs for fixed inputs, with which "verify" compares another copy.
 
     The inputs are two test cards and some texts, for preprocessing and tokenizer, and exact noise
     and the texts' token ids, for the towers.

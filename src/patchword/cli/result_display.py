@@ -78,7 +78,7 @@ def answers_table(questions: list[str], results: Sequence[tuple[Source, list[Ans
         for question, answer in zip(questions, answers, strict=True):
             asked = question
             for text, probability in _bars(answer) or [(answer.text, answer.probability)]:
-                cells = [asked, text, "–" if answer.declined else share(probability)]
+                cells = [asked, text, "-" if answer.declined else share(probability)]
                 if len(results) > 1:
                     cells.insert(0, image)
                 out.add_row(*cells)
@@ -100,7 +100,7 @@ def matches_table(results: Sequence[tuple[Source, Match]], texts: list[str]) -> 
                 name if rank == 0 else "",
                 Text(text, style=style),
                 Text(share(probability), style=style),
-                "–" if math.isnan(cosine) else f"{cosine:.3f}",
+                "-" if math.isnan(cosine) else f"{cosine:.3f}",
             )
     return out
 

@@ -91,7 +91,7 @@ def search(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT", help="What the images should not show: “a dog”; repeat for more."
+            metavar="TEXT", help='What the images should not show: "a dog"; repeat for more.'
         ),
     ] = None,
     text_weight: Annotated[

@@ -62,7 +62,7 @@ def segment(
             "--text",
             "-t",
             metavar="LABELS",
-            help="Separated by commas, synonyms by |: “cat, dog|puppy”; repeat for more. @FILE "
+            help='Separated by commas, synonyms by |: "cat, dog|puppy"; repeat for more. @FILE '
             "reads one label per line.",
         ),
     ] = None,
@@ -71,7 +71,7 @@ def segment(
         typer.Option(
             metavar="WORDS",
             help="Words for places that no label fits, separated by commas; by default "
-            "“background”; none: every pixel gets a label.",
+            '"background"; none: every pixel gets a label.',
         ),
     ] = None,
     template: TemplateOption = None,

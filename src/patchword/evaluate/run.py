@@ -179,7 +179,7 @@ class Evaluation:
         if train is None:
             raise PatchwordError(
                 f"{test.path}: a probe and k-NN need images to learn from; give --train FOLDER, or "
-                "a folder that holds “train” and “validation”"
+                "a folder that holds train and validation"
             )
         data = folders.labelled(folders.splits(train)[1] or train)
         folders.agreeing(data, test)

@@ -130,6 +130,6 @@ def _draw_number(
     draw.rectangle((left + 1, top + 1, left + width - 2, top + height - 2), fill)
     if best and known:
         draw.rectangle((left + 3, top + 3, left + width - 4, top + height - 4), None, ink, 2)
-    text = f"{value:.2f}" if known else "–"
+    text = f"{value:.2f}" if known else "-"
     middle = left + width // 2, top + height // 2
     draw.text(middle, text, ink, font(TEXT, bold=best and known), anchor="mm")

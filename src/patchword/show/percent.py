@@ -6,7 +6,7 @@ import math
 def share(probability: float) -> str:
     """A probability in percent; "<0.1%" for a small one that is not 0. A dash for NaN."""
     if math.isnan(probability):
-        return "–"
+        return "-"
     if probability < 0.0005 and probability != 0:
         return "<0.1%"
     return f"{probability:.1%}"

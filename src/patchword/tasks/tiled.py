@@ -189,7 +189,7 @@ def ask_tiled(
             other = f", which is asked as {each.question!r}," if each.question != question else ""
             warn(
                 f"{begun(question)!r}{other} is answered from the whole photo alone: only answers "
-                "to “is there ...?” can be joined; ask that of what you look for, or look at each "
+                'to "is there ...?" can be joined; ask that of what you look for, or look at each '
                 "tile's own answer (--each-tile)",
                 UnseenWarning,
             )
