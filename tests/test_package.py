@@ -89,7 +89,7 @@ MADE = (
         "docs/page/inspect.png": "tools/page_pictures.py",
         "docs/page/search.png": "tools/page_pictures.py",
         "docs/page/where.png": "tools/page_pictures.py",
-        f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/5-where.toml",
+        f"{ASSETS}/demo/model.safetensors": f"{ASSETS}/demo/7-where.toml",
         f"{ASSETS}/demo-blip/model.safetensors": f"{ASSETS}/demo-blip/7-where.toml",
         f"{ASSETS}/demo/scope.safetensors": "tools/scope.py",
         f"{ASSETS}/demo-blip/scope.safetensors": "tools/scope.py",

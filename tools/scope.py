@@ -46,7 +46,7 @@ from patchword.scope import WORD, Boundary, Domain, Scope
 
 ASSETS = Path(patchword.__file__).parent / "assets"
 KNOWS = "wafers, coloured shapes and ten kinds of clothing"
-LAST_RECIPE = {"demo": "4-final.toml", "demo-blip": "6-hear.toml"}  # has all texts of clothing
+LAST_RECIPE = {"demo": "6-clothes.toml", "demo-blip": "6-hear.toml"}  # has all texts of clothing
 CLOTHING_QUESTION = "what is this?"
 K = 96  # directions of a domain
 SCENES, NEW_SCENES = (5, 3000), (6, 1000)  # seed and count

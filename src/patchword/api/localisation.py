@@ -60,7 +60,7 @@ class Places(Features):
         like        instead of texts, (x, y) of a pixel: show what is similar to the patch there, of
                     this image or of `like_image`. Also for a model without text tower
         present     least probability, against `negatives`, with which a text counts as found; no
-                    map is drawn below it. None: 0.7 with "head", 0.5 against negatives, else 0.1
+                    map is drawn below it. None: 0.65 with "head", 0.5 against negatives, else 0.1
                     among the words that a photo may show; 0: every map is drawn
         progress    called with the number of windows done and of all windows
         tiles       look at overlapping tiles too; True, or their side in pixels. Each place gets
@@ -117,7 +117,7 @@ class Places(Features):
         logit_scale  factor of cosines before the softmax; None: the model's
         threshold    0 to 1: a pixel is background if no label has this probability
         least_area   0 to 1: leave out labels whose share of the labelled area is not larger
-        present      0 to 1: leave out labels that are less probable in the photo. None: 0.7 with
+        present      0 to 1: leave out labels that are less probable in the photo. None: 0.65 with
                      the method "head" and words for the background; of other methods, which do not
                      tell it, all labels stay
 
@@ -165,7 +165,7 @@ class Places(Features):
                    dense features inside, `.score`, and by encoding the crop, `.crop`
         method     "auto" or one of `where.dense.EDITS`
         present    a text with a lower probability has no regions. negatives: texts of what else
-                   there could be. None: 0.5 against negatives, else 0.7 by a dense head, or 0.1
+                   there could be. None: 0.5 against negatives, else 0.65 by a dense head, or 0.1
                    among the words that a photo may show
 
         window, stride, short_side, refine, progress: see `heatmap`. Raises ImageError, and

@@ -104,7 +104,7 @@ def heatmap(
         float | None,
         typer.Option(
             help="0 to 1: a text with a lower probability counts as not found and has no map; 0: "
-            "all texts have maps. By default 0.7 with head, 0.5 with --negatives, else 0.1 "
+            "all texts have maps. By default 0.65 with head, 0.5 with --negatives, else 0.1 "
             "compared with a list of common words."
         ),
     ] = None,

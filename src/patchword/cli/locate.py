@@ -65,7 +65,7 @@ def locate(
         float | None,
         typer.Option(
             help="0 to 1: a text with a lower probability counts as not found; 0: all texts are "
-            "located. By default 0.5 with --negatives, else 0.7 by a model with a dense "
+            "located. By default 0.5 with --negatives, else 0.65 by a model with a dense "
             "head, and 0.1 compared with a list of common words."
         ),
     ] = None,

@@ -96,7 +96,7 @@ def segment(
         typer.Option(
             metavar="NUMBER",
             help="0 to 1: a label that is less probable in the image has no pixels; 0: all labels "
-            "may have some. Only of models with a dense head, by default 0.7.",
+            "may have some. Only of models with a dense head, by default 0.65.",
         ),
     ] = None,
     save: PictureOption = None,

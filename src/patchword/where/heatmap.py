@@ -169,7 +169,7 @@ def heatmap(
     like       (x, y) of a pixel: instead of texts, what looks like the patch there, in this image
                or in `like_image`. This works without a text tower
     present    the probability from which a text counts as found; of others no map is drawn. None:
-               0.7 for "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
+               0.65 for "head", which has learned what is absent; 0.5 against `negatives`; else 0.1,
                among the words that a photo may show (see `presence.present`)
     negatives  texts that the texts are compared with
     tiles      instead of a scale: the whole photo and tiles of it, True or their side in pixels.

@@ -139,7 +139,7 @@ def locate(
              `auto.usual`
     scale, refine  see `heatmap`
     present  a text with a lower probability has no regions. None: 0.5 against `negatives`; else
-             0.7 with a head, whose maps give the probability (see `presence.likely`), and 0.1
+             0.65 with a head, whose maps give the probability (see `presence.likely`), and 0.1
              without one (see `presence.present`)
 
     Raises ImageError, and UnsupportedError for invalid texts and boxes, and for a model without a
