@@ -358,6 +358,10 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
     assert json.loads(json.dumps(direct.rle())) == {
         row["label"]: row["segmentation"] for row in record["labels"] if row["segmentation"]
     }
+    completed = run("segment", "0.png", "-l", "red ring", "--background", "none")
+    assert completed.out.splitlines()[0].rstrip().endswith("mean probability")
+    widths = {len(line) for line in completed.out.splitlines()}
+    assert widths == {len(completed.out.splitlines()[0].rstrip())}  # no column without a heading
     completed = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
     assert completed.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,,"
 
