@@ -8,7 +8,7 @@ objects' pixels; for each defect on a line of its own. locate: the same for all 
 together; the share of objects whose largest region has a box with an IoU of at least 0.5 with the
 object's box; and the shares of the objects, and of the absent texts, for which something was found.
 
-The scenes' seed was not used in training.
+No training used the default seed.
 """
 
 from __future__ import annotations

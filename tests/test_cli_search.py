@@ -67,6 +67,10 @@ def test_explore_counts_images_and_not_clusters(run: Run, photos: Path) -> None:
     explored = run("explore", "photos", "--clusters", 1)
     assert explored.code == 1
     assert "1 of 4 images failed" in explored.err
+    run("index", "photos", "--into", "i")
+    (photos / names(photos)[0]).unlink()
+    shown = run("explore", "i", "--clusters", 1, "--save", "e.html")
+    assert "1 of 3 images failed" in shown.err
 
 
 def test_search_writes_over_no_photo_of_the_index(run: Run, photos: Path) -> None:

@@ -12,7 +12,7 @@ from cli_runner import Run
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from patchword import checkpoints
+from patchword import Model, checkpoints
 from patchword.bundle import Bundle
 from patchword.errors import ImageError, PatchwordError, UnsupportedError
 from patchword.evaluate.segmentation import (
@@ -87,6 +87,13 @@ def test_measures_are_those_of_scikit_learn(
         own = (said == number)[right == number].mean()
         assert measured.accuracy[number] == pytest.approx(own, rel=1e-12)
     assert measured.images == 3
+
+
+def test_templates_are_those_of_segment(clip: Bundle, demo: Model) -> None:
+    """By default words stay as they are for a head, which has learned from such."""
+    assert settled(clip, [["a cat"]]).record()["templates"] == ["a photo of a {}"]
+    assert settled(demo, [["a stain"]]).record()["templates"] == ["{}"]
+    assert settled(demo, [["a stain"]], ["a {}"]).record()["templates"] == ["a {}"]
 
 
 def test_a_split_is_read(voc: Path) -> None:

@@ -19,7 +19,7 @@ from patchword import images
 from patchword.data.config import SourceConfig
 from patchword.data.sources import open_sources
 from patchword.errors import ConfigError, ImageError, ImageWarning, SkippedFilesWarning
-from patchword.images import files, kinds, pages
+from patchword.images import files, kinds, pages, tiff
 
 PHOTO = Image.open(FLOWER).convert("RGB").resize((320, 200))
 
@@ -198,6 +198,25 @@ def test_pages_of_a_tiff(tmp_path: Path) -> None:
         images.open(f"{tmp_path}/missing.tif#2")
 
 
+def test_a_file_is_read_once_for_all_its_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when it has changed."""
+    path = tmp_path / "a.tif"
+    opened = []
+    monkeypatch.setitem(
+        pages._READERS, ".tif", lambda file: opened.append(file) or tiff.pages(file)
+    )
+    tifffile.imwrite(path, random_pixels(3, 20, 30), photometric="minisblack")
+    assert [files.gone(f"{path}#{n}") for n in (1, 2, 3, 4)] == [False, False, False, True]
+    assert len(opened) == 1
+    tifffile.imwrite(path, random_pixels(2, 20, 30), photometric="minisblack")
+    assert [files.gone(f"{path}#{n}") for n in (1, 2, 3)] == [False, False, True]
+    assert len(opened) == 2  # not three times, once for each page
+    path.unlink()
+    assert files.gone(f"{path}#1")
+
+
 def test_deep_colour_pages_are_read_from_their_own_place(tmp_path: Path) -> None:
     stack = random_pixels(2, 20, 30, 3, kind=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb")
@@ -226,6 +245,9 @@ def test_frames_of_an_animation_by_number(tmp_path: Path) -> None:
         assert images.open(path)[5, 5].tolist() == [255, 0, 0]
         assert images.open(f"{path}#3")[5, 5].tolist() == [0, 0, 255]
         assert pages.every(str(path)) == [str(path)]
+        assert not files.gone(f"{path}#3")
+        path.unlink()
+        assert files.gone(f"{path}#3")
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -156,8 +156,8 @@ def test_a_label_that_is_not_in_the_photo_has_no_pixels() -> None:
     model, seen = patchword.load("demo"), scene(97, 1, kind="shapes")
     names = [thing.name for thing in seen.objects]
     labels = ["a lamp|" + names[0], *names[1:], "a scratch", "a stain"]
-    default = model.segment(seen.image, labels, templates="{}")
-    every = model.segment(seen.image, labels, templates="{}", present=0)
+    default = model.segment(seen.image, labels)
+    every = model.segment(seen.image, labels, present=0)
     assert default.present == every.present
     maps = model.heatmap(seen.image, [*names, "a lamp", "a scratch", "a stain"]).present
     assert maps is not None
@@ -169,7 +169,7 @@ def test_a_label_that_is_not_in_the_photo_has_no_pixels() -> None:
     assert not np.isin(default.map, absent).any()
     stays = ~np.isin(every.map, absent)
     np.testing.assert_array_equal(default.map[stays], every.map[stays])
-    forced = model.segment(seen.image, labels, templates="{}", present=1)
+    forced = model.segment(seen.image, labels, present=1)
     assert not forced.map.any()
 
 
@@ -358,6 +358,10 @@ def test_the_command_tells_shares_and_writes_both_pictures(run: Run, place: Path
     assert json.loads(json.dumps(direct.rle())) == {
         row["label"]: row["segmentation"] for row in record["labels"] if row["segmentation"]
     }
+    completed = run("segment", "0.png", "-l", "red ring", "--background", "none")
+    assert completed.out.splitlines()[0].rstrip().endswith("mean probability")
+    widths = {len(line) for line in completed.out.splitlines()}
+    assert widths == {len(completed.out.splitlines()[0].rstrip())}  # no column without a heading
     completed = run("segment", "0.png", "-l", "red ring", "--background", "none", "--csv")
     assert completed.out.splitlines()[2] == "0.png,red ring,1.0,1.0,,,"
 

@@ -112,7 +112,8 @@ class Places(Features):
         labels       "dog|puppy" is a label of two words
         background   words for places where no label fits; None: "background"; []: every pixel gets
                      a label
-        templates    sentences into which words are put, see `classify`
+        templates    sentences into which words are put, see `classify`; None: with the method
+                     "head" the words as they are, else "a photo of a {}"
         method       "auto" or one of `where.dense.EDITS`
         logit_scale  factor of cosines before the softmax; None: the model's
         threshold    0 to 1: a pixel is background if no label has this probability

@@ -78,11 +78,13 @@ def dedupe(
     Copies are the same photo resized, compressed anew, or cropped by a few percent.
     """
     check_page(save)
-    store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
+    store, bundle, unread = index_and_model(index, model, device, dtype, texts_alone=True)
     from patchword.index.duplicates import ids_of
     from patchword.index.searching import warn_of_rows
 
     store.check(bundle)
+    images = len(store)
+    failed: list[ImageError] = []  # of images in the index
     with progress("dedupe") as advance:
         groups = store.duplicates(threshold, keep=keep, where=condition, progress=advance)
     warn_of_rows(store, bundle, ids_of(groups))
@@ -97,7 +99,7 @@ def dedupe(
     copies = counted(sum(len(group.others) for group in groups), "image")
     result = f"{counted(len(deleted), 'file')} deleted" if deleted else "nothing is deleted"
     notes().print(f"{counted(len(groups), 'group')}, {copies} besides those to keep; {result}")
-    finish(failed, len(store) or 1)
+    finish([*unread, *failed], max(images - len(failed), 1))
 
 
 def _print(groups: Sequence[Group], as_json: bool) -> None:

@@ -19,7 +19,7 @@ from patchword.cli.indexes import (
 from patchword.cli.options import DeviceOption, JsonOption, LabelsOption, TemplateOption
 from patchword.cli.output import emit, finish, notes, progress, screen, show_warnings
 from patchword.cli.texts import no_texts, read_list
-from patchword.errors import counted, one_line
+from patchword.errors import ImageError, counted, one_line
 from patchword.scope import warn_of_stored
 from patchword.show.terminal_table import table
 
@@ -60,7 +60,8 @@ def explore(
 ) -> None:
     """Show what is in an index: clusters of similar images, named with words."""
     check_page(save)
-    store, bundle, failed = index_and_model(index, model, device, dtype, texts_alone=True)
+    store, bundle, unread = index_and_model(index, model, device, dtype, texts_alone=True)
+    failed: list[ImageError] = []  # of images in the index
     names = read_list(words, split=True) if words else None
     with show_warnings():
         found_clusters = store.explore(
@@ -89,7 +90,8 @@ def explore(
             for cluster in found_clusters
         ]
         failed += save_groups("What is in the index", groups, save, bundle)
-    finish(failed, sum(cluster.count for cluster in found_clusters) or 1)
+    images = sum(cluster.count for cluster in found_clusters)
+    finish([*unread, *failed], max(images - len(failed), 1))
 
 
 def _print_clusters(clusters: list[Cluster]) -> None:

@@ -176,8 +176,10 @@ def shares_table(name: str, segmentation: Segmentation) -> Table:
     rows = sorted(zip(labels, in_image, strict=True), key=lambda row: -row[0].share)
     for each, present in (*rows, (background, None)):
         cells = [each.label, share(each.share) if each.share else "none"]
-        cells += ["" if each.probability is None else share(each.probability)]
-        out.add_row(*cells, "" if present is None else share(present))
+        cells.append("" if each.probability is None else share(each.probability))
+        if segmentation.present:
+            cells.append("" if present is None else share(present))
+        out.add_row(*cells)
     return out
 
 

@@ -25,7 +25,14 @@ from patchword.evaluate.mask_files import samples
 from patchword.evaluate.metrics import Indices, confusion
 from patchword.images.files import picture_suffixes
 from patchword.text.lines import list_lines
-from patchword.where.segment import Rule, checked_rule, dense_method, segmented, word_vectors
+from patchword.where.segment import (
+    Rule,
+    checked_rule,
+    dense_method,
+    segmented,
+    usual_templates,
+    word_vectors,
+)
 from patchword.where.windows import Progress, Scale
 
 IGNORED = 255  # value of a mask for pixels that do not count
@@ -50,13 +57,13 @@ class Settings:
     are printed with the numbers.
 
     classes            the words of each class; the first is its name
-    templates          as they were given; None: "a photo of a {}"
+    templates          as they were given, or `usual_templates` of the method
     rule               see `where.segment.Rule`; its background is the first class
     reduce_zero_label  0 in a mask does not count, 1 is the first class
     """
 
     classes: tuple[tuple[str, ...], ...]
-    templates: tuple[str, ...] | None
+    templates: tuple[str, ...]
     method: str
     rule: Rule
     scale: Scale
@@ -65,10 +72,9 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
-        templates = list(self.templates) if self.templates else ["a photo of a {}"]
         return {
             "classes": ["|".join(words) for words in self.classes],
-            "templates": templates,
+            "templates": list(self.templates),
             "method": self.method,
             "logit_scale": self.rule.logit_scale,
             "threshold": self.rule.threshold,
@@ -192,7 +198,7 @@ def settled(
     chosen = dense_method(model, method, scale)
     return Settings(
         tuple(map(tuple, classes)),
-        tuple(templates) if templates else None,
+        tuple(templates or usual_templates(chosen)),
         chosen,
         checked_rule(model, chosen, logit_scale, threshold, least_area),
         replace(scale or Scale(), even=True),

@@ -131,7 +131,7 @@ def gone(path: str) -> bool:
         return True
     except (OSError, ValueError):  # ValueError: a name that the locale's encoding does not have
         return False
-    return page is not None and path not in pages.every(name)
+    return page is not None and pages.are_known(name) and path not in pages.every(name)
 
 
 def picture_suffixes() -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 from patchword.images import dicom, npy, tiff
 
@@ -36,20 +37,35 @@ def join(path: str, page: int | None) -> str:
     return path if page is None else f"{path}#{page}"
 
 
+def are_known(path: str) -> bool:
+    """Whether `every` knows the pages of files with this suffix: not of animations."""
+    return _suffix(path) in _READERS
+
+
 def every(path: str) -> list[str]:
     """The names of a file's pages; the path alone if it has one page, or if files with its suffix
     cannot have several."""
-    read = _READERS.get(os.path.splitext(path)[1].lower())
-    if read is None or not os.path.isfile(path):  # reading a named pipe could wait forever
+    if not are_known(path) or not os.path.isfile(path):  # reading a named pipe could wait forever
         return [path]
     try:
-        with open(path, "rb") as file:
-            count = len(read(file))
+        status = os.stat(path)
+        return list(_names(path, status.st_size, status.st_mtime_ns))
     except Exception:  # a damaged header, of many types; opening the image raises it
         return [path]
+
+
+@lru_cache(maxsize=16)
+def _names(path: str, size: int, modified: int) -> tuple[str, ...]:
+    """`every`; once for all pages of a file, until its size or time changes."""
+    with open(path, "rb") as file:
+        count = len(_READERS[_suffix(path)](file))
     if count < 2:
-        return [path]
-    return [join(path, number) for number in range(1, count + 1)]
+        return (path,)
+    return tuple(join(path, number) for number in range(1, count + 1))
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def order(path: str) -> tuple[str, int]:

@@ -31,7 +31,7 @@ from patchword.show import label_map
 from patchword.show.percent import share as percent
 from patchword.show.result import Pictured
 from patchword.tasks.label_cache import label_features
-from patchword.text.templates import resolve_templates
+from patchword.text.templates import PLAIN, resolve_templates
 from patchword.where.auto import usual_of
 from patchword.where.dense import EDITS
 from patchword.where.heatmap import cosines, resolve
@@ -202,7 +202,7 @@ def segment(
     labels      "dog|puppy" is one label with two words, named after the first
     background  words for what no label fits; None: "background" itself; []: no words, so that only
                 pixels below `threshold` are background
-    templates   sentences that words are put in, see `classify`
+    templates   sentences that words are put in, see `classify`; None: see `usual_templates`
     method      one of `dense.EDITS`, or "head" of a model that has one; "auto": see `auto.usual`
     scale, refine  see `heatmap`
     logit_scale, threshold, least_area  see `Rule`; None: the scale of the head, or of the model
@@ -220,7 +220,7 @@ def segment(
     check.places(words)
     least = _least(chosen, 0 in owners, present)
     rule = checked_rule(model, chosen, logit_scale, threshold, least_area, least)
-    vectors = word_vectors(model, words, templates)
+    vectors = word_vectors(model, words, templates or usual_templates(chosen))
     return segmented(model, image, names, owners, vectors, chosen, rule, scale, refine, progress)
 
 
@@ -340,8 +340,14 @@ def checked_rule(
     return Rule(logit_scale or default, threshold, least_area, least)
 
 
+def usual_templates(method: str) -> tuple[str, ...]:
+    """The templates by default. A head has learned from words as they are, as heatmaps use them:
+    so a label is in the photo by both or by none."""
+    return ("{}",) if method == HEAD else PLAIN
+
+
 def word_vectors(
-    model: Bundle, words: Sequence[str], templates: str | Sequence[str] | None
+    model: Bundle, words: Sequence[str], templates: str | Sequence[str]
 ) -> torch.Tensor:
     """Unit vectors (W, D) of words, each the mean over the templates."""
     if not model.config.embed_dim:
