@@ -154,13 +154,12 @@ def segment(
 def records(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
     """The background, then each label, with its mask if it has pixels."""
     masks = segmentation.rle()
-    of_labels = segmentation.present or [None] * len(segmentation.labels)
-    for each, present in zip(segmentation.shares, [None, *of_labels], strict=True):
+    for each in segmentation.shares:
         yield {
             "label": each.label,
             "share": each.share,
             "probability": each.probability,
-            "present": present,
+            "present": each.present,
             "segmentation": masks.get(each.label),
         }
 
@@ -172,13 +171,12 @@ def shares_table(name: str, segmentation: Segmentation) -> Table:
         numbers.append("in the image")
     out = table(name or "label", *numbers, right=numbers)
     background, *labels = segmentation.shares
-    in_image = segmentation.present or [None] * len(labels)
-    rows = sorted(zip(labels, in_image, strict=True), key=lambda row: -row[0].share)
-    for each, present in (*rows, (background, None)):
+    labels.sort(key=lambda label: -label.share)
+    for each in (*labels, background):
         cells = [each.label, share(each.share) if each.share else "none"]
         cells.append("" if each.probability is None else share(each.probability))
         if segmentation.present:
-            cells.append("" if present is None else share(present))
+            cells.append("" if each.present is None else share(each.present))
         out.add_row(*cells)
     return out
 

@@ -173,17 +173,14 @@ async def segment(request: Request, body: SegmentBody) -> Answer:
 def segmentation_record(result: Segmentation) -> dict[str, Any]:
     """Sizes, the legend, masks as run lengths, and the picture of labels."""
     height, width = result.image.shape[:2]
-    of_labels = result.present or [None] * len(result.labels)
     legend = [
         {
             "label": share.label,
             "colour": label_map.colour_of(number),
             "share": share.share,
-            "present": present,
+            "present": share.present,
         }
-        for number, (share, present) in enumerate(
-            zip(result.shares, [None, *of_labels], strict=True)
-        )
+        for number, share in enumerate(result.shares)
     ]
     masks = result.rle()
     return {

@@ -68,12 +68,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of a photo's pixels that have a label, 0 to 1, and the mean of its probability
-    there: None if it has no pixel, 0 for a background without words."""
+    """The share of a photo's pixels that have a label, 0 to 1; the mean of its probability there:
+    None if it has no pixel, 0 for a background without words; and the probability that it is in the
+    photo, see `Segmentation.present`: None for the background."""
 
     label: str
     share: float
     probability: float | None
+    present: float | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,9 +132,11 @@ class Segmentation(Pictured):
             pixels += np.bincount(labels.ravel(), minlength=count)
             sums += np.bincount(labels.ravel(), best.ravel(), minlength=count)
             top += len(labels)
+        names = (BACKGROUND, *self.labels)
+        present = (None, *(self.present or [None] * len(self.labels)))
         shares = tuple(
-            Share(name, int(n) / label_map.size, float(total / n) if n else None)
-            for name, n, total in zip((BACKGROUND, *self.labels), pixels, sums, strict=True)
+            Share(name, int(n) / label_map.size, float(total / n) if n else None, p)
+            for name, n, total, p in zip(names, pixels, sums, present, strict=True)
         )
         return label_map, shares
 
