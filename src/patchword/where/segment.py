@@ -175,7 +175,7 @@ class Segmentation(Pictured):
         ]
         missing = [each.label for _, each in labels if not each.share]
         if missing:
-            title += f"\nnot found: {listed(missing, NAMED)}"
+            title += f"\nno pixels: {listed(missing, NAMED)}"
         return label_map.picture(self.image, self.map, legend, title)
 
     @checked
