@@ -195,6 +195,21 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
+def test_one_number_of_clothing_photos_rejected_wrongly() -> None:
+    """The cards have measured it; the READMEs and the help of --reject name the same."""
+    assets = ROOT / "src" / "patchword" / "assets"
+    numbers = [
+        re.search(
+            r"clothing photos \(wrongly\) \| ([0-9.]+%)", (assets / name / "README.md").read_text()
+        )
+        for name in ("demo", "demo-blip")
+    ]
+    assert all(numbers)
+    for document in (README, CHINESE, ROOT / "docs" / "cli.md"):
+        text = document.read_text()
+        assert [each[1] for each in numbers if each and each[1] not in text] == [], document.name
+
+
 @pytest.mark.parametrize("name", ["cli", "api"])
 def test_references_are_current(name: str) -> None:
     fresh = runpy.run_path(str(ROOT / "tools" / f"{name}_reference.py"))["reference"]()
