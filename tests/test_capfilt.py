@@ -275,6 +275,10 @@ def test_texts_without_a_score_are_dropped_and_counted(blip: str, tmp_path: Path
     assert "the filter&#39;s outputs are no numbers" in page
 
 
+def test_of_no_texts_no_share_is_kept() -> None:
+    assert Tally.of([]).rows()[0] == ("given", 0, 0, 0, "-")
+
+
 def test_columns_that_are_not_written_are_named(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("image,text,other,label,price,none\nring.jpg,a ring,red,0,3,\n")

@@ -1,6 +1,7 @@
 """eval and blend on the command line: results, tables, exit codes and messages."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,21 @@ def data(workdir: Path) -> Path:
                 Image.fromarray((noise + colour).astype(np.uint8)).save(path)
     (workdir / "data" / "validation" / "dark" / "broken.jpg").write_bytes(b"nothing")
     return workdir / "data"
+
+
+def test_eval_says_which_sentence_it_used_and_advises_no_default(run: Run, data: Path) -> None:
+    (data / "validation" / "dark" / "broken.jpg").unlink()
+    for name in ("blue", "green", "red"):
+        shutil.copytree(data / "validation" / "light", data / "validation" / name)
+    told = run("eval", data / "validation", "--task", "zero-shot")
+    assert 'labels (blue, dark, green, light and 1 more), in the sentence "a photo of a {}"' in (
+        told.err
+    )
+    given = ("--template", "a photo of a {}")
+    same = run("eval", data / "validation", "--task", "zero-shot", *given)
+    assert same.out == told.out  # it is the default
+    assert '--template "a photo of a {}"' not in told.err
+    assert "zero-shot used" not in same.err
 
 
 def test_eval_of_the_embedded_model(run: Run) -> None:

@@ -73,6 +73,15 @@ def test_explore_counts_images_and_not_clusters(run: Run, photos: Path) -> None:
     assert "1 of 3 images failed" in shown.err
 
 
+def test_tag_says_how_to_get_fewer_where_images_have_many(run: Run, photos: Path) -> None:
+    labels = ("-l", "heart, ring, star, circle, dog")
+    assert run("index", "photos", "--into", "i").code == 0
+    many = run("tag", "i", *labels, "--threshold", 0)
+    assert "an image has 5.0 tags on average" in many.err
+    assert "--threshold gives fewer" in many.err
+    assert "on average" not in run("tag", "i", *labels, "--threshold", 0.999).err
+
+
 def test_search_writes_over_no_photo_of_the_index(run: Run, photos: Path) -> None:
     photo = photos / names(photos)[0]
     before = photo.read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,22 @@ def test_a_blip_captions_and_matches_them(photos: Path, capsys: pytest.CaptureFi
     assert sum(record.get("job") == "match" for record in found) == 4
     assert "demo-blip knows shapes, wafers and clothes alone" in printed.err
     assert "What is there?" in Path("photos-report/index.html").read_text()
+
+
+def test_one_warning_names_all_labels_whose_places_are_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not only the first; and a heatmap's probability is not called a match."""
+    samples = Path(patchword.__file__).parent / "assets" / "samples" / "shapes"
+    (tmp_path / "two").mkdir()
+    for path in sorted(samples.iterdir())[:2]:
+        shutil.copy(path, tmp_path / "two")
+    assert demo("--photos", "two", "-l", "dress,hat") == 0
+    warning = "what it shows of 'dress', 'hat' says little"
+    assert capsys.readouterr().err.count(warning) == 1
+    page = Path("photos-report/index.html").read_text()
+    assert warning.replace("'", "&#39;") in page
+    assert re.findall(r": (\w+) [<0-9.]+%, ", page.replace("&lt;", "<")) == ["probability"] * 2
 
 
 def test_the_page_names_what_it_leaves_out(

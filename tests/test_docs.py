@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 from forked_processes import start, start_command
 
+import patchword
+from patchword.where import auto
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,6 +196,33 @@ def anchors(document: Path) -> set[str]:
     prose = BLOCK.sub("", document.read_text())
     headings = re.findall(r"^#+ (.+)$", prose, re.M)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def test_one_number_of_clothing_photos_rejected_wrongly() -> None:
+    """The cards have measured it; the READMEs and the help of --reject name the same."""
+    assets = ROOT / "src" / "patchword" / "assets"
+    numbers = [
+        re.search(
+            r"clothing photos \(wrongly\) \| ([0-9.]+%)", (assets / name / "README.md").read_text()
+        )
+        for name in ("demo", "demo-blip")
+    ]
+    assert all(numbers)
+    for document in (README, CHINESE, ROOT / "docs" / "cli.md"):
+        text = document.read_text()
+        assert [each[1] for each in numbers if each and each[1] not in text] == [], document.name
+
+
+def test_the_reason_for_surgery_has_the_numbers_of_the_table() -> None:
+    model = patchword.load("demo")
+    method, reason = auto.usual(model, like=True)  # without the head for maps
+    table = (ROOT / "docs" / "benchmarks.md").read_text()
+    measured = [
+        round(float(re.findall(rf"^\| {name} \| ([0-9.]+)%", table, re.M)[0]))
+        for name in ("surgery", "naclip")
+    ]
+    assert method == "surgery"
+    assert [int(number) for number in re.findall(r"(\d+)%", reason)] == measured
 
 
 @pytest.mark.parametrize("name", ["cli", "api"])

@@ -23,7 +23,7 @@ from sklearn.neural_network import MLPClassifier
 
 import patchword
 from patchword import ImageError, ScopeWarning
-from patchword.bundle import embed_checked
+from patchword.bundle import embed_checked, unit
 from patchword.checkpoints import scope_files
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.config import PreprocessConfig
@@ -249,6 +249,24 @@ def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
     with pytest.warns(ScopeWarning, match="the image listed looks unlike"):
         (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)
     assert hit.outside
+
+
+def test_a_cluster_is_named_by_its_members_and_not_by_the_examples_shown(tmp_path: Path) -> None:
+    """18 wafers, and 8 vectors that the model does not know, which are nearer to the centre."""
+    model = patchword.load("demo")
+    assert model.scope is not None
+    wafers = model.embed_images(sorted(SAMPLES.glob("wafers/*.jpg")))
+    noise = np.random.default_rng(0).normal(size=(8, model.dim))
+    unknown = unit(unit(wafers.mean(axis=0)[None]) + 0.02 * noise).astype(np.float32)
+    assert not any(model.scope.outside(wafers))
+    assert all(model.scope.outside(unknown))
+    for known, name in ((wafers, "wafer"), (wafers[:7], "unlike what demo knows")):
+        vectors = np.concatenate([known, unknown])
+        index = patchword.open_index(tmp_path / f"{len(known)}.index")
+        index.put([f"/{number}.jpg" for number in range(len(vectors))], vectors, model)
+        for examples in (1, 8, 12, 40):
+            (cluster,) = index.explore(1, examples=examples, model=model)
+            assert cluster.name.split(", like ")[0] == name
 
 
 def test_reject_compares_the_numbers_that_are_given() -> None:

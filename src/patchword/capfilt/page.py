@@ -86,7 +86,7 @@ class Tally:
         return self.scored - self.left_out
 
     def rows(self) -> list[tuple[str, int, int, int, str]]:
-        """Rows of (source, number of texts, kept, dropped, share that is kept)."""
+        """Rows of (source, number of texts, kept, dropped, share that is kept: a dash of none)."""
         counts = {
             name: (self.texts[source, True], self.texts[source, False])
             for source, name in SOURCES.items()
@@ -94,8 +94,9 @@ class Tally:
         all_dropped = sum(dropped for _, dropped in counts.values())
         counts["all"] = (self.texts.total() - all_dropped, all_dropped)
         return [
-            (name, kept + dropped, kept, dropped, f"{kept / max(kept + dropped, 1):.1%}")
+            (name, total, kept, dropped, f"{kept / total:.1%}" if total else "-")
             for name, (kept, dropped) in counts.items()
+            for total in [kept + dropped]
         ]
 
     def summary(self) -> str:

@@ -103,7 +103,7 @@ def classify(
             max=1,
             help='Answer "none of these" where no label has this probability, and, for any P, '
             "where an image looks unlike what the model knows; for clothing photos the "
-            "latter is wrong in 13.5% with demo and 11.2% with demo-blip. With "
+            "latter is wrong in 12.4% with demo and 11.2% with demo-blip. With "
             "--multi-label, and with a SigLIP, each label is judged by itself, so that "
             "several can pass.",
         ),

@@ -40,8 +40,9 @@ from patchword.cli.output import (
 )
 from patchword.cli.suggestions import with_near_file
 from patchword.cli.texts import read_list
-from patchword.errors import PatchwordError, counted
+from patchword.errors import PatchwordError, counted, listed
 from patchword.show.terminal_table import table
+from patchword.text.templates import PLAIN
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,10 +161,10 @@ def _hint_at_labels(answers: Sequence[Answer]) -> None:
     """For zero-shot classification by the names of folders: tell that better labels help."""
     for answer in answers:
         if answer.task == "zero-shot":
-            names = ", ".join(answer.record()["labels"][:MAX_LABELS])
+            names = listed(answer.record()["labels"], MAX_LABELS)
             notes().print(
-                f"zero-shot used the names of the folders as labels ({names}); words that describe "
-                'the photos do better: --labels "a name for each" or --template "a photo of a {}"'
+                f"zero-shot used the names of the folders as labels ({names}), in the sentence "
+                f'"{PLAIN[0]}"; others may do better: --labels "a name for each", --template'
             )
 
 

@@ -26,6 +26,8 @@ from patchword.show.terminal_table import table
 if TYPE_CHECKING:
     from patchword.index import Cluster
 
+MANY_TAGS = 2.0  # an image, on average, from which on a note says how to get fewer
+
 
 def explore(
     index: IndexArgument,
@@ -115,7 +117,11 @@ def tag(
     threshold: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="The least probability with which an image gets a label."
+            min=0.0,
+            max=1.0,
+            help="The least probability with which an image gets a label. A label is not compared "
+            "with the others, so of labels that are alike, as shirt and t-shirt, many images get "
+            "several; 0.9 gives fewer.",
         ),
     ] = 0.5,
     templates: TemplateOption = None,
@@ -163,6 +169,11 @@ def tag(
     untagged = sum(not tags for tags in tagged.values())
     result = "nothing is stored" if dry else "stored in the column tags"
     notes().print(f"{counted(len(tagged), 'image')}, {untagged} without a tag; {result}")
+    if tagged and (mean := sum(map(len, tagged.values())) / len(tagged)) > MANY_TAGS:
+        notes().print(
+            f"an image has {mean:.1f} tags on average: a label is not compared with the others; a "
+            "higher --threshold gives fewer"
+        )
     finish(failed, len(tagged) or 1)
 
 

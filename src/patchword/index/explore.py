@@ -27,6 +27,7 @@ BAND = 0.3  # standard deviations over all words, by which a fitting word may be
 MIN_SHARE = 0.7  # of a cluster's members, that a name must fit
 CLEAR = 0.05  # by how much a name must fit better than the next word of another meaning
 SAMPLE = 1000  # members of a cluster that names are compared with
+HALF_SPACING = 2.0**-10  # the relative spacing of float16, to which members' vectors are rounded
 SYNONYMS = 0.9  # the least cosine of two words that mean the same
 
 
@@ -35,8 +36,8 @@ class Cluster:
     """Entries that are alike.
 
     name      the word that fits the cluster and most of its entries clearly better than others;
-              "unnamed, like cat.jpg" if there is none; "unlike what demo knows, like cat.jpg" for
-              photos that the model does not know; "cluster 3" for a model that reads no texts
+              "unnamed, like cat.jpg" if there is none; "unlike what demo knows, like cat.jpg" where
+              the model does not know most of them; "cluster 3" for a model that reads no texts
     count     how many entries it has
     examples  the entries nearest to its centre, with their cosines with the centre
     """
@@ -102,8 +103,9 @@ def clusters(
     order = [int(number) for number in np.argsort(-sizes, kind="stable") if sizes[number]]
     samples = [half[cluster_of == number][:SAMPLE] for number in order]
     words = _words(middles[order], samples, names)
+    scope = model.scope.rounded(HALF_SPACING) if model.scope else None
     result: list[Cluster] = []
-    for number, word in zip(order, words, strict=True):
+    for number, word, sample in zip(order, words, samples, strict=True):
         members = np.flatnonzero(cluster_of == number)
         first = members[np.argsort(-cosine[members], kind="stable")[:examples]]
         ids = matrix.ids[first if rows is None else rows[first]]
@@ -111,17 +113,19 @@ def clusters(
         hits = top_hits(table, ids, centre, examples, model.scope)
         title = f"cluster {len(result) + 1}"
         if names:
-            title = _title(word, hits, model.name, {cluster.name for cluster in result})
+            outside = scope is not None and np.mean(scope.outside(sample)) > 0.5
+            like = f"like {os.path.basename(hits[0].path)}"
+            taken = {cluster.name for cluster in result}
+            title = f"unlike what {model.name} knows, {like}"
+            if not outside:
+                title = _title(word, like, taken)
         result.append(Cluster(title, int(sizes[number]), hits))
     return result
 
 
-def _title(word: str, hits: list[Hit], model: str, taken: set[str]) -> str:
-    """The name of a cluster. word: what it shows, "" if that is not clear; hits: its examples;
-    taken: names of other clusters."""
-    like = f"like {os.path.basename(hits[0].path)}"
-    if sum(hit.outside for hit in hits) > len(hits) / 2:
-        return f"unlike what {model} knows, {like}"
+def _title(word: str, like: str, taken: set[str]) -> str:
+    """The name of a cluster that the model knows. word: what it shows, "" if that is not clear;
+    like: its best example, in words; taken: names of other clusters."""
     if not word:
         return f"unnamed, {like}"
     return word if word not in taken else f"{word}, {like}"

@@ -52,6 +52,7 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
 
     from patchword.images.files import find
     from patchword.index import open_index
+    from patchword.scope import Check
     from patchword.tasks.classify import classify_each
 
     model.embed_texts(labels)  # a model without a text tower is refused before photos are opened
@@ -76,6 +77,9 @@ def run(model: Model, photos: Path, labels: Sequence[str], out: Path) -> Finding
     others = (relative_name(answer.path, root) for answer in answers)
     compared = list(dict.fromkeys([*nearest.values(), *others]))[:COMPARED]
     captions = labels[:COMPARED]
+    # One warning of all labels: the heatmaps below are made one by one, and the first would name
+    # its own alone.
+    Check(model.scope, model.name).places(list(nearest))
     described = []
     if model.config.writes_captions or model.config.matching:
         described = compared[:DESCRIBED]

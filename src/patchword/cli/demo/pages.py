@@ -22,7 +22,7 @@ from patchword.cli.result_display import caveat
 from patchword.scope import current
 from patchword.show import html_page, plots
 from patchword.show.colours import shade
-from patchword.show.percent import matched
+from patchword.show.percent import share
 from patchword.show.plots import Photo
 from patchword.show.terminal_table import broken
 from patchword.where.heatmap import first_tile
@@ -244,7 +244,9 @@ def where_section(findings: Findings) -> str:
 
 def heatmap_card(findings: Findings, name: str, heatmap: Heatmap, model: str) -> html_page.Card:
     [(value, x, y)] = heatmap.peaks()
-    highest = matched(heatmap.present[0]) if heatmap.present else f"{unit(heatmap)} {value:.2g}"
+    highest = f"{unit(heatmap)} {value:.2g}"
+    if heatmap.present:
+        highest = f"probability {share(heatmap.present[0])}"
     place = f"highest at x {x}, y {y}" if heatmap.found[0] else "not found"
     file, text = findings.root / name, heatmap.texts[0]
     return html_page.Card(
