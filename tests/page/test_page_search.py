@@ -149,8 +149,8 @@ def test_a_hit_opens_large(visit: Visit, expected, folder: Path, demo: patchword
     others = [hit for hit in expected(image=folder / "wafers" / name, k=13) if hit[0] != name]
     assert shown(page, "#hit .gallery") == others
     map_ = demo.heatmap(folder / "wafers" / name, [SCRATCH])
-    ((_, x, y),) = map_.peaks()
-    assert brightest(page) == pytest.approx((x, y), abs=24)  # of 256 pixels
+    x, y = (int(place) for place in brightest(page))
+    assert map_.maps[0, y, x] > 0.95 * map_.maps[0].max()  # a scratch has several peaks
 
 
 def brightest(page: Page) -> tuple[float, float]:
