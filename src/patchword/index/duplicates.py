@@ -94,7 +94,7 @@ def find_groups(
     step = _Steps(progress, len(half), seconds)
     thumbnails = Thumbnails(table, ids, step.check_time) if threshold is None else None
     threshold = MIN_COSINE if threshold is None else threshold
-    checker = PairChecker(table, ids, threshold, thumbnails)
+    checker = PairChecker(table, ids, threshold, thumbnails, step.check_time)
     min_product = threshold - 2 * matrix.error
     others_by_kept: dict[int, list[tuple[float, int]]] = {}
     search = groups_of_all_pairs if len(half) <= MAX_ALL_PAIRS else groups_in_cells
@@ -144,10 +144,15 @@ class PairChecker:
     """
 
     def __init__(
-        self, table: Table, ids: NDArray[np.uint64], threshold: float, thumbnails: Thumbnails | None
+        self,
+        table: Table,
+        ids: NDArray[np.uint64],
+        threshold: float,
+        thumbnails: Thumbnails | None,
+        check_time: Callable[[], None],
     ) -> None:
         self.table, self.ids, self.threshold = table, ids, threshold
-        self.thumbnails = thumbnails
+        self.thumbnails, self.check_time = thumbnails, check_time
         self.entries: dict[int, dict[str, Any]] = {}
 
     def candidates(self, pairs: Pairs) -> Pairs:
@@ -171,7 +176,12 @@ class PairChecker:
         """Places, sorted: of two duplicates the first is kept."""
         new = [place for place in places if place not in self.entries]
         self._read(np.array(new, np.int64))
-        return np.array(sorted(places, key=lambda i: _sort_key(self.entries[i], keep)), np.int64)
+        keys: dict[int, tuple[Any, ...]] = {}
+        for number, place in enumerate(places):
+            if number % BATCH == 0:
+                self.check_time()  # whether files are gone may take long on a network drive
+            keys[place] = _sort_key(self.entries[place], keep)
+        return np.array(sorted(places, key=keys.__getitem__), np.int64)
 
     def _read(
         self, places: NDArray[np.int64], vectors: list[NDArray[np.float32]] | None = None

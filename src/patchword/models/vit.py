@@ -295,7 +295,8 @@ class VisionTransformer(nn.Module):
         return size[0] // self.config.patch_size, size[1] // self.config.patch_size
 
     def patches(self, size: Size) -> slice:
-        """A pyramid's lower levels come after them."""
+        """Those of the image itself: the tokens of the image scaled down, with positions "pyramid",
+        come after them."""
         rows, columns = self.grid(size)
         return slice(self.prefix, self.prefix + rows * columns)
 

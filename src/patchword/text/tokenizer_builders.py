@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tokenizers import (
@@ -61,12 +62,19 @@ BLIP_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", DECODER_START, ENCODER_START]
 def encode(backend: Tokenizer, texts: Sequence[str], name: str) -> list[Encoding]:
     """Encode texts with a tokenizer of the library. Raises TokenizerError where that fails, for
     example because a special token has no id, or there is no token for unknown words."""
-    try:
+    with failing_as(f"{name} contradicts itself and cannot be used"):
         return backend.encode_batch_fast(texts)
+
+
+@contextmanager
+def failing_as(reason: str) -> Iterator[None]:
+    """Raises TokenizerError with this reason for any error of the library."""
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
-        raise TokenizerError(f"{name} contradicts itself and cannot be used: {error}") from error
+        raise TokenizerError(f"{reason}: {error}") from error
 
 
 def clip(vocab: dict[str, int], merges: list[tuple[str, str]], name: str) -> Tokenizer:

@@ -25,6 +25,7 @@ from patchword.text.tokenizer_builders import (
     bert,
     bert_normalizer,
     clip,
+    failing_as,
     number_tokens,
     special_token,
 )
@@ -115,12 +116,8 @@ def _read_file(path: Path, vocab_size: int) -> Tokenizer:
 
 def parse(text: str, name: str) -> Tokenizer:
     """A tokenizer from the text of a tokenizer.json. Raises TokenizerError for any other text."""
-    try:
+    with failing_as(f"{name} is not a readable tokenizer.json"):
         return Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the library is no Exception
-        raise TokenizerError(f"{name} is not a readable tokenizer.json: {error}") from error
 
 
 def _set_bert_cleaning(backend: Tokenizer, file: Path) -> None:

@@ -261,12 +261,11 @@ def present_labels(
 ) -> tuple[float, ...]:
     """The probability of each of `count` labels in a photo, that of its most probable word, from
     the cosines (W, h, w) of a head for all words. See `presence.likely`."""
-    of_words = np.array(owners)
-    probable = likely(cosines, cosines[of_words == 0].max(axis=0), scale)
-    return tuple(
-        max(p for p, owner in zip(probable, owners, strict=True) if owner == number)
-        for number in range(1, count + 1)
-    )
+    label_of = np.array(owners)
+    of_words = likely(cosines, cosines[label_of == 0].max(axis=0), scale)
+    of_labels = np.zeros(count + 1)
+    np.maximum.at(of_labels, label_of, of_words)
+    return tuple(of_labels[1:].tolist())
 
 
 def _least(method: str, has_background: bool, present: float | None) -> float:
