@@ -7,6 +7,9 @@
     ├── TokenizerError    a tokenizer that is missing or does not fit the model
     ├── UnsupportedError  a job or option that a model does not have: names one that does
     ├── IndexStoreError   an index that is missing, damaged, or made by another model
+    │   ├── NoIndexError  no index at a path
+    │   ├── NoRowError    no entry of an id
+    │   └── SameIdError   two entries of one id
     └── RecipeError       a training recipe, or its data, that cannot be run
 
 Each message says what is wrong, where, and what to do. The warnings:
@@ -79,6 +82,18 @@ class UnsupportedError(PatchwordError):
 
 class IndexStoreError(PatchwordError):
     """An index that is missing, damaged, or holds vectors of another model."""
+
+
+class NoIndexError(IndexStoreError):
+    """There is no index at the path."""
+
+
+class NoRowError(IndexStoreError):
+    """An index has no entry of an id."""
+
+
+class SameIdError(IndexStoreError):
+    """Two entries of an index have the same id, so none of them can be read by it."""
 
 
 class RecipeError(PatchwordError):

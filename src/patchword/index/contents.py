@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from patchword.bundle import Bundle
-from patchword.errors import ImageError, IndexStoreError
+from patchword.errors import ImageError, IndexStoreError, NoRowError, SameIdError
 from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index import members
@@ -107,13 +107,13 @@ class IndexReader:
                     raise IndexStoreError(f"{self.path}: the entry of {row['path']!r} is damaged")
                 other = rows.setdefault(row["id"], row)
                 if other["path"] != row["path"]:
-                    raise IndexStoreError(
+                    raise SameIdError(
                         f"{self.path}: {other['path']!r} and {row['path']!r} have the same id, "
                         f"{row['id']}: rename one of them, and index it again with --prune"
                     )
         for id_ in id_list:
             if id_ not in rows:
-                raise IndexStoreError(f"{self.path}: no row of id {id_}")
+                raise NoRowError(f"{self.path}: no row of id {id_}")
         return [{name: rows[id_][name] for name in names} for id_ in id_list]
 
     @checked

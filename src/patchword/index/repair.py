@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, NoIndexError
 from patchword.index.failures import Failures
 from patchword.index.integrity import damaged_rows
 from patchword.index.lance import errors_converted, is_lancedb_error, library, short_message
@@ -50,7 +50,7 @@ def repair(path: str) -> Repaired:
         else:
             os.rename(repaired, images)
     if not os.path.isdir(images):
-        raise IndexStoreError(f"{path}: no index there")
+        raise NoIndexError(f"{path}: no index there")
     _drop_damaged_errors(path)
     note = _version_note(path)
     table, versions_dropped = _open_newest_readable(path)

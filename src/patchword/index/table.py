@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from patchword.atomic_write import PART, remove_stale, write
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, NoIndexError
 from patchword.images.files import File
 from patchword.images.reading import Seen
 from patchword.index import lance
@@ -191,7 +191,7 @@ class Store:
             advice = f"; make one: patchword index FILES_OR_FOLDERS --into {self.path}"
             if os.path.isfile(self.path):
                 advice = ", but a file; an index is a folder"
-            raise IndexStoreError(f"{self.path}: no index there{advice}")
+            raise NoIndexError(f"{self.path}: no index there{advice}")
         return table
 
     def count(self) -> int:

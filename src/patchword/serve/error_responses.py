@@ -9,11 +9,13 @@ from patchword.errors import (
     ConfigError,
     ImageError,
     IndexStoreError,
+    NoIndexError,
     PatchwordError,
+    SameIdError,
     UnsupportedError,
 )
 
-INDEX_STATUSES = {"no index there": 404, "have the same id": 409}  # by text of an IndexStoreError
+STATUSES: dict[type[PatchwordError], int] = {NoIndexError: 404, SameIdError: 409}  # others: 400
 CODES = {
     ImageError: "image",
     UnsupportedError: "unsupported",
@@ -76,17 +78,8 @@ def refusal_of(error: PatchwordError | RefusalError, param: str | None = None) -
     message = str(error)
     if type(error) is PatchwordError:  # the model's output is not finite, see `finite`
         return RefusalError(503, "model", message, "model")
-    code, status = "patchword", 400
-    for kind in CODES:
-        if isinstance(error, kind):
-            code = CODES[kind]
-            break
-    if isinstance(error, IndexStoreError):
-        for text, index_status in INDEX_STATUSES.items():
-            if text in message:
-                status = index_status
-                break
-    return RefusalError(status, code, message, param)
+    code = next((CODES[kind] for kind in CODES if isinstance(error, kind)), "patchword")
+    return RefusalError(STATUSES.get(type(error), 400), code, message, param)
 
 
 def item_error(index: int, error: PatchwordError | RefusalError) -> dict[str, Any]:

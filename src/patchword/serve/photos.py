@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from patchword.bundle import Bundle
-from patchword.errors import IndexStoreError
+from patchword.errors import IndexStoreError, NoRowError
 from patchword.images import ImageLike, Opener, pillow
 from patchword.index import Hit, Index, members, open_index
 from patchword.index.condition import KINDS
@@ -27,7 +27,6 @@ from patchword.show.plots import fit
 THUMBNAIL = 256  # longer side, pixels
 MAX_THUMBNAILS = 4096  # in memory, some 10 kB each
 HIT_COLUMNS = ("width", "height", "caption", "tags")  # that a hit shows
-UNKNOWN_ID = "no row of id"  # in an index's error about an id that it does not have
 BROWSER_FORMATS = {"JPEG", "PNG", "WEBP", "GIF"}  # formats that every browser shows
 
 
@@ -157,9 +156,10 @@ class Collection:
         the id of another photo, which is warned of."""
         try:
             rows = self.index.rows([hit.id for hit in hits], ("path", *HIT_COLUMNS))
+        except NoRowError:
+            return [{}] * len(hits)
         except IndexStoreError as error:
-            if UNKNOWN_ID not in str(error):
-                add_warnings([str(error)])
+            add_warnings([str(error)])
             return [{}] * len(hits)
         paths = [row.pop("path") for row in rows]
         self._cache(version, {hit.id: path for hit, path in zip(hits, paths, strict=True)})
@@ -169,9 +169,7 @@ class Collection:
         """A column of a photo. Raises RefusalError for an unknown id."""
         try:
             return self.index.row(number, [column])[column]
-        except IndexStoreError as error:
-            if UNKNOWN_ID not in str(error):
-                raise
+        except NoRowError as error:
             message = f"the index has no photo {number}"
             raise RefusalError(404, "no_photo", message, "id") from error
 
