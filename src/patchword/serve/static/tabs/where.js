@@ -116,8 +116,11 @@ export class Where extends Panel {
     const answer = await post("/v1/segment", { ...body, labels: texts }, signal);
     this.addWarnings(answer.warnings);
     this.stage.mask = await loadPicture(answer.png, signal);
-    for (const { label, colour, share } of answer.legend) {
-      this.addLegend(colour, t("share", { label: label === "background" ? t("background") : label, share: percent(share) }));
+    for (const { label, colour, share, present } of answer.legend) {
+      const name = label === "background" ? t("background") : label;
+      if (share) this.addLegend(colour, t("share", { label: name, share: percent(share) }));
+      else if (present === null || present >= answer.least) this.addLegend(colour, t("no_pixels", { label: name }));
+      else this.addLegend(colour, t("not_present", { label: name, present: percent(present), least: percent(answer.least) }));
     }
     this.stage.draw(answer.size);
   }
