@@ -297,6 +297,7 @@ def test_locate_and_segment(client: TestClient, demo: Model) -> None:
     found = ask(client, "/v1/locate", image=sent(RING), texts=["a red ring", "a blue star"])
     expected = demo.locate(RING, ["a red ring", "a blue star"])
     assert [record["found"] for record in found["data"]] == [True, False]
+    assert found["least"] == expected.least == 0.65
     assert found["data"][0]["regions"][0]["box"] == list(expected.regions[0].box)
     assert found["data"][0]["regions"][0]["rle"] == expected.rle(expected.regions[0])
     answer = ask(client, "/v1/segment", image=sent(RING), labels=["a red ring"])

@@ -100,7 +100,9 @@ async def heatmap(request: Request, body: HeatmapBody) -> Response:
             return with_warnings_header(Response(content, media_type="image/png"))
         maps = await server.decoder.run(lambda: map_records(result))
         height, width = result.image.shape[:2]
-        answer = {"maps": maps, "size": [width, height], "method": result.method}
+        answer = {
+            "maps": maps, "least": result.least, "size": [width, height], "method": result.method,
+        }  # fmt: skip
         return await large_answer(with_warnings(answer))
 
 
@@ -245,7 +247,9 @@ def regions_record(result: Located, masks: bool = True) -> dict[str, Any]:
         data.append(
             {"text": text, "found": bool(regions), "probability": present, "regions": regions}
         )
-    return {"data": data, "size": [width, height], "method": result.method}
+    return {
+        "data": data, "least": result.least, "size": [width, height], "method": result.method,
+    }  # fmt: skip
 
 
 def png(picture: Pillow.Image) -> bytes:
