@@ -217,7 +217,9 @@ def test_indexing_unlike_photos_warns(tmp_path: Path, recwarn: pytest.WarningsRe
     ]
 
 
-def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
+def test_unlike_hits_are_warned_of(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
     once, and of the image that is looked for too."""
     (tmp_path / "photos").mkdir()
@@ -245,6 +247,15 @@ def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
     assert (
         f"demo was trained on: {Path(PHOTO).name}; so does the image listed. It knows" in alike.err
     )
+    drawn: list[str] = []
+
+    def search_panel(photos: object, names: object, notes: list[str], title: str) -> Image.Image:
+        drawn.extend(notes)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("patchword.show.plots.search_panel", search_panel)
+    run("search", store, "hat", "--save", tmp_path / "sheet.png")
+    assert sorted("· unlike the model's training" in note for note in drawn) == [False, True, True]
     model = patchword.load("demo")
     with pytest.warns(ScopeWarning, match="the image listed looks unlike"):
         (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)
