@@ -262,6 +262,30 @@ def test_unlike_hits_are_warned_of(
     assert hit.outside
 
 
+def test_words_given_to_explore_name_what_they_mean_or_nothing(tmp_path: Path, run: Run) -> None:
+    """A word alone means little to the embedded models: it is looked for in sentences like those of
+    their training, and of words that they do not know there is a warning."""
+    store = tmp_path / "samples.index"
+    run("index", SAMPLES, "--into", store)
+    asked = ("explore", store, "--clusters", 2, "--json", "--words")
+    known = run(*asked, "wafer,shape,clothing")
+    names = {each["cluster"]: Path(each["examples"][0]).parent.name for each in known.records}
+    assert names == {"wafer": "wafers", "shape": "shapes"}
+    assert "does not know" not in known.err
+    for words in ("animal,vehicle", "wafer,animal,vehicle"):
+        some = run(*asked, words)
+        assert "demo does not know animal, vehicle. It knows wafers" in " ".join(some.err.split())
+        assert not any("animal" in each["cluster"] for each in some.records)
+        assert ["wafer" in each["cluster"] for each in some.records].count(True) == (
+            words.count("wafer")
+        )
+    other = run(*asked, "wafer,t-shirt")  # no sentence names this
+    assert "does not know" not in other.err
+    model = patchword.load("demo")
+    with pytest.warns(ScopeWarning, match="demo does not know zebra"):
+        patchword.open_index(store).explore(2, words=["zebra", "ring"], model=model)
+
+
 def test_a_cluster_is_named_by_its_members_and_not_by_the_examples_shown(tmp_path: Path) -> None:
     """18 wafers, and 8 vectors that the model does not know, which are nearer to the centre."""
     model = patchword.load("demo")
