@@ -146,6 +146,23 @@ def test_eval_templates_and_labels(run: Run, pair: tuple[str, str], data: Path) 
     assert labelled["classes"] == ["dark", "light"]
 
 
+def test_eval_two_views(run: Run, pair: tuple[str, str], data: Path) -> None:
+    for path in data.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((36, 90)).save(path)
+    (data / "validation" / "dark" / "broken.jpg").unlink()
+    ran = run("eval", pair[0], data, "--two-views", "--json")
+    assert [(row["task"], row["two_views"]) for row in ran.records] == [
+        ("zero-shot", True),
+        ("probe", True),
+        ("knn", True),
+    ]
+    assert "seen in part" not in ran.err
+    one = run("eval", pair[0], data, "--json")
+    assert "two_views" not in one.records[0]
+    assert "--squash shows the whole, --two-views too" in one.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -155,6 +172,7 @@ def test_eval_templates_and_labels(run: Run, pair: tuple[str, str], data: Path) 
         (("data", "--task", "zero-shot", "-l", "one"), "1 label for 2 classes"),
         (("data", "--task", "zero-shot", "--template", "no braces"), "has no {}"),
         (("data", "--save", "a.txt"), "must end in .png"),
+        (("data", "--two-views", "--squash"), "leave --squash out"),
         (("a", "b", "c"), "give one model and one folder"),
         (("data/validation/dark",), "no images in folders"),
     ],

@@ -29,6 +29,7 @@ from patchword.evaluate import (
 )
 from patchword.evaluate.blend import differences
 from patchword.evaluate.run import Options, classified
+from patchword.tasks.classify import classify
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -382,6 +383,45 @@ def test_evaluation_is_what_its_parts_are(classes: Path) -> None:
     assert record["acc5"] is None
     assert record["train_images"] == 12
     assert json.dumps(record)
+
+
+def test_two_views_are_those_of_classify(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(["red star", "blue ring", "wafer"] * 8):
+        path = tmp_path / "photos" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = rng.integers(0, 255, (2, 6, 3)).astype(np.uint8)
+        Image.fromarray(blocks.repeat(10, 0).repeat(10, 1)).save(path)
+    model = checkpoints.load("demo")
+    data = folders.labelled(tmp_path / "photos")
+    names, confusions = list(data.names), {}
+    for two_views in (False, True):
+        (answer,) = Evaluation(model, Options(two_views=two_views)).on(tmp_path / "photos")
+        best = [
+            scores[0].label
+            for scores in classify(model, data.images, names, None, two_views=two_views)
+        ]
+        expected = confusion_matrix(data.targets, [names.index(label) for label in best])
+        assert_array_equal(answer.confusion, expected)
+        confusions[two_views] = expected
+    assert (confusions[False] != confusions[True]).any()
+    # The vectors that a probe learns from are of both views too.
+    run = Evaluation(model, Options(two_views=True))
+    views = [model.embed_images(data.images, squash=squash) for squash in (False, True)]
+    mean = views[0] + views[1]
+    assert_allclose(
+        run.embed(data)[0], mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6
+    )
+
+
+def test_two_views_are_refused_as_by_classify(classes: Path) -> None:
+    two_views = Options(two_views=True)
+    whole = tiny_bundle(tiny_clip()).opening(squash=True)
+    with pytest.raises(UnsupportedError, match="the whole of each image already"):
+        list(Evaluation(whole, two_views).on(classes / "train"))
+    model = classifier(("dark", "light_one", *"abcde"))
+    with pytest.raises(UnsupportedError, match="two_views averages vectors"):
+        list(Evaluation(model, two_views).on(classes / "train"))
 
 
 def test_retrieval_leaves_broken_images_out(tmp_path: Path) -> None:

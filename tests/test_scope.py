@@ -217,7 +217,9 @@ def test_indexing_unlike_photos_warns(tmp_path: Path, recwarn: pytest.WarningsRe
     ]
 
 
-def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
+def test_unlike_hits_are_warned_of(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the stored vectors: on stderr and in the records; of a folder that is indexed on the way
     once, and of the image that is looked for too."""
     (tmp_path / "photos").mkdir()
@@ -245,10 +247,43 @@ def test_unlike_hits_are_warned_of(tmp_path: Path, run: Run) -> None:
     assert (
         f"demo was trained on: {Path(PHOTO).name}; so does the image listed. It knows" in alike.err
     )
+    drawn: list[str] = []
+
+    def search_panel(photos: object, names: object, notes: list[str], title: str) -> Image.Image:
+        drawn.extend(notes)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("patchword.show.plots.search_panel", search_panel)
+    run("search", store, "hat", "--save", tmp_path / "sheet.png")
+    assert sorted("· unlike the model's training" in note for note in drawn) == [False, True, True]
     model = patchword.load("demo")
     with pytest.warns(ScopeWarning, match="the image listed looks unlike"):
         (hit,) = patchword.open_index(store).search(model.embed_images(PHOTO)[0], 1, model=model)
     assert hit.outside
+
+
+def test_words_given_to_explore_name_what_they_mean_or_nothing(tmp_path: Path, run: Run) -> None:
+    """A word alone means little to the embedded models: it is looked for in sentences like those of
+    their training, and of words that they do not know there is a warning."""
+    store = tmp_path / "samples.index"
+    run("index", SAMPLES, "--into", store)
+    asked = ("explore", store, "--clusters", 2, "--json", "--words")
+    known = run(*asked, "wafer,shape,clothing")
+    names = {each["cluster"]: Path(each["examples"][0]).parent.name for each in known.records}
+    assert names == {"wafer": "wafers", "shape": "shapes"}
+    assert "does not know" not in known.err
+    for words in ("animal,vehicle", "wafer,animal,vehicle"):
+        some = run(*asked, words)
+        assert "demo does not know animal, vehicle. It knows wafers" in " ".join(some.err.split())
+        assert not any("animal" in each["cluster"] for each in some.records)
+        assert ["wafer" in each["cluster"] for each in some.records].count(True) == (
+            words.count("wafer")
+        )
+    other = run(*asked, "wafer,t-shirt")  # no sentence names this
+    assert "does not know" not in other.err
+    model = patchword.load("demo")
+    with pytest.warns(ScopeWarning, match="demo does not know zebra"):
+        patchword.open_index(store).explore(2, words=["zebra", "ring"], model=model)
 
 
 def test_a_cluster_is_named_by_its_members_and_not_by_the_examples_shown(tmp_path: Path) -> None:

@@ -297,6 +297,7 @@ def test_locate_and_segment(client: TestClient, demo: Model) -> None:
     found = ask(client, "/v1/locate", image=sent(RING), texts=["a red ring", "a blue star"])
     expected = demo.locate(RING, ["a red ring", "a blue star"])
     assert [record["found"] for record in found["data"]] == [True, False]
+    assert found["least"] == expected.least == 0.65
     assert found["data"][0]["regions"][0]["box"] == list(expected.regions[0].box)
     assert found["data"][0]["regions"][0]["rle"] == expected.rle(expected.regions[0])
     answer = ask(client, "/v1/segment", image=sent(RING), labels=["a red ring"])
@@ -305,8 +306,26 @@ def test_locate_and_segment(client: TestClient, demo: Model) -> None:
     assert (np.asarray(Image.open(io.BytesIO(picture))) == segmented.map).all()
     assert [entry["label"] for entry in answer["legend"]] == ["background", "a red ring"]
     assert answer["legend"][1]["share"] == segmented.shares[1].share
+    assert answer["least"] == 0.65
     (warning,) = ask(client, "/v1/locate", image=sent(RING), texts=["a hat"])["warnings"]
     assert warning.startswith("demo hardly knows where clothing is in a photo")
+
+
+def test_the_gate_of_segment(client: TestClient, demo: Model) -> None:
+    """A label that the head does not find has no pixels, unless `present` says otherwise."""
+    request = {"image": sent(RING), "labels": ["a red ring", "a blue star"]}
+    for present in (None, 0, 0.3, 1):
+        answer = ask(client, "/v1/segment", **request, present=present)
+        expected = demo.segment(RING, request["labels"], present=present)
+        assert [entry["share"] for entry in answer["legend"]] == [s.share for s in expected.shares]
+        assert answer["least"] == (0.65 if present is None else present)
+    _, ring, star = demo.segment(RING, request["labels"]).shares
+    assert ring.share > star.share == 0
+    assert demo.segment(RING, request["labels"], present=1).shares[1].share == 0
+    for present in (-0.1, 1.1, "0.5", True):
+        refused = client.post("/v1/segment", json=request | {"present": present})
+        assert refused.status_code == 400
+        assert "present" in refused.json()["error"]["param"]
 
 
 def test_caption_ask_and_match(client: TestClient, blip: Model) -> None:

@@ -126,6 +126,33 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
     assert not colours & others
 
 
+def test_a_label_without_pixels_says_why(visit: Visit, demo: patchword.Model) -> None:
+    page = visit("where")
+    give(page, "where", STAIN)
+    labels = ["a stain", "an edge chip"]
+    page.fill("#panel-where [name=texts]", "\n".join(labels))
+    page.uncheck("#panel-where [name=heatmap]")
+    page.check("#panel-where [name=masks]")
+    submit(page, "where")
+    chip = demo.segment(STAIN, labels).shares[2]
+    assert chip.present is not None
+    assert chip.share == 0
+    assert page.locator("#panel-where .legend li").all_text_contents()[2] == (
+        f"an edge chip: not found, its probability {percent(chip.present)} is below 65%"
+    )
+
+
+def test_scores_are_shown_on_their_side_of_a_limit(visit: Visit) -> None:
+    page = visit("where")
+    shown = page.evaluate(
+        """() => import("/static/words.js").then((words) => [
+          ...[0.64981, 0.65, 0.65004, 0.3].map((share) => words.percentBeside(share, 0.65)),
+          words.decimalsBeside([0.61, 0.28838], 0.28812), words.decimalsBeside([0.2881], 0.28812),
+        ])"""
+    )
+    assert shown == ["64.98%", "65%", "65%", "30%", 4, 3]
+
+
 def test_a_text_that_is_not_found_has_no_box(visit: Visit) -> None:
     text = "an edge chip"  # of which the stain's map has some, with too low a probability
     page = visit("where")

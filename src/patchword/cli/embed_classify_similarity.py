@@ -311,7 +311,7 @@ def scores_table(
     def answer(scores: list[Score]) -> tuple[str, str]:
         if reason := rejection(scores, reject, model):
             return reason, ""
-        return scores[0].label, share(scores[0].probability)
+        return scores[0].label, share(scores[0].probability, reject)
 
     if len(results) == 1:
         name, scores = results[0]
@@ -329,7 +329,7 @@ def scores_table(
     for name, (_, scores) in zip(names, results, strict=True):
         label, number = answer(scores)
         others = ", ".join(
-            f"{s.label} {share(s.probability)}" for s in scores[1:] if s.probability >= 0.01
+            f"{s.label} {share(s.probability, reject)}" for s in scores[1:] if s.probability >= 0.01
         )
         out.add_row(name, Text(label, style="bold"), number, Text(others, style="dim"))
     return out

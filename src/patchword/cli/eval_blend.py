@@ -23,6 +23,7 @@ from patchword.cli.options import (
     SquashOption,
     StretchOption,
     TemplateOption,
+    TwoViewsOption,
 )
 from patchword.cli.output import (
     check_save,
@@ -92,6 +93,7 @@ def eval(
     save: PictureOption = None,
     stretch: StretchOption = False,
     squash: SquashOption = False,
+    two_views: TwoViewsOption = False,
     max_pixels: MaxPixelsOption = None,
     model: ModelTooOption = None,
     device: DeviceOption = "auto",
@@ -111,10 +113,12 @@ def eval(
     check_save(save)
     if not data.exists():
         refuse(f"{data}: no such file or folder")
+    if two_views and squash:
+        refuse("--two-views shows the whole beside the crop; leave --squash out")
     bundle = load(name, device, dtype, stretch, max_pixels, squash)
     from patchword.evaluate import Classified, Evaluation, confusion_picture
 
-    options = evaluation_options(template, labels, neighbours)
+    options = evaluation_options(template, labels, neighbours, two_views)
     with progress("images") as advance:
         run = Evaluation(bundle, options, advance)
         answers = run_tasks(run, data, train, read_list(task, split=True) or None)
@@ -127,8 +131,10 @@ def eval(
     if not (template or labels):
         _hint_at_labels(answers)
     if as_json:
+        seen = {"two_views": True} if two_views else {}
+        of_model = {"model": bundle.name, "fingerprint": bundle.fingerprint, **seen}
         for answer in answers:
-            emit({"model": bundle.name, "fingerprint": bundle.fingerprint, **answer.record()})
+            emit(of_model | answer.record())
     else:
         print_tables(answers)
     by_class = [answer for answer in answers if isinstance(answer, Classified)]
@@ -259,12 +265,17 @@ def parse_alphas(text: str) -> list[float]:
 
 
 def evaluation_options(
-    template: list[str] | None, labels: list[str] | None, neighbours: int | None = None
+    template: list[str] | None,
+    labels: list[str] | None,
+    neighbours: int | None = None,
+    two_views: bool = False,
 ) -> Options:
     """The options of the command line as evaluation takes them."""
     from patchword.evaluate import Options
 
-    options = Options(read_list(template) or None, read_list(labels, split=True) or None)
+    options = Options(
+        read_list(template) or None, read_list(labels, split=True) or None, two_views=two_views
+    )
     return options if neighbours is None else replace(options, neighbours=neighbours)
 
 

@@ -244,7 +244,7 @@ def peaks_table(name: str, heatmap: Heatmap) -> Table:
         place = f"{x}, {y}" if heatmap.found[number] else "not found"
         cells = [text, f"{value:{number_format}}", place]
         if heatmap.present:
-            cells.append(share(heatmap.present[number]))
+            cells.append(share(heatmap.present[number], heatmap.least))
         out.add_row(*cells)
     return out
 

@@ -137,7 +137,7 @@ def save_hits(
     several = len(results) > 1
     # A generator, so that the photos of only one query at a time are in memory.
     cards_of_queries = (
-        _cards(result, text, model, is_page, failed)
+        _cards(result, text, model, failed)
         for result, text in zip(results, heatmap_texts, strict=True)
     )
     titles = [result.title for result in results]
@@ -167,7 +167,6 @@ def _cards(
     result: QueryHits,
     heatmap_text: str | None,
     model: Model,
-    is_page: bool,
     failed: list[ImageError],
 ) -> list[Card]:
     """A card for each hit of a query, see `save_hits`. Errors are added to `failed`."""
@@ -183,7 +182,7 @@ def _cards(
         note = f"rank {rank} · cosine {ranked.hit.score:.3f}"
         if ranked.probability is not None:
             note += f" · {matched(ranked.probability)}"
-        if ranked.hit.outside and is_page:
+        if ranked.hit.outside:
             note += f" · {UNLIKE}"
         cards.append(Card(picture, name, note))
     return cards

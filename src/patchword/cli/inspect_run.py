@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from patchword.cli.dark_images import DarkImages
-from patchword.cli.inspect_table import mark_footnote, summary, verdicts_table
+from patchword.cli.inspect_table import (
+    mark_footnote,
+    score_digits,
+    summary,
+    verdicts_table,
+)
 from patchword.cli.member_images import Source
 from patchword.cli.output import emit, notes, print_error, print_saved, progress, screen, stderr
 from patchword.cli.pictures import map_paths, stem
@@ -71,7 +76,8 @@ class Run:
             self._inspect()
         self._add_remarks()
         if not self.as_json and any("error" not in row for row in self.rows):
-            screen().print(verdicts_table(self.rows))
+            digits = score_digits(self.rows, self.inspector)
+            screen().print(verdicts_table(self.rows, digits))
             if footnote := mark_footnote(self.rows, self.inspector.model.name):
                 screen().print(footnote)
         if self.save:

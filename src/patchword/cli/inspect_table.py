@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.cli.output import heading_and_names
 from patchword.errors import counted
-from patchword.show.plain_number import plain
+from patchword.show.plain_number import DIGITS, digits_beside, plain
 from patchword.show.terminal_table import table
 
 if TYPE_CHECKING:
@@ -32,9 +32,17 @@ def hint_at_one_good(argument: str, good: Sequence[Source], sources: Sequence[So
     )
 
 
-def verdicts_table(rows: Sequence[dict[str, Any]]) -> Table:
+def score_digits(rows: Sequence[dict[str, Any]], inspector: Inspector) -> int:
+    """The significant digits of scores and of the threshold, where `summary` names one."""
+    if inspector.grouped:
+        return DIGITS
+    [judge] = inspector.judges().values()
+    return digits_beside([row["score"] for row in rows if "error" not in row], judge.limit)
+
+
+def verdicts_table(rows: Sequence[dict[str, Any]], digits: int = DIGITS) -> Table:
     """A row for each photo, the worst first, with the number of its boxes and the largest one.
-    `mark_footnote` explains MARK."""
+    digits: of scores. `mark_footnote` explains MARK."""
     from patchword.inspect.result import in_words
 
     done = sorted((row for row in rows if "error" not in row), key=lambda row: -row["score"])
@@ -45,7 +53,7 @@ def verdicts_table(rows: Sequence[dict[str, Any]]) -> Table:
         columns.insert(2, "p-value")
     out = table(*columns, right=("score", "p-value", "boxes: largest"))
     for name, row in zip(names, done, strict=True):
-        cells = [name, plain(row["score"])]
+        cells = [name, plain(row["score"], digits)]
         if calibrated:
             cells.append("-" if row["p_value"] is None else f"{row['p_value']:.3g}")
         verdict = in_words(row["rejected"], row.get("outside", False))
@@ -88,7 +96,7 @@ def summary(rows: Sequence[dict[str, Any]], inspector: Inspector, as_list: bool)
     elif inspector.grouped:
         rule = "a threshold for each folder"
     elif limits[0] < float("inf"):
-        rule = f"threshold {plain(limits[0])}"
+        rule = f"threshold {plain(limits[0], score_digits(rows, inspector))}"
     else:
         rule = "no threshold"
     result = f"{rejected.count(True)} of {len(rejected)} rejected"

@@ -148,7 +148,7 @@ def regions_table(name: str, located: Located) -> Table:
         result = "not found"
         if located.present:
             probability = located.present[located.texts.index(text)]
-            result += f" ({share(probability)} probable)"
+            result += f" ({share(probability, located.least)} probable)"
         out.add_row(text, result)
     return out
 

@@ -54,14 +54,14 @@ def rejection(scores: list[Score], reject: float | None, model: str) -> str:
     if reject is None or first.label != NONE:
         return ""
     best = labels[0].probability if labels else 1 - first.probability
-    below = f"best {share(best)} < {100 * reject:g}%"
+    below = f"best {share(best, reject)} < {100 * reject:g}%"
     if not first.outside:
         return f"{NONE} ({below})"
     unlike = f"unlike what {Path(model).name} knows"
     if not labels:
         return f"{NONE} ({unlike})"
     if best >= reject:
-        return f"{NONE} ({unlike}; else {labels[0].label} {share(best)})"
+        return f"{NONE} ({unlike}; else {labels[0].label} {share(best, reject)})"
     return f"{NONE} ({unlike}; {below})"
 
 
@@ -179,11 +179,15 @@ def save_scores(
         labels = scores[1:] if reason else scores
         bars.append([(score.label, score.probability) for score in labels])
     if path.suffix.lower() == ".html":
-        cards = [html_page.Card(*card) for card in zip(photos, names, notes, bars, strict=True)]
+        cards = [
+            html_page.Card(photo, name, note, each, limit=reject)
+            for photo, name, note, each in zip(photos, names, notes, bars, strict=True)
+        ]
         page = html_page.page("Which words fit", picture_title(bundle), [html_page.cards(cards)])
         write(path, page)
     else:
-        plots.save(plots.classify_panel(photos, bars, names, picture_title(bundle), notes), path)
+        title = picture_title(bundle)
+        plots.save(plots.classify_panel(photos, bars, names, title, notes, reject), path)
     print_saved(path)
 
 

@@ -176,7 +176,8 @@ def shares_table(name: str, segmentation: Segmentation) -> Table:
         cells = [each.label, share(each.share) if each.share else "none"]
         cells.append("" if each.probability is None else share(each.probability))
         if segmentation.present:
-            cells.append("" if each.present is None else share(each.present))
+            least = segmentation.rule.least
+            cells.append("" if each.present is None else share(each.present, least))
         out.add_row(*cells)
     return out
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from patchword.bundle import Bundle, Vector
+from patchword.bundle import Bundle, Vector, embed_checked
 from patchword.errors import ImageError, PatchwordError, UnsupportedError, counted
 from patchword.evaluate import folders, metrics
 from patchword.evaluate.folders import Captioned, Labelled
 from patchword.evaluate.metrics import Indices, Scores
 from patchword.evaluate.probe import NEIGHBOURS, linear_probe, nearest
 from patchword.images import ImageLike
+from patchword.scope import Check
+from patchword.tasks.classify import embed_two_views
 from patchword.tasks.label_cache import label_features
 from patchword.text.templates import resolve_templates
 
@@ -93,6 +95,7 @@ class Options:
     templates: Sequence[str] | None = None  # see `text.templates.named`
     words: Sequence[str] | None = None  # names for the classes, in the order of their folders
     neighbours: int = NEIGHBOURS
+    two_views: bool = False  # vectors of the crop and of the whole image, as in `tasks.classify`
 
 
 @dataclass
@@ -128,6 +131,10 @@ class Evaluation:
             raise UnsupportedError(f"no task {unknown[0]!r}; there are {', '.join(TASKS)}")
         captions = folders.captions_in(test) is not None
         chosen = list(tasks or self._default_tasks(captions, train is not None))
+        if self.options.two_views and "classifier" in chosen:
+            raise UnsupportedError(
+                "two_views averages vectors, and a classifier's own classes have none; leave it out"
+            )
         if "retrieval" in chosen:
             yield self.retrieval(folders.captioned(test))
         if by_class := [task for task in TASKS if task in chosen and task != "retrieval"]:
@@ -269,7 +276,9 @@ class Evaluation:
 
     def embed(self, data: Labelled | Captioned) -> tuple[Vector, Indices]:
         """Unit vectors (N, D) of the images that can be opened, and their numbers (N,)."""
-        return self._rows(self.model.embed_each(data.images), data)
+        check = Check(self.model.scope, self.model.name)
+        embed = embed_two_views if self.options.two_views else embed_checked
+        return self._rows(embed(self.model, check, data.images), data)
 
     def _rows(
         self, results: Iterable[tuple[ImageLike, Vector | ImageError]], data: Labelled | Captioned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,19 @@ def phrases(scope: Scope) -> list[Phrase]:
     for item in CLOTHES:
         all_phrases.append(Phrase(f"a photo of a {item}", ((item,), (), ("clothing",))))
     return [phrase for phrase in all_phrases if not scope.unknown_words([phrase.sentence])]
+
+
+def names_of(all_phrases: Sequence[Phrase]) -> set[str]:
+    """All names that sentences give."""
+    return {each for phrase in all_phrases for level in phrase.names for each in level}
+
+
+def naming(all_phrases: Sequence[Phrase], words: Collection[str]) -> list[Phrase]:
+    """The same sentences, of whose names only `words` are left."""
+    return [
+        Phrase(sentence, tuple(tuple(each for each in level if each in words) for level in levels))
+        for sentence, levels in all_phrases
+    ]
 
 
 def name(cosines: NDArray[np.float64], phrases: list[Phrase], min_share: float) -> str:

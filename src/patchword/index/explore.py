@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchword.bundle import Bundle
 from patchword.errors import UnsupportedError
-from patchword.index.cluster_names import Phrase, name, phrases
+from patchword.index.cluster_names import Phrase, name, names_of, naming, phrases
 from patchword.index.clusters import centres, nearest_centres
 from patchword.index.common_labels import COMMON_LABELS
 from patchword.index.matrix import Half, Matrix
@@ -64,21 +64,23 @@ class Named:
 
 def named(model: Bundle, words: list[str] | None) -> Named | None:
     """Words to name clusters by: the given ones; None: sentences that a model with a scope knows,
-    else what photos often show. Returns None for a model that reads no texts. Raises
-    UnsupportedError for words that the model cannot read, and for an empty list."""
+    else what photos often show. A model whose sentences name all the given words that it knows is
+    asked in these too. Warns of words that it does not know. Returns None for a model that reads no
+    texts. Raises UnsupportedError for words that the model cannot read, and for an empty list."""
     reads_texts = bool(model.config.embed_dim) and model.tokenizer is not None
     if words is not None and not (reads_texts and words):
         reason = "give one or more" if reads_texts else f"{model.name} reads no texts"
         raise UnsupportedError(f"words to name clusters by: {reason}")
     if not reads_texts:
         return None
-    sentences: list[Phrase] = []
-    if words is not None:
-        Check(model.scope, model.name).texts(words)
-    else:
+    sentences = phrases(model.scope) if model.scope else []
+    if words is None:
         words = list(COMMON_LABELS)
-        if model.scope is not None:
-            sentences = phrases(model.scope)
+    elif model.scope:
+        others = [word for word in words if word not in names_of(sentences)]
+        Check(model.scope, model.name).texts(others)
+        unknown = [word for word in others if model.scope.unknown_words([word])]
+        sentences = naming(sentences, words) if others == unknown else []
     texts = [phrase.sentence for phrase in sentences] or [f"a photo of a {word}" for word in words]
     return Named(words, model.embed_rows(model.reader().rows(texts)), sentences)
 

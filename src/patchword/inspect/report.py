@@ -14,7 +14,7 @@ from patchword.inspect.result import Inspection, in_words
 from patchword.scope import UNLIKE, current
 from patchword.show import html_page, plots
 from patchword.show.colours import MAP, shade
-from patchword.show.plain_number import plain
+from patchword.show.plain_number import DIGITS, digits_beside, plain
 
 SHOWN = 60  # photos that are shown with their maps
 BINS = 40  # of a histogram
@@ -31,13 +31,13 @@ class Report:
         self.inspector, self.false_discoveries = inspector, false_discoveries
         self.scores: list[tuple[float, bool | None]] = []
         self._worst: list[tuple[Inspection, str]] = []
-        self._limits: set[float] = set()
+        self._judged: dict[float, list[float]] = {}  # by the limit that they are compared with
 
     def add(self, inspection: Inspection, name: str) -> None:
         """Add the result of one photo, shown under that name."""
         self.scores.append((inspection.score, inspection.rejected))
         if math.isfinite(inspection.limit):
-            self._limits.add(inspection.limit)
+            self._judged.setdefault(inspection.limit, []).append(inspection.score)
         self._worst.append((inspection, name))
         self._worst.sort(key=lambda pair: -pair[0].score)
         del self._worst[SHOWN:]
@@ -64,8 +64,14 @@ class Report:
             sections.append(html_page.section("Not inspected", "; ".join(failed), []))
         return html_page.page("Inspection", f"{intro}.", sections)
 
+    @property
+    def _digits(self) -> int:
+        """The significant digits of scores and thresholds."""
+        needed = (digits_beside(scores, limit) for limit, scores in self._judged.items())
+        return max(needed, default=DIGITS)
+
     def _explanation(self) -> str:
-        if self._limits:
+        if self._judged:
             return "Large scores are bad; what is right of the dashed line is rejected."
         if self.false_discoveries is None:
             return "Large scores are bad. There is no threshold."
@@ -79,7 +85,8 @@ class Report:
         names = [name for _, name in self._worst]
         if any(each.boxes for each in worst):
             words += "Frames say roughly where. "
-        bodies = [html_page.cards(list(map(card, worst, names)))]
+        cards = [card(each, name, self._digits) for each, name in zip(worst, names, strict=True)]
+        bodies = [html_page.cards(cards)]
         scales = {each.scale for each in worst if each.scale}
         if len(scales) == 1:
             words += (
@@ -96,7 +103,7 @@ class Report:
     def _histograms(self) -> str:
         """Scores of good photos and of the inspected ones, on one axis."""
         calibration = self.inspector.calibration
-        values = [*calibration.scores, *(score for score, _ in self.scores), *self._limits]
+        values = [*calibration.scores, *(score for score, _ in self.scores), *self._judged]
         low, high = min(values, default=0.0), max(values, default=1.0)
         span = max(high - low, 1e-12)
         charts = []
@@ -107,13 +114,13 @@ class Report:
         inspected = counted(len(self.scores), "photo")
         charts.append(_chart(f"{inspected} inspected", self.scores, low, span))
         limits = []
-        for limit in sorted(self._limits):
+        for limit in sorted(self._judged):
             x = (limit - low) / span * WIDTH
             left = x < WIDTH / 2
             limits.append(
                 {
                     "x": x,
-                    "words": f"threshold {plain(limit)}",
+                    "words": f"threshold {plain(limit, self._digits)}",
                     "side": "start" if left else "end",
                     "label": x + 5 if left else x - 5,
                 }
@@ -136,9 +143,9 @@ def legend(low: float, high: float) -> str:
     return html_page.render("inspect_scale", colours=colours, **ends)
 
 
-def card(inspection: Inspection, name: str) -> html_page.Card:
-    """The card of a photo, drawn under its map."""
-    note = f"score {plain(inspection.score)}"
+def card(inspection: Inspection, name: str, digits: int = DIGITS) -> html_page.Card:
+    """The card of a photo, drawn under its map. digits: of its score."""
+    note = f"score {plain(inspection.score, digits)}"
     if inspection.p_value is not None:
         note += f", p {inspection.p_value:.3g}"
     if inspection.boxes:

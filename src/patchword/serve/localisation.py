@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from pydantic import StrictInt
+from pydantic import Field, StrictFloat, StrictInt
 
 from patchword.errors import ImageError
 from patchword.images.photo import RGB
@@ -57,6 +57,13 @@ class SegmentBody(Body):
     image: Image
     labels: FailFastList[str]
     background: FailFastList[str] | None = None
+    present: StrictFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="A label that is less probable in the image has no pixels; 0: all labels may "
+        "have some. Only of models with a dense head, by default 0.65.",
+    )
 
 
 class LocateBody(Body):
@@ -93,7 +100,9 @@ async def heatmap(request: Request, body: HeatmapBody) -> Response:
             return with_warnings_header(Response(content, media_type="image/png"))
         maps = await server.decoder.run(lambda: map_records(result))
         height, width = result.image.shape[:2]
-        answer = {"maps": maps, "size": [width, height], "method": result.method}
+        answer = {
+            "maps": maps, "least": result.least, "size": [width, height], "method": result.method,
+        }  # fmt: skip
         return await large_answer(with_warnings(answer))
 
 
@@ -158,12 +167,15 @@ async def segment(request: Request, body: SegmentBody) -> Answer:
         lists["background"] = body.background
     count = server.count_items(**lists)
     loaded = await server.models.get(body.model, "segment")
-    labels, background, progress = body.labels, body.background, deadline_progress()
+    labels, background, present = body.labels, body.background, body.present
+    progress = deadline_progress()
     server.check_texts([*labels, *(background or ())])
     with server.admission.admit(count):
         photo = await open_photo(server, loaded, body.image)
         result = await loaded.queue.call(
-            lambda: loaded.model.segment(photo, labels, background=background, progress=progress)
+            lambda: loaded.model.segment(
+                photo, labels, background=background, present=present, progress=progress
+            )
         )
         result = replace(result, progress=progress)
         answer = await server.decoder.run(lambda: segmentation_record(result))
@@ -186,6 +198,7 @@ def segmentation_record(result: Segmentation) -> dict[str, Any]:
     return {
         "size": [width, height],
         "legend": legend,
+        "least": result.rule.least,
         "rle": [{"label": label, **mask} for label, mask in masks.items()],
         "png": data_uri(png(label_map.numbered(result.map))),
         "method": result.method,
@@ -234,7 +247,9 @@ def regions_record(result: Located, masks: bool = True) -> dict[str, Any]:
         data.append(
             {"text": text, "found": bool(regions), "probability": present, "regions": regions}
         )
-    return {"data": data, "size": [width, height], "method": result.method}
+    return {
+        "data": data, "least": result.least, "size": [width, height], "method": result.method,
+    }  # fmt: skip
 
 
 def png(picture: Pillow.Image) -> bytes:

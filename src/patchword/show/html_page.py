@@ -31,6 +31,7 @@ class Card:
     """A picture with a title and texts.
 
     bars      labels and probabilities, 0 to 1
+    limit     that the probabilities are compared with
     verdict   colours the title
     answers   (question, answer)
     beside    a second picture of the same shape; then all cards are twice as wide
@@ -45,6 +46,7 @@ class Card:
     answers: Sequence[tuple[str, str]] = ()
     beside: Photo | Image.Image | None = None
     commands: Sequence[str] = ()
+    limit: float | None = None
 
 
 def page(title: str, intro: str, sections: Sequence[str]) -> str:

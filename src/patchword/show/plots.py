@@ -68,6 +68,7 @@ class Tile:
     ring     whether to mark the peak of the values, if it is not transparent
     extent   (H, W): a region to outline
     bars     labels and their probabilities, 0 to 1
+    limit    that the probabilities are compared with
     """
 
     photo: Photo
@@ -80,6 +81,7 @@ class Tile:
     ring: bool = False
     extent: NDArray[np.bool_] | None = None
     bars: Sequence[tuple[str, float]] = ()
+    limit: float | None = None
 
 
 def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
@@ -206,10 +208,13 @@ def classify_panel(
     names: Sequence[str],
     title: str = "",
     notes: Sequence[str] = (),
+    limit: float | None = None,
 ) -> Image.Image:
-    """Each photo with its name, its note, and its (label, probability) pairs as bars."""
+    """Each photo with its name, its note, and its (label, probability) pairs as bars. limit: that
+    the probabilities are compared with."""
     rows = zip(photos, names, notes or [""] * len(names), scores, strict=True)
-    return panel([Tile(photo, name, note, bars=bars) for photo, name, note, bars in rows], title)
+    tiles = [Tile(photo, name, note, bars=bars, limit=limit) for photo, name, note, bars in rows]
+    return panel(tiles, title)
 
 
 def search_panel(
@@ -355,7 +360,7 @@ def _foot(
     for label, value in tile.bars:
         top += 4
         if draw:
-            draw_bar(draw, label, value, left, top, width)
+            draw_bar(draw, label, value, left, top, width, tile.limit)
         top += BAR_HEIGHT
     if tile.values is not None and not shared:
         top += 4
@@ -366,10 +371,17 @@ def _foot(
 
 
 def draw_bar(
-    draw: ImageDraw.ImageDraw, label: str, value: float, left: int, top: int, width: int
+    draw: ImageDraw.ImageDraw,
+    label: str,
+    value: float,
+    left: int,
+    top: int,
+    width: int,
+    limit: float | None = None,
 ) -> None:
-    """A label, its percentage at the right, and a bar below both; value: 0 to 1."""
-    percent = share(value)
+    """A label, its percentage at the right, and a bar below both; value: 0 to 1; limit: that it is
+    compared with."""
+    percent = share(value, limit)
     room = width - text_width([percent], SMALL) - 10
     write(draw, wrap(label, font(SMALL, label), room, 1), left, top, SMALL)
     draw.text((left + width, top + SMALL), percent, FAINT, font(SMALL), anchor="rs")

@@ -108,7 +108,7 @@ def classify_each(
         return scores
     score = scorer(model, labels, templates, multi_label, reject)
     check = Check(model.scope, model.name)
-    embed = _embed_two_views if two_views else embed_checked
+    embed = embed_two_views if two_views else embed_checked
     return (
         (image, row if isinstance(row, ImageError) else score(row, check.outside))
         for image, row in embed(model, check, images)
@@ -124,7 +124,7 @@ def _check_unset(**is_set: bool) -> None:
         )
 
 
-def _embed_two_views(
+def embed_two_views(
     model: Bundle, check: Check, images: ImageLike | Iterable[ImageLike]
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """Like `embed_checked`, but the unit mean of the vectors of the crop and of the whole image."""

@@ -110,7 +110,7 @@ class Heatmap(GridMaps):
         photo, values = self._drawn
         titles = list(self.texts)
         for number, probability in enumerate(self.present or ()):
-            titles[number] += f": {share(probability)}"
+            titles[number] += f": {share(probability, self.least)}"
             if not self.found[number]:
                 titles[number] += ", not found"
         if each and len(self.texts) > 1 and scale is None:

@@ -246,7 +246,7 @@ def heatmap_card(findings: Findings, name: str, heatmap: Heatmap, model: str) ->
     [(value, x, y)] = heatmap.peaks()
     highest = f"{unit(heatmap)} {value:.2g}"
     if heatmap.present:
-        highest = f"probability {share(heatmap.present[0])}"
+        highest = f"probability {share(heatmap.present[0], heatmap.least)}"
     place = f"highest at x {x}, y {y}" if heatmap.found[0] else "not found"
     file, text = findings.root / name, heatmap.texts[0]
     return html_page.Card(

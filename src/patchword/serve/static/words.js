@@ -18,6 +18,21 @@ export const percent = (share, digits = 1) =>
 export const number = (value, digits = 3) =>
   new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 
+/** A percentage with as many digits as it needs to be below a limit exactly if it is: 64.98%, not 65%. */
+export function percentBeside(share, limit) {
+  let digits = 1;
+  while (digits < 15 && (Number(share.toFixed(digits + 2)) < limit) !== (share < limit)) digits += 1;
+  return percent(share, digits);
+}
+
+/** How many decimals values and a limit need, so that each value is shown above the limit exactly if it is. */
+export function decimalsBeside(values, limit) {
+  const tells = (value, digits) => (Number(value.toFixed(digits)) > Number(limit.toFixed(digits))) === (value > limit);
+  let digits = 3;
+  while (digits < 15 && !values.every((value) => tells(value, digits))) digits += 1;
+  return digits;
+}
+
 /** A date and time in the page's language. */
 export function time(text) {
   const date = new Date(text);

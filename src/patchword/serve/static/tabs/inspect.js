@@ -6,7 +6,7 @@ import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
 import { loadPicture, Stage } from "../stage.js";
-import { number, percent, t } from "../words.js";
+import { decimalsBeside, number, percent, t } from "../words.js";
 
 const inRequest = (photos) => Promise.all(photos.map((photo) => photo.inRequest()));
 
@@ -82,7 +82,9 @@ export class Inspect extends Panel {
     const sentences = note.split(/(?<=\.) (?=[A-Z])/);
     this.find(".note").textContent = sentences.map((sentence) => this.translate(sentence)).join(" ");
     let rejected = 0;
-    for (const { result, verdict } of this.cards) {
+    const scores = this.cards.map(({ result }) => result.score);
+    const digits = threshold === null ? 3 : decimalsBeside(scores, threshold);
+    for (const { result, verdict, facts } of this.cards) {
       let [kind, text] = ["good", `✓ ${t("passed")}`];
       if (threshold === null) {
         [kind, text] = ["", t("no_verdict")];
@@ -94,9 +96,12 @@ export class Inspect extends Panel {
       }
       verdict.className = `verdict ${kind}`;
       verdict.textContent = text;
+      const p = result.p_value === null ? t("no_p") : t("p_value", { p: number(result.p_value) });
+      const places = t("places", { places: result.boxes.length });
+      facts.textContent = t("card_score", { score: number(result.score, digits), p, places });
     }
     if (threshold === null) return t("without_threshold");
-    return t("rejected_of", { rejected, all: this.cards.length, threshold: number(threshold) });
+    return t("rejected_of", { rejected, all: this.cards.length, threshold: number(threshold, digits) });
   }
 
   async card(photo, result, signal) {
@@ -107,11 +112,9 @@ export class Inspect extends Panel {
     stage.mask = await loadPicture(result.map, signal); // the photo under its map and boxes
     stage.draw([stage.mask.naturalWidth, stage.mask.naturalHeight]);
     const verdict = el("p", { class: "verdict" });
-    const p = result.p_value === null ? t("no_p") : t("p_value", { p: number(result.p_value) });
-    const places = t("places", { places: result.boxes.length });
-    const score = t("card_score", { score: number(result.score), p, places });
-    const root = el("article", { class: "card" }, figure, el("h3", {}, photo.name), verdict, el("p", {}, score));
-    return { root, result, verdict, stage };
+    const facts = el("p");
+    const root = el("article", { class: "card" }, figure, el("h3", {}, photo.name), verdict, facts);
+    return { root, result, verdict, facts, stage };
   }
 
   fade(opacity) {

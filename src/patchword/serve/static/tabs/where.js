@@ -6,7 +6,7 @@ import { Panel } from "../panel.js";
 import { PhotoField } from "../photos.js";
 import { post } from "../server.js";
 import { COLOURS, loadPicture, Stage } from "../stage.js";
-import { number, percent, t } from "../words.js";
+import { number, percent, percentBeside, t } from "../words.js";
 
 const JOBS = { heatmap: "heatmap", boxes: "locate", masks: "segment" }; // checkbox -> job
 
@@ -82,7 +82,7 @@ export class Where extends Panel {
     }, signal);
     this.addWarnings(answer.warnings);
     const buttons = answer.maps.map((map) => {
-      const probability = map.probability === null ? "" : ` ${percent(map.probability)}`;
+      const probability = map.probability === null ? "" : ` ${percentBeside(map.probability, answer.least)}`;
       const notFound = map.found ? "" : ` (${t("not_found")})`;
       return el("button", { type: "button", "aria-pressed": "false", onclick: () => show(map) }, map.text + probability + notFound);
     });
@@ -116,8 +116,11 @@ export class Where extends Panel {
     const answer = await post("/v1/segment", { ...body, labels: texts }, signal);
     this.addWarnings(answer.warnings);
     this.stage.mask = await loadPicture(answer.png, signal);
-    for (const { label, colour, share } of answer.legend) {
-      this.addLegend(colour, t("share", { label: label === "background" ? t("background") : label, share: percent(share) }));
+    for (const { label, colour, share, present } of answer.legend) {
+      const name = label === "background" ? t("background") : label;
+      if (share) this.addLegend(colour, t("share", { label: name, share: percent(share) }));
+      else if (present === null || present >= answer.least) this.addLegend(colour, t("no_pixels", { label: name }));
+      else this.addLegend(colour, t("not_present", { label: name, present: percentBeside(present, answer.least), least: percent(answer.least, 4) }));
     }
     this.stage.draw(answer.size);
   }
