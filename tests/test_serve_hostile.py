@@ -435,6 +435,27 @@ def test_an_index_that_is_rebuilt_while_it_is_served(
             assert hit["path"] == str(photo)
 
 
+def test_clusters_of_an_index_that_is_rebuilt_by_another_model(
+    demo: Model, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "photos.index"
+    patchword.open_index(path).add([RING], demo)
+    settings = Settings(index=path, models=("demo", "demo-blip"))
+    with TestClient(create_app(settings), base_url=AT) as client:
+
+        def explored() -> Any:
+            return client.post("/v1/explore", json={}).json()
+
+        explored()
+        blip = patchword.load("demo-blip")
+        anew = patchword.open_index(path)
+        anew.add([RING], blip, reindex=True)
+        (cluster,) = anew.explore(model=blip)
+        (record,) = explored()["clusters"]
+        assert (record["name"], record["count"]) == (cluster.name, cluster.count)
+        assert not cluster.name.startswith("unlike")
+
+
 def test_a_request_is_refused_when_the_server_ends() -> None:
     app = create_app(Settings(models=("demo",)))
     messages: list[Any] = []

@@ -52,7 +52,8 @@ def put(
             store.check_fit(columns)
         for start in range(0, len(files), COMMIT):
             batch = files[start : start + COMMIT]
-            store.put(batch, unit(np.asarray(vectors[start : start + COMMIT])))
+            rows = unit(np.asarray(vectors[start : start + COMMIT]))
+            store.put(batch, rows, {}, metadata.get("fingerprint", ""))
             if columns is not None:
                 values = columns.slice(start, COMMIT)
                 store.update(with_path([file.path for file in batch], values))
