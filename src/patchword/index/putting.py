@@ -11,7 +11,7 @@ import numpy as np
 
 from patchword.bundle import Bundle, unit
 from patchword.errors import ImageError, IndexStoreError, counted
-from patchword.images.files import UNPRINTABLE, File, Path, shown
+from patchword.images.files import UNPRINTABLE, File, Path, modified, shown
 from patchword.index import members
 from patchword.index.metadata import to_index_columns, with_path
 from patchword.index.schema import arrow_table, cast_to_schema, row_columns, schema
@@ -154,7 +154,7 @@ def _with_status(path: str) -> File:
         status = os.stat(parts[0] if parts else path)
     except OSError:
         return File(path, 0, 0)
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, status.st_size, modified(status))
 
 
 def _batches(
