@@ -436,6 +436,8 @@ def test_a_list_has_an_entry_for_each_line(run: Run, model: str) -> None:
     [
         (b"a hat\n\na dress\n", "@list.txt, line 2: empty"),
         (b"a hat\n \t\n", "@list.txt, line 2: empty"),
+        (b"", "@list.txt: empty"),
+        (b"\xef\xbb\xbf", "@list.txt: empty"),
         (b"a hat\ra dress\r", "@list.txt, line 1: a carriage return"),
         (b"a\ncaf\xe9\n", "@list.txt, line 2: byte 4 of the line (0xe9) is not UTF-8"),
         ("a\nb".encode("utf-16-le"), "@list.txt, line 1: a zero byte"),

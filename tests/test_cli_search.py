@@ -178,6 +178,39 @@ def test_rerank_opens_images_inside_a_tar(run: Run, photos: Path) -> None:
     assert None not in inside_matches.values()
 
 
+def test_a_list_of_things_to_leave_out_is_read(run: Run, photos: Path) -> None:
+    """As the text "@others.txt" it would leave out nothing, and no word would say so."""
+    Path("others.txt").write_text("a wafer\na green star\n")
+    listed = run("search", "photos", "a ring", "--without", "@others.txt", "--json")
+    named = run("search", "photos", "a ring", "--without", "a wafer", "--without", "a green star",
+                "--json")  # fmt: skip
+    assert listed.out == named.out != run("search", "photos", "a ring", "--json").out
+
+
+def test_a_file_in_place_of_words_is_refused(run: Run, photos: Path) -> None:
+    Path("list.txt").write_text("a ring\n")
+    Path("empty.txt").write_text("")
+    photo = f"photos/{names(photos)[0]}"
+    for text, reason in {
+        photo: f"{photo} is a file and stands where words are wanted; to search with it: --image",
+        "list.txt": "list.txt: did you mean @list.txt, the lines of the file?",
+        "@empty.txt": "@empty.txt: empty; write one entry per line",
+        "-": "-: words are not read from standard input; a list is: @/dev/stdin",
+    }.items():
+        refused = run("search", "photos", text)
+        assert (refused.code, refused.out) == (2, "")
+        assert reason in refused.err
+        if text != "-":
+            assert reason in run("search", "photos", "a ring", "--without", text).err
+
+
+def test_an_empty_list_of_images_is_refused(run: Run) -> None:
+    Path("empty.txt").write_text("")
+    ran = run("index", "@empty.txt", "--into", "new.index")
+    assert (ran.code, ran.out) == (2, "")
+    assert "empty.txt: empty; write one entry per line" in ran.err
+
+
 def test_without_beside_many_queries(run: Run, photos: Path) -> None:
     Path("queries.txt").write_text("a star\na heart\n")
     many = run("search", "photos", "@queries.txt", "--without", "a wafer", "-k", "1", "--json")

@@ -38,6 +38,8 @@ from patchword.errors import CheckpointError, ImageWarning, UnsupportedError
 from patchword.exporting import huggingface, int8
 from patchword.receipts.graph_answers import answers_of
 from patchword.scenes import scene
+from patchword.train import recipe
+from patchword.train.initial_model import load_init
 
 pytestmark = pytest.mark.slow
 
@@ -188,6 +190,16 @@ def test_what_it_does_not_give_names_its_model(
         assert said.code == 2
         assert f"take the model that it was exported from: {model.name}" in said.err
         assert "torch" not in said.err
+
+
+def test_training_cannot_begin_with_graphs(onnx: Path) -> None:
+    """Named by its error, and not called a format that is not known."""
+    (onnx / "scope.safetensors").write_bytes(b"")  # as beside an embedded model's graphs
+    try:
+        with pytest.raises(CheckpointError, match="is an exported model, graphs without weights"):
+            load_init(recipe.load("lora", [f"init={onnx}"]))
+    finally:
+        (onnx / "scope.safetensors").unlink()
 
 
 def test_another_model_is_not_replaced(

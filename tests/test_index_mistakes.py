@@ -37,6 +37,47 @@ def test_a_mistyped_name_does_not_begin_anew(tmp_path: Path, index: Index, model
     assert index.fingerprint == other.fingerprint
 
 
+def test_an_index_that_another_process_makes_anew(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    """With vectors of another model, of the same length: they are not compared with those of the
+    first one, and none of its vectors gets among them."""
+    photos = sorted((tmp_path / "photos").iterdir())
+    vectors = model.embed_images(photos)
+    other = tiny_bundle(tiny_clip()).opening(stretch=True)
+    for use in (
+        lambda: index.search(vectors[0], model=model),
+        lambda: index.search_many(vectors, model=model),
+        lambda: index.explore(model=model),
+        lambda: index.add(picture(tmp_path / "new.png", 9), model),
+        lambda: index.put([tmp_path / "new.png"], vectors[:1], model),
+        lambda: index.check(model),
+    ):
+        assert index.search(vectors[0], 1, model=model)[0].path == str(photos[0])
+        anew = open_index(tmp_path / "index")
+        anew.add(photos, other, reindex=True)
+        with pytest.raises(IndexStoreError, match="which cannot be compared with those of"):
+            use()
+        assert (len(anew), index.fingerprint) == (3, other.fingerprint)
+        index.add(photos, model, reindex=True)
+
+
+def test_an_index_that_is_made_anew_while_files_are_added(
+    tmp_path: Path, index: Index, model: Bundle
+) -> None:
+    other = tiny_bundle(tiny_clip()).opening(stretch=True)
+    anew = open_index(tmp_path / "index")
+
+    def between_batches(done: int, total: int) -> None:
+        if done == 2:
+            anew.add(tmp_path / "photos", other, reindex=True)
+
+    new = [picture(tmp_path / "new" / f"{i}.png", 9 + i) for i in range(4)]
+    with pytest.raises(IndexStoreError, match="another process made it anew, with vectors of"):
+        index.add(new, model, between_batches, batch=1)
+    assert (len(anew), anew.fingerprint) == (3, other.fingerprint)
+
+
 def test_leftover_files_in_the_folder_are_ignored(
     tmp_path: Path, index: Index, model: Bundle
 ) -> None:

@@ -1,6 +1,8 @@
 """Tables, tars and files of vectors that are damaged or odd."""
 
 import io
+import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -204,3 +206,27 @@ def test_what_is_in_a_tar_is_listed_once(
     with tarfile.open(tar, "w") as file:  # another tar of that name
         file.add(photos[1], "0.png")
     assert patchword.index.members.content(f"{tar}/0.png") == photos[1].read_bytes()
+
+
+def test_a_file_of_a_far_century(tmp_path: Path, photos: list[Path], model: Bundle) -> None:
+    """A damaged disk, or a camera without a clock, gives times that 64 bits of nanoseconds cannot
+    hold: the files are indexed, new or copied, and are unchanged the next time."""
+    index = open_index(tmp_path / "index")
+    os.utime(photos[0], (15_000_000_000,) * 2)  # the year 2445, the last that ext4 stores is 2446
+    report = index.add(photos, model)
+    assert (report.added, report.failed) == (2, [])
+    copy = Path(shutil.copy2(photos[0], photos[0].with_name("copy.png")))
+    broken = photos[0].with_name("broken.png")
+    broken.write_bytes(b"nothing")
+    tar = tmp_path / "photos.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.add(photos[1], "b.png")
+    for path in (broken, tar):
+        os.utime(path, (15_000_000_000,) * 2)
+    everything = [*photos, copy, broken, tar]
+    report = index.add(everything, model)
+    assert (report.unchanged, report.moved, report.added) == (2, 1, 1)
+    assert [error.image for error in report.failed] == [str(broken)]
+    again = index.add(everything, model)
+    assert (again.unchanged, again.not_retried) == (4, 1)
+    assert index.row(id_of(str(copy)), ["modified"])["modified"].year == 2262

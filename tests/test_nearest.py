@@ -354,6 +354,9 @@ def test_conditions_on_every_column(tmp_path: Path, vectors: np.ndarray) -> None
         "path LIKE '%hat%": r": a quote ' is not closed\. Allowed",
         "caption = 'a OR caption = 'b'": "a quote ' is not closed",
         "`width > 3": "a quote ` is not closed",
+        "caption = NULL": "NULL equals nothing: write IS NULL or IS NOT NULL",
+        "NOT null != caption": "NULL equals nothing",
+        "width IN (3, NULL)": "NULL equals nothing",
     }
     for where, message in refused.items():
         with pytest.raises(IndexStoreError, match=message):

@@ -103,12 +103,18 @@ def test_head_is_answered_and_a_wrong_method_refused(client: TestClient) -> None
         ("/v1/search", {"text": "a ring", "k": True}, "k"),
         ("/v1/search", {"text": "a ring", "k": "5"}, "k"),
         ("/v1/search", {"text": "a ring", "weights": {"text": False}}, "weights.text"),
-        ("/v1/search", {"image": {"id": True}}, "image.PhotoId.id"),
-        ("/v1/search", {"image": {"id": 2**53}}, "image.PhotoId.id"),
-        ("/v1/search", {"image": {"id": -1}}, "image.PhotoId.id"),
+        ("/v1/search", {"image": {"id": True}}, "image.id"),
+        ("/v1/search", {"image": {"id": 2**53}}, "image.id"),
+        ("/v1/search", {"image": {"id": -1}}, "image.id"),
         ("/v1/classify", {"images": ["x"], "labels": ["a"], "multi_label": "yes"}, "multi_label"),
         ("/v1/classify", {"images": ["x"], "labels": ["a"], "reject": True}, "reject"),
-        ("/v1/embeddings", {"input": [True]}, "input"),
+        ("/v1/embeddings", {"input": [True]}, "input.0"),
+        ("/v1/embeddings", {"input": ["a ring", "a star", None]}, "input.2"),
+        ("/v1/embeddings", {"input": [1, 2, "a"]}, "input.2"),
+        ("/v1/embeddings", {"input": ["a ring", ["b"]]}, "input.1.0"),
+        ("/v1/embeddings", {"input": ["a ring", {"text": "b", "tone": "x"}]}, "input.1.tone"),
+        ("/v1/embeddings", {"input": 12}, "input"),
+        ("/v1/classify", {"images": ["x", None], "labels": ["a"]}, "images.1"),
         ("/v1/chat/completions", {"messages": [], "temperature": True}, "temperature"),
         ("/v2/embed", {"texts": ["a"], "embedding_types": []}, "embedding_types"),
     ],
@@ -118,7 +124,8 @@ def test_values_of_another_type_are_not_converted(
 ) -> None:
     error = client.post(path, json=body).json()["error"]
     assert error["code"] == "invalid_request", error
-    assert error["param"].startswith(field.split(".")[0])
+    assert error["param"] == field
+    assert error["message"].startswith(f"{field}: ")
 
 
 def chat(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -433,6 +440,27 @@ def test_an_index_that_is_rebuilt_while_it_is_served(
             assert (about["images"], about["model"]) == (1, model)
             (hit,) = client.post("/v1/search", json=query).json()["hits"]
             assert hit["path"] == str(photo)
+
+
+def test_clusters_of_an_index_that_is_rebuilt_by_another_model(
+    demo: Model, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "photos.index"
+    patchword.open_index(path).add([RING], demo)
+    settings = Settings(index=path, models=("demo", "demo-blip"))
+    with TestClient(create_app(settings), base_url=AT) as client:
+
+        def explored() -> Any:
+            return client.post("/v1/explore", json={}).json()
+
+        explored()
+        blip = patchword.load("demo-blip")
+        anew = patchword.open_index(path)
+        anew.add([RING], blip, reindex=True)
+        (cluster,) = anew.explore(model=blip)
+        (record,) = explored()["clusters"]
+        assert (record["name"], record["count"]) == (cluster.name, cluster.count)
+        assert not cluster.name.startswith("unlike")
 
 
 def test_a_request_is_refused_when_the_server_ends() -> None:

@@ -95,6 +95,11 @@ def _opened(
     above: adapters whose base this is.
     """
     path = _adapter_folder(path)
+    if is_export(path):  # reached only where weights are wanted, as for training
+        raise CheckpointError(
+            f"{name} is an exported model, graphs without weights; give the model that it was "
+            "exported from"
+        )
     adapter = adapters.find(path if path.is_dir() else path.parent)
     if path.is_dir() and adapter is not None:
         return _on_base(adapter, name, token, weights, above)

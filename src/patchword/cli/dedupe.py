@@ -177,14 +177,14 @@ def _why_not_deleted(store: Index, keep: Copy, other: Copy) -> str:
 
 def _is_unchanged(store: Index, entry: Copy) -> bool:
     """Whether a file has the size of its entry, and the same time or content."""
-    from patchword.images.files import File, hashed
+    from patchword.images.files import File, hashed, modified
 
     status = os.stat(entry.path)
     if status.st_size != entry.size:
         return False
-    if status.st_mtime_ns // 1000 == (entry.modified - _EPOCH) // timedelta(microseconds=1):
+    if modified(status) // 1000 == (entry.modified - _EPOCH) // timedelta(microseconds=1):
         return True
-    digest = hashed(File(entry.path, status.st_size, status.st_mtime_ns)).digest
+    digest = hashed(File(entry.path, status.st_size, modified(status))).digest
     return bool(digest) and digest == store.row(entry.id, ["hash"])["hash"]
 
 

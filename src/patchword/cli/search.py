@@ -19,7 +19,7 @@ from patchword.cli.indexes import (
     WhereOption,
     index_and_model,
 )
-from patchword.cli.inputs import KEEP_ALL, embed_texts, expand, load
+from patchword.cli.inputs import KEEP_ALL, STDIN, embed_texts, expand, load
 from patchword.cli.member_images import Source
 from patchword.cli.options import (
     EMBEDDED,
@@ -91,7 +91,8 @@ def search(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT", help='What the images should not show: "a dog"; repeat for more.'
+            metavar="TEXT",
+            help='What the images should not show: "a dog"; repeat for more, or @FILE.',
         ),
     ] = None,
     text_weight: Annotated[
@@ -150,6 +151,7 @@ def search(
     if words and text is not None:
         refuse("give the words to look for once")
     queries = _queries([*(words or []), *([] if text is None else [text])])
+    others = _others(without)
     _check_options(queries, image, rerank, reranker, heatmap, save)
     weights = text_weight, image_weight, without_weight
     _check_weights(weights, bool(image), bool(without))
@@ -170,7 +172,7 @@ def search(
             scorer = load(reranker or EMBEDDED_BLIP, device, dtype or "float32")
         matcher(scorer)
     options = _SearchOptions(
-        k, offset, query_image, without or [], weights, condition, exact, long_text, rerank
+        k, offset, query_image, others, weights, condition, exact, long_text, rerank
     )
     # Many texts are embedded together, which is much faster than one after the other.
     vectors: Sequence[str | NDArray[Any] | None] = queries or [None]
@@ -221,7 +223,25 @@ def _queries(words: list[str]) -> list[str]:
     text = " ".join(words)
     if not text.strip():
         refuse("the words to look for are empty")
-    return read_list([text]) if text.startswith("@") else [text]
+    if text == STDIN:
+        refuse(f"{text}: words are not read from standard input; a list is: @/dev/stdin")
+    _check_is_text(text)
+    return read_list([text])
+
+
+def _others(texts: list[str] | None) -> list[str]:
+    """The texts of --without; of "@FILE" the lines of the file."""
+    for text in texts or ():
+        _check_is_text(text)
+    return read_list(texts)
+
+
+def _check_is_text(text: str) -> None:
+    """Refuse the name of an image where words are wanted: as words it would find anything."""
+    from patchword.images.files import picture_suffixes
+
+    if os.path.isfile(text) and os.path.splitext(text)[1].lower() in picture_suffixes():
+        refuse(f"{text} is a file and stands where words are wanted; to search with it: --image")
 
 
 def _check_options(

@@ -40,6 +40,8 @@ _ARCHIVES = (".zip", ".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".ta
 
 _VECTORS = ".npy of floats in two axes, maybe vectors (name the file to open it as an image)"
 
+LAST_TIME = 2**63 - 1  # nanoseconds since 1970, in 2262
+
 Skipped = Counter[str]  # by kind: how many files may be or contain photos and are not opened
 
 
@@ -51,6 +53,12 @@ class File(NamedTuple):
     size: int
     mtime: int
     digest: str = ""
+
+
+def modified(status: os.stat_result) -> int:
+    """The modification time of a file in nanoseconds, as 64 bits hold it: of a time after 2262, as
+    damaged disks and wrong clocks give, the last that they hold."""
+    return max(-LAST_TIME, min(status.st_mtime_ns, LAST_TIME))
 
 
 def several(paths: Path | Iterable[Path]) -> list[Path]:
@@ -112,7 +120,7 @@ def hashed(file: File) -> File:
             status = os.fstat(content.fileno())
     except OSError:
         return file._replace(digest="")
-    unchanged = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime)
+    unchanged = (status.st_size, modified(status)) == (file.size, file.mtime)
     return file._replace(digest=digest.hexdigest() if unchanged else "")
 
 
@@ -270,7 +278,7 @@ def _status(path: str) -> File:
         raise ImageError(path, f"cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(path, "not a regular file")
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, status.st_size, modified(status))
 
 
 def shown(path: str) -> str:

@@ -195,7 +195,8 @@ class Adding:
             if embedded:
                 if not self.store.exists():
                     self.create_table()
-                self.store.put(_hashed(embedded), np.stack(vectors), reader.seen)
+                rows, model = np.stack(vectors), self.model.fingerprint
+                self.store.put(_hashed(embedded), rows, reader.seen, model)
             yield files, errors
             for file in files:
                 reader.seen.pop(file.path, None)

@@ -52,6 +52,7 @@ def to_sql(where: str, columns: Mapping[str, str]) -> str:
     if not any(token.kind == "column" for token in tokens):
         raise refused(where, "names no column", columns)
     _check_types(tokens, where, columns)
+    _check_nulls(tokens, where, columns)
     # LanceDB refuses to compare a column of integers with a number that has a fraction.
     numbers = [token.text for token in tokens if token.kind == "number"]
     if not all(_INTEGER.fullmatch(number) for number in numbers):
@@ -96,6 +97,15 @@ def _check_types(tokens: list[_Token], where: str, columns: Mapping[str, str]) -
         literal_kind = {"text": "text", "number": "number"}.get(right.kind)
         if literal_kind and literal_kind != kind:
             raise refused(where, f"{left.text} is a {kind}, and {right.text} is none", columns)
+
+
+def _check_nulls(tokens: list[_Token], where: str, columns: Mapping[str, str]) -> None:
+    """Raise for NULL anywhere but after IS or IS NOT: in SQL nothing equals it and nothing differs
+    from it, so that the condition would find nothing."""
+    words = ["", "", *(token.text.lower() if token.kind == "word" else "" for token in tokens)]
+    for before, previous, word in zip(words[:-2], words[1:-1], words[2:], strict=True):
+        if word == "null" and previous != "is" and (before, previous) != ("is", "not"):
+            raise refused(where, "NULL equals nothing: write IS NULL or IS NOT NULL", columns)
 
 
 def refused(where: str, reason: str, columns: Mapping[str, str]) -> IndexStoreError:

@@ -121,6 +121,7 @@ class Index(IndexSearcher):
                 table, matrix, rows, clusters, examples, names, searcher
             ),
             where,
+            searcher.fingerprint,
         )
         warn_of_hits(searcher, (hit for cluster in result for hit in cluster.examples))
         return result

@@ -15,7 +15,7 @@ from patchword.index import approximate, condition
 from patchword.index.exact import candidates
 from patchword.index.integrity import checked_vectors
 from patchword.index.matrix import DamagedError, Matrix, load_matrix
-from patchword.index.schema import SUMS, Vectors, id_of, visible_columns
+from patchword.index.schema import SUMS, Vectors, check_model, id_of, visible_columns
 from patchword.index.table import Store, Table
 from patchword.scope import Scope
 
@@ -72,12 +72,14 @@ class Nearest:
         offset: int = 0,
         exact: bool = True,
         scope: Scope | None = None,
+        model: str = "",
     ) -> list[list[Hit]]:
         """For each query, a unit vector of (Q, D): the k entries with the highest cosines, best
         first, equal ones by path, after the first `offset` of them. exact: never approximate.
-        scope: what the model was trained on."""
+        scope: what the model was trained on. model: its fingerprint, see `schema.check_model`."""
 
         def find(table: Table) -> list[list[Hit]]:
+            check_model(self._store.path, self._store.metadata, model)
             ids = None if where is None else row_ids(table, where)
             matrix, indexed = self._matrix_of(table)
             allowed = None if ids is None else np.sort(matrix.rows_of(ids))
@@ -95,12 +97,16 @@ class Nearest:
         return self._do_undamaged(find)
 
     def on_rows(
-        self, work: Callable[[Table, Matrix, NDArray[np.intp] | None], T], where: str | None = None
+        self,
+        work: Callable[[Table, Matrix, NDArray[np.intp] | None], T],
+        where: str | None = None,
+        model: str = "",
     ) -> T:
         """work(table, matrix, rows): the rows of the matrix that meet the condition, in order; None
-        without a condition."""
+        without a condition. model: see `schema.check_model`."""
 
         def on_rows(table: Table) -> T:
+            check_model(self._store.path, self._store.metadata, model)
             matrix, _ = self._matrix_of(table)
             rows = None if where is None else np.sort(matrix.rows_of(row_ids(table, where)))
             return work(table, matrix, rows)

@@ -11,7 +11,7 @@ import numpy as np
 
 from patchword.bundle import Bundle, unit
 from patchword.errors import ImageError, IndexStoreError, counted
-from patchword.images.files import UNPRINTABLE, File, Path, shown
+from patchword.images.files import UNPRINTABLE, File, Path, modified, shown
 from patchword.index import members
 from patchword.index.metadata import to_index_columns, with_path
 from patchword.index.schema import arrow_table, cast_to_schema, row_columns, schema
@@ -52,7 +52,8 @@ def put(
             store.check_fit(columns)
         for start in range(0, len(files), COMMIT):
             batch = files[start : start + COMMIT]
-            store.put(batch, unit(np.asarray(vectors[start : start + COMMIT])))
+            rows = unit(np.asarray(vectors[start : start + COMMIT]))
+            store.put(batch, rows, {}, metadata.get("fingerprint", ""))
             if columns is not None:
                 values = columns.slice(start, COMMIT)
                 store.update(with_path([file.path for file in batch], values))
@@ -153,7 +154,7 @@ def _with_status(path: str) -> File:
         status = os.stat(parts[0] if parts else path)
     except OSError:
         return File(path, 0, 0)
-    return File(path, status.st_size, status.st_mtime_ns)
+    return File(path, status.st_size, modified(status))
 
 
 def _batches(

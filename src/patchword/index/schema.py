@@ -25,6 +25,7 @@ ID_BITS = 53  # a number of JSON holds as many in every language
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
 Vectors = NDArray[np.float32]  # (N, D)
+Opened = Mapping[str, Seen]  # what is known of images that were opened, by path
 
 
 def id_of(path: str) -> int:
@@ -68,6 +69,17 @@ def with_metadata(columns: Any, metadata: Mapping[str, Any]) -> Any:
     return columns.with_metadata({"patchword": text})
 
 
+def check_model(path: str, metadata: Mapping[str, Any], fingerprint: str) -> None:
+    """Raise IndexStoreError where a table holds vectors of another model than the one with this
+    fingerprint, because another process made it anew meanwhile. "": of no known model."""
+    if fingerprint and fingerprint != metadata.get("fingerprint"):
+        raise IndexStoreError(
+            f"{path}: another process made it anew, with vectors of {metadata.get('model')} "
+            f"({metadata.get('fingerprint')}) instead of {fingerprint}; run it again with that "
+            "model, or use another folder"
+        )
+
+
 def file_columns(files: Sequence[File]) -> dict[str, Any]:
     """The columns that only depend on the files themselves: path, size, times, hash."""
     import pyarrow as pa
@@ -84,9 +96,7 @@ def file_columns(files: Sequence[File]) -> dict[str, Any]:
     }
 
 
-def row_columns(
-    files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen]
-) -> dict[str, Any]:
+def row_columns(files: Sequence[File], vectors: Vectors, seen: Opened) -> dict[str, Any]:
     """All columns of new rows; vectors (N, D). seen: the images that were opened, by path. Captions
     and tags are empty: those of an earlier content of a file do not fit any more."""
     import pyarrow as pa

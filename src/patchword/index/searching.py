@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patchword.bundle import Bundle
 from patchword.errors import IndexStoreError, PatchwordError, in_threads
+from patchword.fingerprint import renewed
 from patchword.images import ImageLike
 from patchword.images.files import Path
 from patchword.index.approximate import Recall
@@ -126,7 +127,9 @@ class IndexSearcher(IndexWriter):
         offset: int,
         exact: bool,
     ) -> list[list[Hit]]:
-        answers = self._nearest.find(queries, k, where, offset, exact, model.scope)
+        answers = self._nearest.find(
+            queries, k, where, offset, exact, model.scope, model.fingerprint
+        )
         warn_of_hits(model, (hit for hits in answers for hit in hits))
         return answers
 
@@ -177,7 +180,8 @@ class IndexSearcher(IndexWriter):
         searcher = model or self._model or (self._text_model if texts_alone else None)
         if searcher is None:
             searcher = self._load_model(self._load_for_texts if texts_alone else self._load)
-        self.check(searcher)
+        searcher = renewed(searcher)
+        self._check(searcher)
         self._text_model = searcher
         if model or not texts_alone:
             self._model = searcher

@@ -20,6 +20,7 @@ from patchword.images.files import (
     find,
     is_tar,
     left_out,
+    modified,
     picture_suffixes,
     shown,
 )
@@ -87,7 +88,7 @@ def _list_tar(path: str, result: Listing, failed: list[ImageError]) -> None:
     """The images in a tar, known by their suffix. As in webdataset, a text file of the same name
     has the caption of an image, and a JSON file of the same name its columns."""
     tar = Tar(FilePath(path))
-    time = os.stat(path).st_mtime_ns
+    time = modified(os.stat(path))
     suffixes = picture_suffixes()
     images_by_stem: dict[str, list[str]] = {}  # by their names without suffix
     descriptions: list[Member] = []
@@ -161,7 +162,7 @@ def _list_table(path: str, result: Listing, failed: list[ImageError]) -> list[st
         if not isinstance(cell, str) or not cell:
             key = f"{path}#{row + 1}"
             images = images or members.TableImages(path)
-            result.files.append(File(key, status.st_size, status.st_mtime_ns))
+            result.files.append(File(key, status.st_size, modified(status)))
             result.readers[key] = partial(images.read, row)
         elif urls.is_url(cell):
             result.files.append(File(cell, 0, 0))

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from patchword.atomic_write import PART, remove_stale, write
 from patchword.errors import IndexStoreError, NoIndexError
 from patchword.images.files import File
-from patchword.images.reading import Seen
 from patchword.index import lance
 from patchword.index.integrity import checked_vectors
 from patchword.index.lance import (
@@ -31,9 +30,11 @@ from patchword.index.lance import (
 from patchword.index.location import location_of
 from patchword.index.schema import (
     FORMAT,
+    Opened,
     Vectors,
     arrow_table,
     cast_to_schema,
+    check_model,
     file_columns,
     row_columns,
     schema,
@@ -180,8 +181,8 @@ class Store:
             )
 
     def required_metadata(self) -> dict[str, Any]:
-        """`metadata`. Raises where there is no table."""
-        self._require_table()
+        """`metadata` of the table as it is now. Raises where there is no table."""
+        self._current_table()
         return self.metadata
 
     def _require_table(self) -> Table:
@@ -225,23 +226,23 @@ class Store:
         return self.do(read)
 
     def put(
-        self, files: Sequence[File], vectors: Vectors, seen: Mapping[str, Seen] | None = None
+        self, files: Sequence[File], vectors: Vectors, seen: Opened | None = None, model: str = ""
     ) -> None:
-        """Insert or replace the rows of these files; vectors (N, D). seen: sizes, thumbnails and
-        hashes of the images that were opened, by path."""
+        """Insert or replace the rows of these files; vectors (N, D). model: see `check_model`."""
         if files:
-            self.put_rows(arrow_table(row_columns(files, vectors, seen or {}), vectors.shape[1]))
+            rows = row_columns(files, vectors, seen or {})
+            self.put_rows(arrow_table(rows, vectors.shape[1]), model)
 
-    def put_rows(self, rows: Any) -> None:
-        """Insert or replace rows, a pyarrow.Table."""
-        if not len(rows):
-            return
+    def put_rows(self, rows: Any, model: str = "") -> None:
+        """Insert or replace rows, a pyarrow.Table. model: see `check_model`."""
 
         def merge(table: Table) -> None:
+            check_model(self.path, self.metadata, model)
             merge = table.merge_insert("path").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(rows)
 
-        self.do(merge)
+        if len(rows):
+            self.do(merge)
 
     def touch(self, files: Sequence[File]) -> None:
         """Store the size, time and hash of files; their vectors stay."""

@@ -211,14 +211,17 @@ async def answer_patchword_error(request: Request, error: Exception) -> Answer:
 
 
 async def answer_invalid_request(request: Request, error: Exception) -> Answer:
-    """Names the first wrong field of a request."""
+    """Names the first wrong field of a request, and in it the item. Of the types that a field may
+    have, the error is of the one that fits farthest: of a list up to its wrong item."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["loc"] == ("body",):
-        refusal = RefusalError(400, "invalid_request", _not_an_object(request, first))
+    errors = error.errors()
+    if errors[0]["loc"] == ("body",):
+        refusal = RefusalError(400, "invalid_request", _not_an_object(request, errors[0]))
         return await answer_refusal(request, refusal)
-    field = ".".join(str(part) for part in first["loc"][1:] if not _is_type_name(part))
-    message = f"{field}: {first['msg']}" if field else first["msg"]
+    of_field = [each for each in errors if each["loc"][:2] == errors[0]["loc"][:2]]
+    worst = max(of_field, key=_depth)
+    field = ".".join(str(part) for part in _place(worst))
+    message = f"{field}: {worst['msg']}" if field else worst["msg"]
     refusal = RefusalError(400, "invalid_request", message, field or None)
     return await answer_refusal(request, refusal)
 
@@ -233,9 +236,20 @@ def _not_an_object(request: Request, error: Mapping[str, Any]) -> str:
     return "the body must be a JSON object, { ... }"
 
 
-def _is_type_name(part: Any) -> bool:
-    """Whether a part of pydantic's error location is a type of a union, not a field."""
-    return isinstance(part, str) and (part in ("str", "int") or not part.isidentifier())
+def _place(error: Mapping[str, Any]) -> list[str | int]:
+    """Fields and numbers of items that lead to an error, without the types of unions, which
+    pydantic names too."""
+    return [part for part in error["loc"][1:] if isinstance(part, int) or not _is_type_name(part)]
+
+
+def _depth(error: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """How far a value fitted: how deep, and up to which items."""
+    place = _place(error)
+    return len(place), [part for part in place if isinstance(part, int)]
+
+
+def _is_type_name(part: str) -> bool:
+    return part in ("str", "int") or not part.isidentifier() or part[:1].isupper()
 
 
 async def answer_http_error(request: Request, error: Exception) -> Answer:

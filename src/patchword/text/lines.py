@@ -61,7 +61,7 @@ def list_lines(path: Path) -> list[str]:
     line: other programs count lines so.
 
     Raises PatchwordError, with the line, for a line that is empty or has a carriage return inside,
-    and for a file that cannot be read.
+    for a file without lines, and for one that cannot be read.
     """
     entries = []
     for number, line in enumerate(text_lines(path), start=1):
@@ -73,6 +73,8 @@ def list_lines(path: Path) -> list[str]:
         if not line.strip():
             raise PatchwordError(f"{path}, line {number}: empty; every line is one entry")
         entries.append(line.strip())
+    if not entries:
+        raise PatchwordError(f"{path}: empty; write one entry per line")
     return entries
 
 
