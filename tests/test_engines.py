@@ -25,6 +25,7 @@ class OtherEngine:
     dtype = torch.float32
     scale = 10.0
     bias = 0.0
+    streams = False
 
     def encode_image(self, pixels: Pixels) -> Rows:
         return np.stack([np.full(24, each.mean() + 9, np.float32) for each in pixels])

@@ -23,12 +23,13 @@ from sklearn.neural_network import MLPClassifier
 
 import patchword
 from patchword import ImageError, ScopeWarning
-from patchword.bundle import embed_checked, unit
+from patchword.bundle import embed_checked
 from patchword.checkpoints import scope_files
 from patchword.cli.embed_classify_similarity import scores_table
 from patchword.config import PreprocessConfig
 from patchword.data import open_sources
 from patchword.data.config import SourceConfig
+from patchword.embedding import unit
 from patchword.scenes import scene
 from patchword.scope import Boundary, Check, Domain, Scope, together
 from patchword.tasks.classify import NONE, Score

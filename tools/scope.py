@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw
 from sklearn.neural_network import MLPClassifier
 
 import patchword
-from patchword.bundle import summarised, unit
 from patchword.checkpoints import EMBEDDED, scope_files
+from patchword.embedding import summarised, unit
 from patchword.errors import ImageError
 from patchword.images import ImageLike
 from patchword.images.files import pictures_in
@@ -189,7 +189,7 @@ class Embedded(NamedTuple):
 
 def embed(model: patchword.Model, images: Sequence[ImageLike]) -> Embedded:
     """Embed the images that can be opened."""
-    results = model.run_each(images, partial(summarised, model, LAYER))
+    results = model.run_each(images, partial(summarised, model.network, LAYER))
     rows = np.stack([row for _, row in results if not isinstance(row, ImageError)])
     return Embedded(unit(rows[:, : model.dim]), rows[:, model.dim :])
 

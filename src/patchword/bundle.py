@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from patchword.config import ModelConfig
+from patchword.embedding import checked_units, encode, unit
 from patchword.engines.protocol import Engine
+from patchword.engines.streams import in_streams
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
@@ -22,6 +24,7 @@ from patchword.finite import check_finite, finite_each, reason
 from patchword.images import ImageLike, Opener, processes
 from patchword.images.one_or_many import as_images, results
 from patchword.images.preprocess import Geometry, Preprocess, whole
+from patchword.images.worker import Outcome
 from patchword.models.protocols import ImageNetwork, Tower
 from patchword.options import at_least, checked, text_list
 from patchword.scope import Check, Scope
@@ -37,6 +40,7 @@ SUFFIXES = {"stretch": "-stretched", "squash": "-squashed", "exact": "-exact"}
 Vector = NDArray[np.float32]
 Levels = NDArray[np.uint8]  # (3, S, S)
 Opened = tuple[Vector, Geometry]
+Batch = list[tuple[ImageLike, Outcome]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,14 +182,16 @@ class Bundle:
         run: Callable[[list[Levels]], Vector],
         batch_size: int | None,
         exact: bool,
+        receive: Callable[[Vector], Vector] | None = None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        """Each image with its row of `run` or its ImageError; all tasks use this method."""
+        """Each image with its row of `run` or its ImageError; all tasks use this method. receive:
+        gets what `run` returns, in order, and returns the rows; then several threads may `run`."""
         if self.config.vision is None:
             self._no_images()
         if batch_size is None:
             batch_size = BATCH.get(self.device.type, 32)
         at_least("batch_size", batch_size)
-        return self._rows(as_images(sources), run, batch_size, exact)
+        return self._rows(as_images(sources), run, batch_size, exact, receive)
 
     def _rows(
         self,
@@ -193,13 +199,15 @@ class Bundle:
         run: Callable[[list[Levels]], Vector],
         batch_size: int,
         exact: bool,
+        receive: Callable[[Vector], Vector] | None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         look = Look(self.opener, self.preprocess, exact)
+        compute = in_streams if receive and self.engine.streams else map
         with noted() as sights:
             opened = processes.map_images(look, sources, batch_size + processes.THREADS)
-            while batch := list(islice(opened, batch_size)):
-                pixels = [outcome[0] for _, outcome in batch if not isinstance(outcome, ImageError)]
-                rows = iter(run(pixels) if pixels else ())
+            batches = iter(lambda: list(islice(opened, batch_size)), [])
+            for batch, computed in compute(partial(_with_result, run), batches):
+                rows = iter(receive(computed) if receive and len(computed) else computed)
                 for source, outcome in batch:
                     if isinstance(outcome, ImageError):
                         yield source, outcome
@@ -327,6 +335,12 @@ class Bundle:
         return self.engine.bias
 
 
+def _with_result(run: Callable[[list[Levels]], Vector], batch: Batch) -> tuple[Batch, Vector]:
+    """A batch with what `run` returns for the images that could be opened."""
+    pixels = [outcome[0] for _, outcome in batch if not isinstance(outcome, ImageError)]
+    return batch, run(pixels) if pixels else np.empty(0, np.float32)
+
+
 def embed_checked(
     model: Bundle,
     check: Check,
@@ -336,50 +350,15 @@ def embed_checked(
 ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
     """`Bundle.embed_each` with a scope check, which records whether each image is outside the
     scope."""
-    rows = model._each(sources, partial(embed_levels, model, check), batch_size, exact)
+    run = partial(encode, model.engine, check.layer)
+    receive = partial(checked_units, check, model.dim)
+    rows = model._each(sources, run, batch_size, exact, receive)
     return check.each(finite_each(rows, model.no_vector))
-
-
-def embed_levels(model: Bundle, check: Check, pixels: list[Levels]) -> Vector:
-    """Unit vectors (N, D) of preprocessed images, which a scope check gets too."""
-    if check.layer and model.engine.name == "torch":  # other engines give vectors only
-        joined = model._torch().run(partial(summarised, model, check.layer), pixels)
-        rows, summaries = unit(joined[:, : model.dim]), joined[:, model.dim :]
-    else:
-        rows, summaries = unit(model.engine.encode_image(pixels)), None
-    with np.errstate(invalid="ignore"):
-        check.vectors(rows, summaries)
-    return rows
-
-
-def summarised(model: Bundle, layer: str, pixels: Tensor) -> Tensor:
-    """Features (B, D), not normalised, joined with a summary of a layer of the image tower."""
-    network = model.own_network
-    if not isinstance(network, ImageNetwork):
-        model._no_images()
-    tap = f"image.{layer}"
-    features, taps = network.encode_image(pixels, [tap])
-    return torch.cat([features, summary(taps[tap])], dim=1)
-
-
-def summary(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, D) -> (B, 3 * D): class token; mean and standard deviation of the others."""
-    patches = tokens[:, 1:]
-    return torch.cat([tokens[:, 0], patches.mean(dim=1), patches.std(dim=1)], dim=1)
 
 
 def to_numpy(values: Tensor) -> Vector:
     """Values of any type, on any device, as a float32 array."""
     return values.float().cpu().numpy()
-
-
-def unit(rows: Vector) -> Vector:
-    """Rows (N, D) divided by their lengths. In float64: a float32 sum depends on a row's alignment
-    in memory."""
-    exact = rows.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinity by infinity, which `finite` reports
-        return (exact / np.maximum(lengths, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def make(

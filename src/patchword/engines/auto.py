@@ -18,6 +18,8 @@ class AutoEngine(TorchEngine):
     the network and so might change its weights. Texts stay with torch, which computes shared
     beginnings once (`PrefixTree`): class names in templates take less than half as long."""
 
+    streams = False  # the faster engine has threads of its own
+
     def __init__(
         self,
         network: nn.Module,

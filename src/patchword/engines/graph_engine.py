@@ -25,6 +25,7 @@ class GraphEngine:
     """A network's graphs, run on the CPU by another library. It gives vectors only."""
 
     device = torch.device("cpu")
+    streams = False  # a graph has threads of its own
 
     def __init__(
         self,

@@ -30,6 +30,10 @@ class Engine(Protocol):
         """The number type in which it computes."""
 
     @property
+    def streams(self) -> bool:
+        """Whether several batches are encoded sooner at the same time, see `streams`."""
+
+    @property
     def scale(self) -> float:
         """The logit scale by which a cosine is multiplied before a softmax."""
 

@@ -56,6 +56,11 @@ class TorchEngine:
         return next(self.network.parameters()).dtype
 
     @property
+    def streams(self) -> bool:
+        """Not after a caller has got the network: hooks on it may need batches in order."""
+        return self.device.type == "cpu" and self.name == "torch" and not self.weights_may_change
+
+    @property
     def scale(self) -> float:
         with torch.no_grad():
             return float(self.network.scale) if isinstance(self.network, PairNetwork) else 1.0

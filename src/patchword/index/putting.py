@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from patchword.bundle import Bundle, unit
+from patchword.bundle import Bundle
+from patchword.embedding import unit
 from patchword.errors import ImageError, IndexStoreError, counted
 from patchword.images.files import UNPRINTABLE, File, Path, modified, shown
 from patchword.index import members

@@ -77,8 +77,8 @@ class Boundary:
     weight (H, D), bias (H,)  of the hidden layer
     out    (H,), from the hidden layer to the logit
     limit  the logit above which an image is unlike those of the training
-    layer  the input is the summary (`bundle.summarised`) of this layer of the image tower; "": the
-           unit vector
+    layer  the input is the summary (`embedding.summarised`) of this layer of the image tower; "":
+           the unit vector
     """
 
     weight: NDArray[np.float32]

@@ -14,7 +14,8 @@ import numpy as np
 
 from patchword import api
 from patchword.api import Model
-from patchword.bundle import Levels, Vector, embed_levels
+from patchword.bundle import Levels, Vector
+from patchword.embedding import checked_units, encode
 from patchword.errors import PatchwordError
 from patchword.scope import Check, ScopeReport
 from patchword.serve.capabilities import heatmaps
@@ -140,7 +141,9 @@ class LoadedModel:
         check = Check(
             self.model.scope, self.model.name, report=ScopeReport()
         )  # each request tells its own
-        vectors = embed_levels(self.model, check, batch)
+        vectors = checked_units(
+            check, self.model.dim, encode(self.model.engine, check.layer, batch)
+        )
         embeddings = [
             ImageEmbedding(vector, check.outside)
             for vector, _ in check.each((vector, None) for vector in vectors)

@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from patchword.bundle import Bundle, Vector, summary, to_numpy
+from patchword.bundle import Bundle, Vector, to_numpy
+from patchword.embedding import summary
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.one_or_many import results

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from patchword.bundle import Bundle, Vector, embed_checked, unit
+from patchword.bundle import Bundle, Vector, embed_checked
+from patchword.embedding import unit
 from patchword.errors import ImageError, UnsupportedError
 from patchword.images import ImageLike
 from patchword.images.one_or_many import as_images, results
