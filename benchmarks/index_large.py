@@ -3,7 +3,7 @@
     python benchmarks/index_large.py --folder F [--rows 10000000] [--dim 512]
 
 Vectors and queries are like those of `index.py`, but drawn in parts, and stored only in the table:
-33 GB of disk for 10,000,000 x 512. An interrupted run continues: each part is committed, and its
+37 GB of disk for 10,000,000 x 512. An interrupted run continues: each part is committed, and its
 true nearest neighbours, by float32 products, are stored beside it.
 """
 

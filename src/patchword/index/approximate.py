@@ -36,9 +36,9 @@ DIM_MULTIPLE = 8  # IVF_RQ takes vectors whose length is a multiple of this
 # The t above. Of the 10 nearest of 1,000,000, a search by text and one by image find with t = 1:
 # 0.940 and 0.998; 1.5: 0.983 and 0.998; 2: 0.988 and 0.995; 3: 0.989 and 0.992.
 QUERY_LENGTH = 2
-# The partitions that a search reads: at least this many, and at least this share.
+# A search reads at least so many partitions, and this share of the square root of the rows.
 MIN_PARTITIONS_READ, SHARE_READ = 192, 3 / 16
-CANDIDATES = 700  # of a search for 10
+CANDIDATES = 700  # of a search for 10 among a million; among more, more by their square root
 MAX_K = 1000  # for more neighbours than this, all vectors are compared
 SAMPLES_PER_PARTITION, ITERATIONS = 64, 10  # of k-means
 MAX_UNINDEXED = 0.05  # share of the rows; when more were added later, the index should be updated
@@ -93,8 +93,8 @@ def candidate_ids(
     """The row ids of entries that are likely to be among the k nearest to a unit vector (D,), in no
     order. rows: of the table."""
     search = table.search((QUERY_LENGTH * query).astype(np.float32), vector_column_name=_COLUMN)
-    count = CANDIDATES * max(1, math.ceil(k / K / 4))
-    partitions = max(MIN_PARTITIONS_READ, math.ceil(SHARE_READ * partition_count(rows)))
+    count = math.ceil(CANDIDATES * max(1, math.sqrt(rows / 1e6))) * max(1, math.ceil(k / K / 4))
+    partitions = max(MIN_PARTITIONS_READ, math.ceil(SHARE_READ * math.sqrt(rows)))
     results = search.nprobes(partitions).limit(count).with_row_id(True).select(["_distance"])
     ids = np.empty(0, np.uint64)
     for batch in results.to_batches():  # `to_arrow` would also read the schema and one more batch
