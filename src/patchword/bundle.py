@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from patchword.config import ModelConfig
 from patchword.embedding import checked_units, encode, unit
 from patchword.engines.protocol import Engine
-from patchword.engines.streams import in_streams
+from patchword.engines.streams import in_streams, in_turn
 from patchword.engines.torch_engine import TorchEngine
 from patchword.errors import ImageError, TokenizerError, UnsupportedError
 from patchword.fingerprint import fingerprint
@@ -202,11 +201,10 @@ class Bundle:
         receive: Callable[[Vector], Vector] | None,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
         look = Look(self.opener, self.preprocess, exact)
-        compute = in_streams if receive and self.engine.streams else map
+        compute = in_streams if receive and self.engine.streams else in_turn
         with noted() as sights:
             opened = processes.map_images(look, sources, batch_size + processes.THREADS)
-            batches = iter(lambda: list(islice(opened, batch_size)), [])
-            for batch, computed in compute(partial(_with_result, run), batches):
+            for batch, computed in compute(partial(_with_result, run), opened, batch_size):
                 rows = iter(receive(computed) if receive and len(computed) else computed)
                 for source, outcome in batch:
                     if isinstance(outcome, ImageError):

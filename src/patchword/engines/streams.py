@@ -12,14 +12,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 
 from patchword.errors import in_threads
 
-MOST = 4  # streams at a time; each holds the activations of a batch
+MOST = 4  # streams at a time
+PART = 8  # images at a time for each thread of a stream: more are not sooner done
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -28,20 +29,30 @@ _pools: dict[int, ThreadPoolExecutor] = {}  # by torch's threads
 _lock = threading.Lock()
 
 
-def in_streams(work: Callable[[T], U], batches: Iterable[T]) -> Iterator[U]:
-    """work(batch) for each batch, in order. The first is computed with all threads, because it may
-    be the only one; of the others, some are computed before they are wanted."""
-    source = iter(batches)
-    yield from map(work, islice(source, 1))
+def in_turn(work: Callable[[list[T]], U], items: Iterable[T], size: int) -> Iterator[U]:
+    """`work` of batches of so many items, one after the other."""
+    return map(work, _batches(items, size))
+
+
+def in_streams(work: Callable[[list[T]], U], items: Iterable[T], size: int) -> Iterator[U]:
+    """`work` of batches of at most so many items, in order. Several are computed at the same time,
+    and some before they are wanted. If there is one alone, it gets all threads."""
     threads = torch.get_num_threads()
     if threads == 1:
-        yield from map(work, source)
+        yield from in_turn(work, items, size)
         return
+    count = min(threads, MOST)
+    batches = _batches(items, min(size, PART * (threads // count)))
+    first = list(islice(batches, 2))
+    if len(first) == 1:
+        yield work(first[0])
+        return
+    source = chain(first, batches)
     pool, work = _pool(threads), in_threads(work)
-    count = min(threads, MOST) + 1  # one more waits, for the stream that is done first
     pending: deque[Future[U]] = deque()
     try:
-        pending.extend(pool.submit(work, batch) for batch in islice(source, count))
+        # One more than streams waits, for the stream that is done first.
+        pending.extend(pool.submit(work, batch) for batch in islice(source, count + 1))
         while pending:
             result = pending.popleft().result()
             pending.extend(pool.submit(work, batch) for batch in islice(source, 1))
@@ -49,6 +60,12 @@ def in_streams(work: Callable[[T], U], batches: Iterable[T]) -> Iterator[U]:
     finally:
         for future in pending:
             future.cancel()
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -59,7 +76,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
             started = threading.Barrier(count + 1)
 
             def start() -> None:
-                torch.get_num_threads()  # torch sets the number of a new thread when it is first used
+                torch.get_num_threads()  # the first use in a thread sets the number
                 torch.set_num_threads(threads // count)
                 started.wait()
 
