@@ -229,7 +229,7 @@ class Evaluation:
                     "nothing says which of them is meant"
                 )
         own_classes = np.array([numbers[0] for numbers in numbers_of.values()], np.int64)
-        results = self.model.run_each(test.images, self.model.own_network)
+        results = self.model.run_each(test.images, self.model.own_network, parallel=True)
         logits, opened = self._rows(results, test)
         targets = own_classes[test.targets[opened]]
         return classified("classifier", logits, targets, self.model.config.labels, {})

@@ -244,7 +244,7 @@ def _own_classes(
         )
     labels = model.config.labels or [f"class {i}" for i in range(model.config.classes)]
     activation = _sigmoid if model.config.score == "sigmoid" else _softmax
-    logits_each = model.run_each(images, model.own_network)
+    logits_each = model.run_each(images, model.own_network, parallel=True)
     return (
         (image, row if isinstance(row, ImageError) else _ranked(labels, activation(row)))
         for image, row in logits_each
