@@ -189,7 +189,7 @@ class Embedded(NamedTuple):
 
 def embed(model: patchword.Model, images: Sequence[ImageLike]) -> Embedded:
     """Embed the images that can be opened."""
-    results = model.run_each(images, partial(summarised, model.network, LAYER))
+    results = model.run_each(images, partial(summarised, model.own_network, LAYER))
     rows = np.stack([row for _, row in results if not isinstance(row, ImageError)])
     return Embedded(unit(rows[:, : model.dim]), rows[:, model.dim :])
 

@@ -92,15 +92,21 @@ def test_where_draws_the_models_own_map(visit: Visit, demo: patchword.Model) -> 
     assert "“a stain” was not found" in page.inner_text("#panel-where figcaption")
 
 
-def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> None:
+def where(visit: Visit, photo: Path, texts: list[str], job: str) -> Page:
+    """The tab Where after it has done one job, "boxes" or "masks", with a photo and texts."""
     page = visit("where")
-    photo = SAMPLES / "shapes" / "yellow-circle-above-blue-star.jpg"
     give(page, "where", photo)
-    labels = ["a yellow circle", "a blue star"]
-    page.fill("#panel-where [name=texts]", "\n".join(labels))
+    page.fill("#panel-where [name=texts]", "\n".join(texts))
     page.uncheck("#panel-where [name=heatmap]")
-    page.check("#panel-where [name=boxes]")
+    page.check(f"#panel-where [name={job}]")
     submit(page, "where")
+    return page
+
+
+def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> None:
+    photo = SAMPLES / "shapes" / "yellow-circle-above-blue-star.jpg"
+    labels = ["a yellow circle", "a blue star"]
+    page = where(visit, photo, labels, "boxes")
     regions = demo.locate(photo, labels).regions
     found = page.locator("#panel-where .legend li").all_text_contents()
     assert len(regions) == 2
@@ -127,13 +133,8 @@ def test_where_draws_boxes_and_masks(visit: Visit, demo: patchword.Model) -> Non
 
 
 def test_a_label_without_pixels_says_why(visit: Visit, demo: patchword.Model) -> None:
-    page = visit("where")
-    give(page, "where", STAIN)
     labels = ["a stain", "an edge chip"]
-    page.fill("#panel-where [name=texts]", "\n".join(labels))
-    page.uncheck("#panel-where [name=heatmap]")
-    page.check("#panel-where [name=masks]")
-    submit(page, "where")
+    page = where(visit, STAIN, labels, "masks")
     chip = demo.segment(STAIN, labels).shares[2]
     assert chip.present is not None
     assert chip.share == 0

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 
-from patchword.errors import in_threads
+from patchword.images.prefetch import ahead
 
 MOST = 4  # streams at a time
 PART = 8  # images at a time for each thread of a stream: more are not sooner done
@@ -47,19 +46,8 @@ def in_streams(work: Callable[[list[T]], U], items: Iterable[T], size: int) -> I
     if len(first) == 1:
         yield work(first[0])
         return
-    source = chain(first, batches)
-    pool, work = _pool(threads), in_threads(work)
-    pending: deque[Future[U]] = deque()
-    try:
-        # One more than streams waits, for the stream that is done first.
-        pending.extend(pool.submit(work, batch) for batch in islice(source, count + 1))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(work, batch) for batch in islice(source, 1))
-            yield result
-    finally:
-        for future in pending:
-            future.cancel()
+    # One more than streams waits, for the stream that is done first.
+    yield from ahead(_pool(threads), work, chain(first, batches), count + 1)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

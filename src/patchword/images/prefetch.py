@@ -50,10 +50,15 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], count: int
 ) -> Iterator[U]:
-    """work(item) for each item, in order. At most `count` are begun before they are needed."""
+    """work(item) for each item, in order. At most `count` are begun before they are needed; those
+    that nobody needs any more are not begun."""
     source, work = iter(items), in_threads(work)
     pending = deque(pool.submit(work, item) for item in islice(source, count))
-    while pending:
-        result = pending.popleft().result()
-        pending.extend(pool.submit(work, item) for item in islice(source, 1))
-        yield result
+    try:
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, item) for item in islice(source, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()

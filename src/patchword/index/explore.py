@@ -77,7 +77,8 @@ def named(model: Bundle, words: list[str] | None) -> Named | None:
     if words is None:
         words = list(COMMON_LABELS)
     elif model.scope:
-        others = [word for word in words if word not in names_of(sentences)]
+        names = names_of(sentences)
+        others = [word for word in words if word not in names]
         Check(model.scope, model.name).texts(others)
         unknown = [word for word in others if model.scope.unknown_words([word])]
         sentences = naming(sentences, words) if others == unknown else []

@@ -54,7 +54,7 @@ def put(
         for start in range(0, len(files), COMMIT):
             batch = files[start : start + COMMIT]
             rows = unit(np.asarray(vectors[start : start + COMMIT]))
-            store.put(batch, rows, {}, metadata.get("fingerprint", ""))
+            store.put(batch, rows, model=metadata.get("fingerprint", ""))
             if columns is not None:
                 values = columns.slice(start, COMMIT)
                 store.update(with_path([file.path for file in batch], values))
