@@ -8,13 +8,14 @@ import pytest
 import torch
 import torchvision_cpu  # noqa: F401  # before peft, which imports transformers and torchvision
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import patchword
 from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.nn import linear as module
 from patchword.nn import transformer
-from patchword.nn.linear import Linear
+from patchword.nn.linear import Linear, linear_gelu
 from patchword.nn.linear import _onednn_is_faster as faster
 from patchword.train import lora
 from patchword.train.recipe import LoraConfig
@@ -80,6 +81,43 @@ def test_products_in_bfloat16(rows: int, inside: int, outside: int) -> None:
     assert found.dtype == torch.bfloat16
     # Half a unit in the last of 8 bits, and float32 sums before.
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(768,), (1, 1, 768)])
+def test_a_single_row(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a product of matrix and vector, on any processor."""
+    monkeypatch.setattr(module, "HAS_AMX", True)
+    monkeypatch.setattr(module, "ONEDNN_TYPES", [torch.bfloat16])
+    layer, x = made(768, 768, torch.bfloat16, bias), torch.randn(shape).bfloat16()
+    exact = nn.functional.linear(x.double(), layer.weight.double())
+    exact = exact + layer.bias.double() if bias else exact
+    with torch.inference_mode():
+        assert module._is_vector(x, layer.weight)
+        assert not module._is_vector(torch.zeros(2, 768).bfloat16(), layer.weight)
+        found = layer(x)
+    assert found.shape == shape
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("kind", ["none", "tanh"])
+def test_gelu_of_a_product(kind: str) -> None:
+    layer, x = made(192, 768, torch.float32), torch.randn(50, 192)
+    gelu = nn.GELU(kind)
+    exact = gelu(nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double()))
+    torch.testing.assert_close(linear_gelu(x, layer, gelu).double(), exact, rtol=0, atol=4e-6)
+    with torch.inference_mode():
+        found = linear_gelu(x, layer, gelu)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=4e-6)
+        for module_with_hook in (layer, gelu):
+            handle = module_with_hook.register_forward_hook(lambda *call: call[2] + 1)
+            assert (linear_gelu(x, layer, gelu) - found).abs().max() > 0.5
+            handle.remove()
+        prune.identity(layer, "weight")
+        layer.weight_mask[:] = 0  # applied by a hook
+        expected = gelu(layer.bias).expand(50, -1)
+        torch.testing.assert_close(linear_gelu(x, layer, gelu), expected, rtol=0, atol=4e-6)
 
 
 def optimised(layer: Linear) -> None:

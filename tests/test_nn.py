@@ -81,7 +81,6 @@ def test_attention_in_bfloat16(
 ) -> None:
     """In inference mode the result is that of float32, up to rounding."""
     monkeypatch.setattr(attention, "HAS_AMX", scores is None)
-    monkeypatch.setattr(attention, "MANY_QUERIES", 4)
     monkeypatch.setattr(attention, "SCORES_PER_THREAD", scores)
     ours, x = Attention(32, 4), torch.randn(5, 5, 32)
     padding = torch.zeros(5, 1, 1, 5)

@@ -15,7 +15,7 @@ from patchword.errors import UnsupportedError
 from patchword.models.dense import ForwardPass, edited_attention
 from patchword.models.edits import DenseEdit
 from patchword.models.protocols import Pixels, Size, Tokens
-from patchword.nn.inference_mode import eager_inference
+from patchword.nn.inference_mode import eager_inference, has_hooks
 from patchword.nn.pooling import AttentionPool2d
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -55,12 +55,11 @@ def _several_on_cpu(x: Tensor) -> bool:
 def _can_fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     """True for plain layers without hooks: an adapter, a pruned weight or a hook must run. Not in
     bfloat16, where the product of weight and scale would be rounded once more."""
-    has_hooks = any(layer._forward_hooks or layer._forward_pre_hooks for layer in (conv, norm))
     return (
         type(conv) is nn.Conv2d
         and type(norm) is nn.BatchNorm2d
         and not norm.training
-        and not has_hooks
+        and not has_hooks(conv, norm)
         and conv.weight.dtype == norm.weight.dtype == torch.float32
     )
 

@@ -85,6 +85,12 @@ def eager_inference() -> bool:
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
+def has_hooks(*layers: nn.Module) -> bool:
+    """True if a hook would be passed over by computing the layers together, without calling them.
+    Of a pruned weight, the mask is applied by a hook too."""
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+
+
 def _after_fork() -> None:
     global _forked, _lock
     _forked = _computed

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.inference_mode import eager_inference
-from patchword.nn.linear import Linear
+from patchword.nn.linear import Linear, linear_gelu
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
@@ -51,7 +51,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(linear_gelu(x, self.fc1, self.act))  # type: ignore[no-any-return]
 
 
 class LayerScale(nn.Module):
