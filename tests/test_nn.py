@@ -142,6 +142,24 @@ def test_patches_equal_unfold_and_linear() -> None:
     assert_close(embed(pixels).flatten(2).mT, linear)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-9)])
+def test_patches_in_inference(dtype: torch.dtype, apart: float, bias: bool) -> None:
+    """The convolution in float64, also where pixels are left over; hooks run."""
+    embed = PatchEmbed(3, 24, 8, bias).to(dtype)
+    pixels = torch.randn(2, 3, 37, 50).to(dtype)
+    proj = embed.proj
+    shift = proj.bias.double() if bias else None
+    expected = F.conv2d(pixels.double(), proj.weight.double(), shift, stride=8)
+    with torch.inference_mode():
+        found = embed(pixels)
+        assert_close(found.double(), expected, rtol=2**-8 if apart > 1e-5 else 0, atol=apart)
+        handle = proj.register_forward_hook(lambda _layer, _inputs, output: output + 1)
+        assert_close(embed(pixels), proj(pixels))
+        handle.remove()
+        assert embed(pixels).equal(found)
+
+
 def test_the_first_end_token_counts() -> None:
     ids = torch.tensor([[1, 5, 9, 9, 9], [1, 9, 0, 0, 0]])
     assert end_position(ids, 9).tolist() == [2, 1]
