@@ -1,5 +1,7 @@
 """Layers of the towers against torch's own layers and against their formulas."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from patchword.errors import UnsupportedError
-from patchword.nn import attention
+from patchword.nn import attention, patches
 from patchword.nn.attention import Attention, KVCache
+from patchword.nn.linear import linear
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import end_position
 from patchword.nn.positions import resample
@@ -142,22 +145,61 @@ def test_patches_equal_unfold_and_linear() -> None:
     assert_close(embed(pixels).flatten(2).mT, linear)
 
 
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Patches are multiplied on any processor; the list gets the shape of each product."""
+    found = []
+
+    def recorded(*arguments: Any) -> torch.Tensor:
+        out = linear(*arguments)
+        found.append(out.shape)
+        return out
+
+    monkeypatch.setattr(patches, "ONEDNN_TYPES", [torch.float32, torch.bfloat16])
+    monkeypatch.setattr(patches, "linear", recorded)
+    return found
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-9)])
-def test_patches_in_inference(dtype: torch.dtype, apart: float, bias: bool) -> None:
-    """The convolution in float64, also where pixels are left over; hooks run."""
-    embed = PatchEmbed(3, 24, 8, bias).to(dtype)
-    pixels = torch.randn(2, 3, 37, 50).to(dtype)
-    proj = embed.proj
-    shift = proj.bias.double() if bias else None
-    expected = F.conv2d(pixels.double(), proj.weight.double(), shift, stride=8)
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol"), [(torch.float32, 0, 2e-6), (torch.bfloat16, 2**-8, 2**-9)]
+)
+def test_patches_in_inference(
+    dtype: torch.dtype, rtol: float, atol: float, bias: bool, products: list[torch.Size]
+) -> None:
+    """As the convolution in float64, also where pixels are left over."""
+    embed, pixels = PatchEmbed(3, 24, 8, bias).to(dtype), torch.randn(2, 3, 37, 50).to(dtype)
+    shift = embed.proj.bias.double() if bias else None
+    expected = F.conv2d(pixels.double(), embed.proj.weight.double(), shift, stride=8)
     with torch.inference_mode():
-        found = embed(pixels)
-        assert_close(found.double(), expected, rtol=2**-8 if apart > 1e-5 else 0, atol=apart)
-        handle = proj.register_forward_hook(lambda _layer, _inputs, output: output + 1)
-        assert_close(embed(pixels), proj(pixels))
+        assert_close(embed(pixels).double(), expected, rtol=rtol, atol=atol)
+    assert products == [(2, 4, 6, 24)]
+
+
+def test_patches_that_only_the_convolution_embeds(products: list[torch.Size]) -> None:
+    embed, pixels = PatchEmbed(3, 24, 8), torch.randn(2, 3, 32, 48)
+    other = PatchEmbed(3, 24, 8)
+    other.proj.stride = (4, 4)
+    with torch.inference_mode():
+        assert embed(pixels[:0]).shape == (0, 24, 4, 6)
+        assert products.pop() == (0, 4, 6, 24)
+        assert other(pixels).shape == (2, 24, 7, 11)
+        assert embed(pixels[0]).shape == (24, 4, 6)
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+            embed(pixels[..., :7])
+        assert PatchEmbed(3, 24, 4)(pixels).shape == (2, 24, 8, 12)
+        plain = embed.proj(pixels)
+        handle = embed.proj.register_forward_hook(lambda _layer, _inputs, output: output + 1)
+        assert_close(embed(pixels), plain + 1)
         handle.remove()
-        assert embed(pixels).equal(found)
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda layer, _inputs, output: output + 1 if layer is embed.proj else None
+        )
+        assert_close(embed(pixels), plain + 1)
+        handle.remove()
+        assert not products
+        embed(pixels)
+        assert products
 
 
 def test_the_first_end_token_counts() -> None:

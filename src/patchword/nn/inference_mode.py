@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 _computed = False  # this process, or one that it was forked from, has run a network
 _forked = False  # it was forked from a process that had run a network, and has not run one since
@@ -86,9 +87,12 @@ def eager_inference() -> bool:
 
 
 def has_hooks(*layers: nn.Module) -> bool:
-    """True if a hook would be passed over by computing the layers together, without calling them.
-    Of a pruned weight, the mask is applied by a hook too."""
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    """True if calling one of the layers does more than its class does: by a hook of its own or of
+    all layers, or by another `forward`. Pruning, for example, applies its mask in a hook."""
+    return bool(_global_forward_hooks or _global_forward_pre_hooks) or any(
+        layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        for layer in layers
+    )
 
 
 def _after_fork() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from patchword.nn.inference_mode import eager_inference, has_hooks
-from patchword.nn.linear import linear
+from patchword.nn.linear import ONEDNN_TYPES, linear
 
 LARGE_PATCH = 192  # numbers, as 8 x 8 pixels have; with 4 x 4, float32 took 1.1 to 1.3 of the time
 
@@ -15,10 +15,10 @@ class PatchEmbed(nn.Module):
     """z_i = x_i E + b for each non-overlapping P x P patch x_i of an image (Dosovitskiy et al.
     2021, eq. 1): (B, C, H, W) -> (B, D, H / P, W / P).
 
-    It is a convolution with stride P. In inference on a CPU, large patches are multiplied with E
-    instead. On an Intel Xeon that takes 0.15 to 0.7 of the time in bfloat16, 0.6 to 1.05 in
-    float32, where it is more exact: for 3,072 numbers in a patch at most 3e-6 from float64, the
-    convolution 1e-5.
+    It is a convolution with stride P. In inference on a CPU with AVX-512, large patches are
+    multiplied with E instead. On an Intel Xeon that takes 0.15 to 0.7 of the time in bfloat16, 0.6
+    to 1.05 in float32, where it is more exact: for 3,072 numbers in a patch at most 3e-6 from
+    float64, the convolution 1e-5.
     """
 
     def __init__(self, channels: int, width: int, patch_size: int, bias: bool = True) -> None:
@@ -26,21 +26,33 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if eager_inference() and pixels.is_cpu and self._is_plain():
+        if eager_inference() and self._can_multiply(pixels):
             return self._product(pixels)
         return self.proj(pixels)  # type: ignore[no-any-return]
 
-    def _is_plain(self) -> bool:
-        """False for small patches, for the layer of an adapter, and where a hook must run."""
-        plain = type(self.proj) is nn.Conv2d and type(self.proj.weight) is nn.Parameter
-        return plain and self.proj.weight[0].numel() >= LARGE_PATCH and not has_hooks(self.proj)
+    def _can_multiply(self, pixels: Tensor) -> bool:
+        """True for large patches on a CPU with AVX-512, and for the convolution that `__init__`
+        made: not for an adapter's, nor where a hook must run."""
+        proj, size = self.proj, self.proj.kernel_size
+        return (
+            pixels.is_cpu
+            and pixels.dtype in ONEDNN_TYPES
+            and pixels.ndim == 4
+            and min(pixels.shape[2:]) >= size[0]
+            and type(proj) is nn.Conv2d
+            and type(proj.weight) is nn.Parameter
+            and proj.weight[0].numel() >= LARGE_PATCH
+            and (proj.stride, proj.padding, proj.dilation) == (size, (0, 0), (1, 1))
+            and not has_hooks(proj)
+        )
 
     def _product(self, pixels: Tensor) -> Tensor:
-        size = self.proj.stride[0]
+        size = self.proj.kernel_size[0]
         rows, columns = pixels.shape[2] // size, pixels.shape[3] // size
         whole = pixels[:, :, : rows * size, : columns * size]
         x = torch.unflatten(torch.unflatten(whole, 3, (columns, size)), 2, (rows, size))
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, h, w, C * P * P)
+        # `linear` computes only parameters by oneDNN.
         weight = nn.Parameter(self.proj.weight.flatten(1), requires_grad=False)
         return linear(x, weight, self.proj.bias).permute(0, 3, 1, 2)
 
