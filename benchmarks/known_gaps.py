@@ -22,7 +22,8 @@ REASONS: dict[str, dict[str, str]] = {
         "one image and 5.2 of 7.2 for eight",
     },
     "engines.py": {
-        r"vit-b32, bfloat16, batch 256; OpenVINO; .*openvino": "noise; another run had 1.14",
+        r"vit-b32, bfloat16, batch 256; OpenVINO; .*openvino": "noise; another run on an "
+        "Intel Xeon had 1.14",
         r"; OpenVINO; patchword openvino": SAME,
         r"; OpenVINO; patchword compile": "compiled torch calls oneDNN, and so does OpenVINO",
         r"rn50, float32, .*; onnxruntime;": "both run onnxruntime; two runs differ by more than 3%",
