@@ -99,14 +99,16 @@ def _matrix_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def linear_gelu(x: Tensor, layer: nn.Module, gelu: nn.Module) -> Tensor:
     """gelu(layer(x)): x (..., in) -> (..., out).
 
-    Where oneDNN computes a `Linear`, it applies an `nn.GELU` before it rounds and stores the
-    product: in bfloat16 one rounding less than in training. For 50 to 4,616 rows and a weight of
-    3072 x 768, on an Intel Xeon, both together took 0.69 to 0.80 of the time in bfloat16 with the
-    approximation by tanh, 0.90 to 0.99 with erf; in float32, up to 577 rows, 0.88 and 0.95 to 0.98.
+    In bfloat16, where oneDNN computes a `Linear`, it applies an `nn.GELU` before it rounds and
+    stores the product: one rounding less than in training. For 50 to 4,616 rows and a weight of
+    3072 x 768, on an Intel Xeon, both together took 0.69 to 0.80 of the time with the approximation
+    by tanh, 0.90 to 0.99 with erf. In float32 little is gained, and the original libraries' values
+    are more closely met by torch's GELU.
     """
     if (
         type(layer) is not Linear
         or type(gelu) is not nn.GELU
+        or x.dtype != torch.bfloat16
         or not _onednn_is_faster(x, layer.weight)
         or _is_vector(x, layer.weight)
         or has_hooks(layer, gelu)
