@@ -64,6 +64,15 @@ def test_one_query_of_self_attention_is_its_row() -> None:
     assert_close(attention(x[:, :1], context=x), attention(x)[:, :1])
 
 
+def test_a_hook_of_the_projection_runs_with_a_context_too() -> None:
+    attention, x = Attention(32, 4), torch.randn(2, 5, 32)
+    plain = attention(x[:, :1], context=x)
+    attention.qkv.register_forward_hook(lambda _layer, _inputs, output: 2 * output)
+    hooked = attention(x[:, :1], context=x)
+    assert_close(hooked, attention(x)[:, :1])
+    assert not torch.allclose(hooked, plain)
+
+
 def test_explicit_and_fused_attention_agree() -> None:
     attention, x = Attention(48, 3), torch.randn(3, 11, 48)
     taps = Taps(["attn", "attn.q", "attn.k", "attn.v"])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
-from patchword.nn.inference_mode import eager_inference
+from patchword.nn.inference_mode import eager_inference, has_hooks
 from patchword.nn.linear import HAS_AMX, Linear
 from patchword.nn.positions import rotate
 from patchword.nn.prefix_tree import PrefixTree
@@ -165,11 +165,11 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return q, k, v
         width = x.shape[-1]
-        if type(self.qkv) is Linear:
+        if type(self.qkv) is Linear and not has_hooks(self.qkv):
             weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(x, weight[:width], bias[:width])
             keys_values = F.linear(context, weight[width:], bias[width:])
-        else:  # an adapter computes more than its weight does: its layer has to be called
+        else:  # an adapter, or a hook, computes more than the weight does: the layer is called
             q = self.qkv(x)[..., :width]
             keys_values = self.qkv(context)[..., width:]
         k, v = keys_values.chunk(2, dim=-1)
