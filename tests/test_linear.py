@@ -8,15 +8,14 @@ import pytest
 import torch
 import torchvision_cpu  # noqa: F401  # before peft, which imports transformers and torchvision
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 import patchword
 from patchword import checkpoints
 from patchword.bundle import Bundle
 from patchword.nn import linear as module
 from patchword.nn import transformer
-from patchword.nn.linear import Linear, linear_gelu
-from patchword.nn.linear import _onednn_is_faster as faster
+from patchword.nn.linear import Linear
+from patchword.nn.linear import onednn_is_faster as faster
 from patchword.train import lora
 from patchword.train.recipe import LoraConfig
 
@@ -98,31 +97,6 @@ def test_a_single_row(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.Mo
         found = layer(x)
     assert found.shape == shape
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["none", "tanh"])
-def test_gelu_of_a_product(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16: by one call where oneDNN computes it, else by the two layers."""
-    together = torch.bfloat16 in module.ONEDNN_TYPES
-    layer, x, gelu = made(192, 768, torch.bfloat16), torch.randn(50, 192).bfloat16(), nn.GELU(kind)
-    exact = gelu(nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double()))
-    with torch.inference_mode():
-        found = linear_gelu(x, layer, gelu)
-        if together:
-            torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2e-4)
-            with monkeypatch.context() as patched:
-                patched.setattr(Linear, "forward", None)  # it is not called
-                assert linear_gelu(x, layer, gelu).equal(found)
-        else:
-            assert found.equal(gelu(layer(x)))
-        for module_with_hook in (layer, gelu):
-            handle = module_with_hook.register_forward_hook(lambda *call: call[2] + 1)
-            assert (linear_gelu(x, layer, gelu) - found).abs().max() > 0.5
-            handle.remove()
-        prune.identity(layer, "bias")
-        layer.bias_mask[:] = 0  # applied by a hook
-        expected = gelu(nn.functional.linear(x, layer.weight))
-        assert linear_gelu(x, layer, gelu).equal(expected)
 
 
 def optimised(layer: Linear) -> None:

@@ -11,11 +11,12 @@ from torch.testing import assert_close
 from patchword.errors import UnsupportedError
 from patchword.nn import attention, patches
 from patchword.nn.attention import Attention, KVCache
+from patchword.nn.mlp import Mlp, QuickGELU
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.pooling import end_position
 from patchword.nn.positions import resample
 from patchword.nn.taps import Taps
-from patchword.nn.transformer import Block, Mlp, QuickGELU, causal_mask
+from patchword.nn.transformer import Block, causal_mask
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,10 @@ from patchword.models.towers import ImageEncoder, TextEncoder
 from patchword.models.vit import VisionTransformer
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.linear import Linear, linear
+from patchword.nn.mlp import activation
 from patchword.nn.taps import NO_TAPS, Taps
 from patchword.nn.transformer import (
     BlockCache,
-    activation,
     causal_mask,
     empty_caches,
     padding_mask,

@@ -14,9 +14,9 @@ from patchword.models.edits import DenseEdit
 from patchword.models.protocols import Pixels, Size, Tokens
 from patchword.nn.attention import Attention
 from patchword.nn.linear import Linear
+from patchword.nn.mlp import Mlp
 from patchword.nn.patches import PatchEmbed
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Mlp
 
 EPS = 1e-5  # of the norms between stages; the config has that of the others
 SEPARATED = -100.0  # added to the score of two places that are in one window only after the shift

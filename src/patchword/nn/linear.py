@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.nn.inference_mode import eager_inference, has_hooks
+from patchword.nn.inference_mode import eager_inference
 
 # Time of oneDNN's product, relative to that of torch's (MKL), with AVX-512 and weights of 768 x 768
 # to 768 x 30,522. In float32 on an AMD EPYC: 0.45 to 0.70 for 2 to 1,600 rows. In float32 on an
@@ -56,14 +56,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     In inference mode oneDNN computes it where that is faster than `F.linear`. The values are the
     same within the rounding of the type.
     """
-    if not _onednn_is_faster(x, weight):
+    if not onednn_is_faster(x, weight):
         return F.linear(x, weight, bias)
     if _is_vector(x, weight):
         return _matrix_vector(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
+def onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
+    """True if oneDNN, called directly, computes x W^T sooner than `F.linear`."""
     return (
         eager_inference()
         and x.is_cpu
@@ -94,28 +95,6 @@ def _matrix_vector(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     row = x.reshape(-1)
     y = weight.mv(row) if bias is None else bias.addmv(weight, row)
     return y.view(*x.shape[:-1], -1)
-
-
-def linear_gelu(x: Tensor, layer: nn.Module, gelu: nn.Module) -> Tensor:
-    """gelu(layer(x)): x (..., in) -> (..., out).
-
-    In bfloat16, where oneDNN computes a `Linear`, it applies an `nn.GELU` before it rounds and
-    stores the product: one rounding less than in training. For 50 to 4,616 rows and a weight of
-    3072 x 768, on an Intel Xeon, both together took 0.69 to 0.80 of the time with the approximation
-    by tanh, 0.90 to 0.99 with erf. In float32 little is gained, and the original libraries' values
-    are more closely met by torch's GELU.
-    """
-    if (
-        type(layer) is not Linear
-        or type(gelu) is not nn.GELU
-        or x.dtype != torch.bfloat16
-        or not _onednn_is_faster(x, layer.weight)
-        or _is_vector(x, layer.weight)
-        or has_hooks(layer, gelu)
-    ):
-        return gelu(layer(x))  # type: ignore[no-any-return]
-    weight, bias, kind = layer.weight, layer.bias, gelu.approximate
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], kind)  # type: ignore[no-any-return]
 
 
 class Linear(nn.Linear):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from patchword.nn.attention import Attention
+from patchword.nn.mlp import Mlp
 from patchword.nn.positions import resample
 from patchword.nn.taps import NO_TAPS, Taps
-from patchword.nn.transformer import Mlp
 
 
 def end_position(ids: Tensor, end: int) -> Tensor:

@@ -12,46 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from patchword.errors import UnsupportedError
 from patchword.nn.attention import Attention, KVCache
 from patchword.nn.inference_mode import eager_inference
-from patchword.nn.linear import Linear, linear_gelu
+from patchword.nn.mlp import Mlp
 from patchword.nn.prefix_tree import PrefixTree
 from patchword.nn.taps import NO_TAPS, Taps
 
 TOKENS_PER_THREAD = 1280  # that go through the blocks together: 1 to 3 MB a layer
 BlockCache = tuple[KVCache, KVCache]  # of self-attention and of cross-attention
-
-
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), an approximation of GELU that OpenAI's CLIP uses (Hendrycks & Gimpel
-    2016, section 2)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scaled = 1.702 * x
-        if eager_inference():  # one new tensor instead of three, in half of the time
-            return scaled.sigmoid_().mul_(x)
-        return x * torch.sigmoid(scaled)
-
-
-def activation(name: str) -> nn.Module:
-    """The activation called "gelu" (erf), "quick_gelu" or "gelu_tanh" in a config."""
-    activations = {
-        "gelu": nn.GELU(),
-        "gelu_tanh": nn.GELU(approximate="tanh"),
-        "quick_gelu": QuickGELU(),
-    }
-    return activations[name]
-
-
-class Mlp(nn.Module):
-    """MLP(x) = act(x W_1 + b_1) W_2 + b_2 (Vaswani et al. 2017, eq. 2, with ReLU as act)."""
-
-    def __init__(self, width: int, hidden: int, act: str) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.act = activation(act)
-        self.fc2 = Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(linear_gelu(x, self.fc1, self.act))  # type: ignore[no-any-return]
 
 
 class LayerScale(nn.Module):
