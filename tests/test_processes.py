@@ -18,7 +18,7 @@ from PIL import Image
 
 import patchword
 from patchword.errors import ImageError, ImageWarning, UnseenWarning
-from patchword.images import Opener, Preprocess, processes, worker
+from patchword.images import Opener, processes, worker
 from patchword.images.decode import ImageLike
 from patchword.images.reading import Reader
 from patchword.index.members import Inside
@@ -71,7 +71,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[ImageLike]:
 
 
 def look(opener: Opener | None = None) -> Look:
-    return Look(opener or Opener(), Preprocess(patchword.load("demo").config.preprocess), False)
+    return Look(opener or Opener(), patchword.load("demo").preprocess, False, True)
 
 
 def open_all(
@@ -219,7 +219,7 @@ def test_an_error_in_a_process_is_raised_here_and_the_process_stays(
 class Warns:
     """Warns at its own line, as another library does."""
 
-    def __call__(self, image: ImageLike) -> worker.Result:
+    def begin(self, image: ImageLike) -> worker.Result:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         return np.zeros((3, 2, 2), np.uint8), None
 

@@ -108,7 +108,7 @@ class Bundle:
 
         Raises ImageError for an image that cannot be opened.
         """
-        pixels, known = Look(self.opener, self.preprocess, exact)(image)
+        pixels, known = Look.here(self.opener, self.preprocess, exact)(image)
         return self.preprocess.normalised(pixels), known.geometry
 
     @checked
@@ -128,7 +128,8 @@ class Bundle:
         urls        False refuses addresses on the web, as a server must
         squash      resize the whole image to the network's size without keeping its aspect ratio,
                     if the preprocessing would crop it
-        exact       decode every JPEG at its full size, as the reference processors do
+        exact       decode every JPEG at its full size and resize with Pillow, as the reference
+                    processors do
         """
         opener = replace(
             self.opener,
@@ -205,7 +206,7 @@ class Bundle:
         receive: Callable[[Vector], Vector] | None,
         parallel: bool,
     ) -> Iterator[tuple[ImageLike, Vector | ImageError]]:
-        look = Look(self.opener, self.preprocess, exact)
+        look = Look.here(self.opener, self.preprocess, exact)
         compute = in_streams if parallel and self.engine.streams else in_turn
         with noted() as sights:
             opened = processes.map_images(look, sources, batch_size + processes.THREADS)
@@ -244,9 +245,10 @@ class Bundle:
         """Unit vectors (N, D), float32. A single image gives (1, D). Raises the ImageError of the
         first that fails.
 
-        exact=True decodes a JPEG whole, as the reference processors do; by default it is decoded
-        at the smallest scale that is at least twice what the network needs, unless the model was
-        loaded with exact=True. batch_size: see `run_each`; stretch, squash: see `opening`.
+        exact=True decodes a JPEG whole and resizes with Pillow, as the reference processors do; by
+        default it is decoded at the smallest scale that is at least twice what the network needs,
+        and resized with torch, unless the model was loaded with exact=True. batch_size: see
+        `run_each`; stretch, squash: see `opening`.
         """
         rows = list(results(self.embed_each(sources, batch_size, exact, stretch, squash)))
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)

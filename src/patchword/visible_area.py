@@ -103,27 +103,49 @@ class Sight:
 
 
 class Known(NamedTuple):
-    """Data of a photo that was opened for a network. opener_data: from `Opener.recorded`."""
+    """Data of a photo that was opened for a network. opener_data: from `Opener.recorded`. box: of
+    the photo in its pixels, which are still to be resized; None if they are the input."""
 
     geometry: Geometry
     sight: Sight
     opener_data: Any
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Look:
     """Opens and preprocesses photos up to normalisation: uint8 (3, h, w). It is a `Work` of
-    `images.worker`, which another process can do."""
+    `images.worker`, of which another process can do the first part.
+
+    exact    as the reference processors: JPEGs are decoded at their full size, Pillow resizes
+    shrinks  `shrink` makes JPEGs smaller, not Pillow, unless `exact`. Another process returns them
+             as it decoded them, so that it need not import torch
+    """
 
     opener: Opener
     preprocess: Preprocess
     exact: bool
+    shrinks: bool = False
+
+    @classmethod
+    def here(cls, opener: Opener, preprocess: Preprocess, exact: bool = False) -> Look:
+        """With `shrinks` if this processor is fast at it."""
+        from patchword.shrink import AVAILABLE
+
+        return cls(opener, preprocess, exact, AVAILABLE)
 
     def __call__(self, image: ImageLike) -> tuple[NDArray[np.uint8], Known]:
+        return self._resized(*self.begin(image))
+
+    def begin(self, image: ImageLike) -> tuple[NDArray[np.uint8], Known]:
         photo = self.opener.sized(image, at_least=self.preprocess.at_least, exact=self.exact)
-        pixels, geometry = self.preprocess.seen(photo)
+        geometry = self.preprocess.geometry(*photo.size)
         sight = Sight.of(image, geometry, photo.pixels)
-        return pixels, Known(geometry, sight, self.opener.recorded(image))
+        known = Known(geometry, sight, self.opener.recorded(image))
+        exact = self.exact or self.opener.exact
+        if self.shrinks and not exact and self.preprocess.shrinks(photo):
+            return photo.array, known._replace(box=photo.box)
+        return self.preprocess.seen(photo)[0], known
 
     def to_send(self, image: ImageLike) -> ImageLike | None:
         return self.opener.to_send(image)
@@ -133,7 +155,17 @@ class Look:
     ) -> tuple[NDArray[np.uint8], Known]:
         pixels, known = result
         self.opener.record(image, known.opener_data)
-        return pixels, known._replace(sight=replace(known.sight, name=file_name(image)))
+        named = known._replace(sight=replace(known.sight, name=file_name(image)))
+        return self._resized(pixels, named)
+
+    def _resized(self, pixels: NDArray[np.uint8], known: Known) -> tuple[NDArray[np.uint8], Known]:
+        if known.box is None:
+            return pixels, known
+        from patchword.images.photo import Photo
+        from patchword.shrink import shrunk
+
+        photo = Photo(pixels, known.geometry.source, known.box)
+        return self.preprocess.seen(photo, shrunk)[0], known._replace(box=None)
 
 
 class Sights:

@@ -14,7 +14,7 @@ import io
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -309,7 +309,8 @@ def _by_pillow(start: Callable[[], BinaryIO], job: _Job, frame: int) -> Photo:
         first_gif = picture.format == "GIF" and picture.tile and not frame
         cover = picture.tile[0].extents if first_gif else None
         samples = high_bit_depth.read_encoded(picture, lambda: pillow.opened(start, frame))
-        return _from_picture(picture, job, cover, samples, stored)
+        photo = _from_picture(picture, job, cover, samples, stored)
+        return replace(photo, jpeg=picture.format in ("JPEG", "MPO"))
 
 
 def _from_picture(

@@ -32,11 +32,13 @@ class Photo:
             a smaller scale
     box     (left, top, right, bottom) of the image in `pixels`: a JPEG of 427 pixels that is
             decoded at half its size has 214, of which the image covers 213.5
+    jpeg    it is from a JPEG, whose pixels are approximate already
     """
 
     pixels: RGB | Image.Image
     size: tuple[int, int]
     box: tuple[float, float, float, float]
+    jpeg: bool = False
 
     @classmethod
     def whole(cls, pixels: RGB | Image.Image) -> Photo:

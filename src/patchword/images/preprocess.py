@@ -9,6 +9,7 @@ and timm use them ("round").
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from patchword.errors import ImageError
 from patchword.images.photo import Photo
 
 _RESIZED_WHOLE = 1 << 24  # pixels; of a larger resized image only the crop is computed
+_COPIED = 1 << 22  # pixels: 12 MB, which a worker process and its parent copy in a few ms
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,6 +30,10 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+# The pixels (H, W, 3) of a photo, resized to (H, W) by a filter.
+Resize = Callable[[Photo, tuple[int, int], str], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -135,11 +141,33 @@ class Preprocess:
         pixels, geometry = self.seen(Photo.whole(image))
         return self.normalised(pixels), geometry
 
-    def seen(self, photo: Photo) -> tuple[NDArray[np.uint8], Geometry]:
+    def seen(
+        self, photo: Photo, resize: Resize | None = None
+    ) -> tuple[NDArray[np.uint8], Geometry]:
         """The network's input before it is normalised, uint8 (3, *geometry.size), and its Geometry,
-        whose source is the photo at the size in its file."""
+        whose source is the photo at the size in its file. resize: instead of Pillow's."""
         geometry = self.geometry(*photo.size)
-        return np.ascontiguousarray(self._window(photo, geometry).transpose(2, 0, 1)), geometry
+        window = self._window(photo, geometry, resize or _by_pillow)
+        return np.ascontiguousarray(window.transpose(2, 0, 1)), geometry
+
+    def shrinks(self, photo: Photo) -> bool:
+        """True if `shrink` makes the photo smaller: a JPEG, which it gives as Pillow within 2 of
+        255, with so few pixels that they can be copied."""
+        left, top, right, bottom = photo.box
+        height, width = self.geometry(*photo.size).resized
+        rows, columns = photo.shape
+        # Pillow 13 (its pull request 9549) resizes rows first, and rounds and clips between the
+        # two, if that many more rows go. The values of torch would be up to 23 of 255 apart.
+        rows_first = rows - height > 2 * (columns - width)
+        return (
+            photo.jpeg
+            and self.config.interpolation in ("bilinear", "bicubic")
+            and (left, top) == (0, 0)
+            and height < bottom
+            and width < right
+            and not rows_first
+            and rows * columns <= _COPIED
+        )
 
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (3, h, w) as float32."""
@@ -185,17 +213,16 @@ class Preprocess:
             return spare // 2
         return round(spare / 2) if spare >= 0 else -(-spare // 2)
 
-    def _window(self, photo: Photo, geometry: Geometry) -> NDArray[np.uint8]:
+    def _window(self, photo: Photo, geometry: Geometry, resize: Resize) -> NDArray[np.uint8]:
         """The input (h, w, 3) before it is normalised: resized, cropped, padded."""
         height, width = geometry.resized
         (top, left), (window_h, window_w) = geometry.crop, geometry.size
         y0, y1 = max(top, 0), min(top + window_h, height)
         x0, x1 = max(left, 0), min(left + window_w, width)
-        picture, method = photo.picture, FILTERS[self.config.interpolation]
         if height * width <= _RESIZED_WHOLE:
-            resized = picture.resize((width, height), method, photo.box)
-            visible = np.asarray(resized)[y0:y1, x0:x1]
+            visible = resize(photo, (height, width), self.config.interpolation)[y0:y1, x0:x1]
         else:
+            picture, method = photo.picture, FILTERS[self.config.interpolation]
             # Resizing a strip of extreme aspect ratio would take gigabytes. Only the crop is
             # computed: the same filter at the same positions, up to the rounding of its weights.
             box_left, box_top, box_right, box_bottom = photo.box
@@ -218,6 +245,10 @@ class Preprocess:
         out = np.full((window_h, window_w, 3), level, np.uint8)
         out[y0 - top : y1 - top, x0 - left : x1 - left] = visible
         return out
+
+
+def _by_pillow(photo: Photo, size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+    return np.asarray(photo.picture.resize(size[::-1], FILTERS[interpolation], photo.box))
 
 
 def whole(config: PreprocessConfig, squash: bool = True) -> Preprocess:

@@ -6,7 +6,7 @@ import mmap
 import os
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -35,16 +35,20 @@ class Work(Protocol):
         """Raises ImageError."""
         ...
 
+    def begin(self, image: ImageLike) -> Result:
+        """The part that another process does. Raises ImageError."""
+        ...
+
     def to_send(self, image: ImageLike) -> ImageLike | None:
         """What is sent to a process to open an image; None: the image is opened in this process."""
         ...
 
     def received(self, image: ImageLike, result: Result) -> Result:
-        """The result of an image, from the result of another process."""
+        """The result of an image, from what `begin` returned in another process."""
         ...
 
 
-def attempt(work: Work, image: ImageLike) -> Outcome:
+def attempt(work: Callable[[ImageLike], Result], image: ImageLike) -> Outcome:
     """The result of `work`, or its ImageError."""
     try:
         return work(image)
@@ -78,7 +82,7 @@ def _answers(work: Work, images: Iterable[ImageLike], shared: mmap.mmap) -> Iter
     for image in images:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            outcome = attempt(work, image)
+            outcome = attempt(work.begin, image)
         # A warning of another library names a line of that library, for the user's filters: it is
         # repeated by opening the image in the user's process.
         foreign_warnings = any(warning.filename != _WORKER_CODE for warning in caught)

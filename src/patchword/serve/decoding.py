@@ -13,6 +13,7 @@ import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -29,7 +30,7 @@ from patchword.images.reading import Content
 from patchword.images.urls import is_url
 from patchword.serve.error_responses import RefusalError
 from patchword.serve.queue import in_time
-from patchword.visible_area import Sight
+from patchword.visible_area import Look, Sight
 
 T = TypeVar("T")
 THREADS = min(max(cores(), 2), 16)
@@ -138,10 +139,9 @@ class Decoder:
         return await self.run(lambda: _with_name(name, work))
 
     def _preprocess(self, content: Any, model: Model, name: str) -> tuple[Levels, Sight]:
-        image = self._image_like(content, name)
-        photo = model.opener.sized(image, at_least=model.preprocess.at_least)
-        pixels, geometry = model.preprocess.seen(photo)
-        return pixels, Sight.of(name, geometry, photo.pixels)
+        look = Look.here(model.opener, model.preprocess)
+        pixels, known = look(self._image_like(content, name))
+        return pixels, replace(known.sight, name=name)
 
     @asynccontextmanager
     async def _fetched(self, image: Any, name: str) -> AsyncIterator[Any]:
