@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchword.images.photo import Photo
 
-# Elsewhere torch has no such kernel, and Pillow is as fast.
+# Without these instructions torch has no kernel for bytes in this order.
 AVAILABLE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 _KERNELS = {
