@@ -175,10 +175,12 @@ def main(options: argparse.Namespace) -> int:
 
     jobs = [*JOBS, GPU] if torch.cuda.is_available() else JOBS
     known = dict.fromkeys(Path(job.script).stem for job in [*JOBS, GPU])
-    if unknown := [name for name in options.only or () if name not in known]:
+    lines = [str(job) for job in [*JOBS, GPU]]
+    if unknown := [name for name in options.only or () if name not in [*known, *lines]]:
         print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    chosen = [job for job in jobs if not options.only or Path(job.script).stem in options.only]
+    names = options.only or known
+    chosen = [job for job in jobs if Path(job.script).stem in names or str(job) in names]
     runs = Runs(options.results.with_name("runs.jsonl"))
     todo = [job for job in chosen if options.again or not runs.is_current(job)]
     if absent := missing_libraries():
@@ -218,7 +220,12 @@ def main(options: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="script without .py")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="script without .py, or a whole line of --list in quotes",
+    )
     parser.add_argument("--again", action="store_true", help="run also those that have finished")
     parser.add_argument("--list", action="store_true", help="list what would be run, and stop")
     parser.add_argument("--results", type=Path, default=RESULTS)

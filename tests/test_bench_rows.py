@@ -77,6 +77,16 @@ def test_a_misspelt_benchmark_is_refused(
     assert "no benchmark is called engine; there are startup, decode," in capsys.readouterr().out
 
 
+def test_one_line_of_the_list_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that rows of a script's other lines stay."""
+    job, other = (job for job in run_all.JOBS if job.script == "serve.py")
+    given = Namespace(only=[str(other)], results=tmp_path / "rows.jsonl", again=False, list=True)
+    assert run_all.main(given) == 0
+    listed = capsys.readouterr().out.splitlines()[-1]
+    assert listed.endswith(str(other))
+    assert not listed.endswith(str(job))
+
+
 def test_the_page_holds_tables_and_curves_between_its_marks(rows: Rows, tmp_path: Path) -> None:
     for at in (1, 8):
         values = {"peer": 10 * at, "patchword": 11 * at}

@@ -143,7 +143,7 @@ class Look:
         sight = Sight.of(image, geometry, photo.pixels)
         known = Known(geometry, sight, self.opener.recorded(image))
         exact = self.exact or self.opener.exact
-        if self.shrinks and not exact and self.preprocess.shrinks(photo):
+        if self.shrinks and not exact and self.preprocess.shrinks(photo, geometry):
             return photo.array, known._replace(box=photo.box)
         return self.preprocess.seen(photo)[0], known
 

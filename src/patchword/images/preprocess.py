@@ -150,11 +150,11 @@ class Preprocess:
         window = self._window(photo, geometry, resize or _by_pillow)
         return np.ascontiguousarray(window.transpose(2, 0, 1)), geometry
 
-    def shrinks(self, photo: Photo) -> bool:
+    def shrinks(self, photo: Photo, geometry: Geometry) -> bool:
         """True if `shrink` makes the photo smaller: a JPEG, which it gives as Pillow within 2 of
         255, with so few pixels that they can be copied."""
         left, top, right, bottom = photo.box
-        height, width = self.geometry(*photo.size).resized
+        height, width = geometry.resized
         rows, columns = photo.shape
         # Pillow 13 (its pull request 9549) resizes rows first, and rounds and clips between the
         # two, if that many more rows go. The values of torch would be up to 23 of 255 apart.
