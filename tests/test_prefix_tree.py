@@ -91,6 +91,19 @@ def test_a_wrong_tree_would_show(tower: TextTransformer, monkeypatch: pytest.Mon
     assert (together - alone(tower, ROWS)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_one_text_is_computed_up_to_its_end(tower: TextTransformer, row: int) -> None:
+    lengths = []
+    hook = tower.blocks[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape))
+    ids = torch.nn.functional.pad(ROWS[row : row + 1], (0, 6))
+    with torch.inference_mode():
+        features = tower(ids)
+    hook.remove()
+    end = int((ids[0] == END).nonzero()[0])
+    assert lengths == [(1, end + 1, CONFIG.width)]
+    torch.testing.assert_close(features, alone(tower, ids), rtol=1e-5, atol=1e-6)
+
+
 def test_batches_are_bounded_and_whole() -> None:
     ends = (ROWS == END).int().argmax(dim=1)
     for most in (1, 5, 6, 11, 100):

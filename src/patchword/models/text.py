@@ -66,9 +66,11 @@ class TextTransformer(nn.Module):
 
     def forward(self, ids: Tensor, taps: Taps = NO_TAPS) -> Tensor:
         pooled = self.pooled_position(ids)
-        if self.config.causal and not taps.names and _shares_prefixes(ids):
-            states = self._states_with_shared_prefixes(ids, pooled[:, 0])
-            return self.head(self.norm(states))  # type: ignore[no-any-return]
+        if self.config.causal and not taps.names and _shapes_may_vary(ids):
+            if len(ids) > 1:
+                states = self._states_with_shared_prefixes(ids, pooled[:, 0])
+                return self.head(self.norm(states))  # type: ignore[no-any-return]
+            ids = ids[:, : int(pooled) + 1]  # one text shares nothing: no tree, but no padding
         x = self.embed(ids)
         taps.keep("tokens", x)
         mean = self.config.pool == "mean"
@@ -142,7 +144,7 @@ def _mean(x: Tensor, present: Tensor) -> Tensor:
     return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def _shares_prefixes(ids: Tensor) -> bool:
-    """True if a `PrefixTree` can run. Its shapes depend on values, which a compiled graph cannot
-    have and for which a GPU would wait; and it records no gradients."""
+def _shapes_may_vary(ids: Tensor) -> bool:
+    """True if shapes may depend on the ids, as those of a `PrefixTree` do. A compiled graph cannot
+    have such shapes, and a GPU would wait for them; and a tree records no gradients."""
     return eager_inference() and ids.is_cpu and len(ids) > 0
