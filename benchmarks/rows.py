@@ -115,11 +115,12 @@ class Row:
         """What was measured, with the size on the axis."""
         return f"{self.what}, {self.axis} {self.at:,}" if self.axis else self.what
 
-    @property
-    def key(self) -> tuple[object, ...]:
-        """A later row with the same key replaces this one."""
-        names = (self.what, self.unit, self.peer, self.ours)
-        return (*names, self.axis, self.at, self.processor, self.threads)
+    def is_replaced_by(self, later: "Row") -> bool:
+        """Whether a later row measures the same. One of the same code may compare another of our
+        ways with the peer."""
+        names = ("what", "unit", "peer", "axis", "at", "processor", "threads")
+        same = all(getattr(self, name) == getattr(later, name) for name in names)
+        return same and (self.code != later.code or self.ours == later.ours)
 
     def __str__(self) -> str:
         text = (
@@ -160,8 +161,8 @@ class Rows:
         row = Row(what, unit, *values, **more, **self.origin)
         print(row, flush=True)
         if self.path is not None:
-            rows = {old.key: old for old in read_rows(self.path)} | {row.key: row}
-            write_rows(self.path, rows.values())
+            kept = [old for old in read_rows(self.path) if not old.is_replaced_by(row)]
+            write_rows(self.path, [*kept, row])
         return row
 
     def add_peers(

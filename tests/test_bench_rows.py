@@ -50,7 +50,11 @@ def test_a_row_stands_in_place_of_an_older_one_and_is_kept_while_nothing_changed
     assert rows.is_measured("a", "batch", 8)
     assert not rows.is_measured("a")
     (tmp_path / "script.py").write_text("changed")
-    assert not Rows(rows.path, script=str(tmp_path / "script.py")).is_measured("a", "batch", 8)
+    changed = Rows(rows.path, script=str(tmp_path / "script.py"))
+    assert not changed.is_measured("a", "batch", 8)
+    for ours, value in (("now the best", 5), ("plain", 6)):
+        changed.add("a", "ms", ("peer", 1), (ours, value), axis="batch", at=8)
+    assert [(row.at, row.our_value) for row in read_rows(rows.path)] == [(16, 4), (8, 5), (8, 6)]
 
 
 def test_ways_take_turns_and_the_first_rounds_do_not_count() -> None:
