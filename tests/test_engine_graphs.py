@@ -3,7 +3,7 @@
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from small_models import ids, pixels, shallow, tiny_bundle, tiny_clip, tiny_clip_resnet, tiny_vit
 from test_conformance import CONFIGS, embeds_text
 from torch import Tensor
@@ -200,6 +201,46 @@ def test_openvino_in_threads() -> None:
     with ThreadPoolExecutor(4) as threads:
         for found in threads.map(lambda _: model.engine.encode_image(images), range(24)):
             np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Of OpenVINO, on any machine."""
+    libraries.core().set_property("CPU", {"INFERENCE_NUM_THREADS": 2})
+    yield
+    libraries.core().set_property("CPU", {"INFERENCE_NUM_THREADS": 0})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("two_threads")
+def test_openvino_computes_many_images_in_streams(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "graphs"))
+    compiled, computed = [], []
+    streams = libraries._Streams
+
+    class Counted(streams):
+        def __init__(self, *given: Any) -> None:
+            compiled.append(self)
+            super().__init__(*given)
+
+        def __call__(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+            computed.append(len(batch))
+            return super().__call__(batch)
+
+    monkeypatch.setattr(libraries, "_Streams", Counted)
+    model = on_engine(with_methods(tiny_bundle(shallow(tiny_clip()))).to(dtype), "openvino")
+    (tmp_path / "graphs").rename(tmp_path / "elsewhere")  # they are compiled later, without files
+    images = np.random.default_rng(0).random((14, 3, *model.config.preprocess.size), np.float32)
+    encode = model.engine.encode_image
+    for count in (8, 9, 14):  # half of them are too few for streams
+        parts = np.array_split(images[:count], 2)
+        expected = np.concatenate([encode(part) for part in parts])
+        np.testing.assert_array_equal(encode(images[:count]), expected)
+    model.engine.encode_text(np.ones((14, 4), np.int64))
+    in_streams = dtype == "bfloat16"
+    assert (len(compiled), computed) == ((1, [8, 9, 14]) if in_streams else (0, []))
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ class GraphEngine:
     def encode_image(self, pixels: Pixels) -> Rows:
         if "image" not in self._runs:
             raise UnsupportedError("this network has no image tower")
-        batch = np.stack(pixels)
+        batch = np.asarray(pixels)
         if batch.dtype == np.uint8 and self._levels is not None:
             batch = look_up(torch.from_numpy(batch), torch.from_numpy(self._levels)).numpy()
         return self._run("image", batch)

@@ -8,23 +8,26 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from patchword.atomic_write import explain_full_disk
+from patchword.engines.streams import MOST
 from patchword.errors import UnsupportedError
 from patchword.optional import optional
 
 Arrays = Mapping[str, NDArray[Any]]
 Graph = Callable[[Arrays], Arrays]  # inputs by name -> outputs by name
+LEAST = 4  # images for each thread from which OpenVINO computes a batch in streams
 
 
 @dataclass(frozen=True)
@@ -147,16 +150,49 @@ def _read_openvino(path: Path, dtype: torch.dtype) -> Graph:
     # in int8: their other operations are then still more exact than those in int8.
     hints = {torch.float32: "f32", torch.bfloat16: "bf16"}
     options = {"INFERENCE_PRECISION_HINT": hints[dtype]} if dtype in hints else {}
-    compiled = core().compile_model(path, "CPU", options)
+    model = core().read_model(path)
+    compiled = core().compile_model(model, "CPU", options)
     names = [output.any_name for output in compiled.outputs]
+    threads = compiled.get_property("INFERENCE_NUM_THREADS")
+    # For texts, and in float32, streams are hardly faster than one, and they need a second copy of
+    # the weights.
+    is_image = [len(each.partial_shape) for each in compiled.inputs] == [4]
+    splits = is_image and dtype != torch.float32 and threads > 1
+    streams = _Streams(model, options, min(threads, MOST)) if splits else None
     lock = threading.Lock()  # OpenVINO refuses a call while one of another thread runs
 
     def run(inputs: Arrays) -> Arrays:
         with lock:
-            outputs = compiled(dict(inputs))
+            if streams is not None and len(next(iter(inputs.values()))) >= LEAST * threads:
+                outputs = streams(*inputs.values())
+            else:
+                outputs = compiled(dict(inputs), share_inputs=True)
         return {name: outputs[i] for i, name in enumerate(names)}
 
     return OpenedGraph("openvino", path, dtype, run)
+
+
+class _Streams:
+    """A graph of one input that OpenVINO computes for parts of a batch at the same time, each in a
+    share of the threads. It is compiled when it is first called."""
+
+    def __init__(self, model: Any, options: Mapping[str, str], count: int) -> None:
+        self._model, self._options, self._count = model, options, count
+        self._requests: list[Any] = []
+
+    def __call__(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs in the graph's order. Not for two threads at a time."""
+        if not self._requests:
+            options = {**self._options, "NUM_STREAMS": self._count}
+            compiled = core().compile_model(self._model, "CPU", options)
+            self._requests = [compiled.create_infer_request() for _ in range(self._count)]
+        parts = np.array_split(batch, self._count)
+        with ExitStack() as running:  # waits for all parts, also if one fails
+            for request, part in zip(self._requests, parts, strict=True):
+                request.start_async({0: part}, share_inputs=True)
+                running.callback(request.wait)
+        outputs = ([output.data for output in each.output_tensors] for each in self._requests)
+        return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]
 
 
 @quiet_export()
