@@ -68,10 +68,11 @@ JOBS = [
     *(Job("engines.py --models vit-b32 --dtypes bfloat16", 10, cores) for cores in FEWER_CORES),
     Job("engines.py --models vit-b32 --dtypes bfloat16 --sides 224 336 448 672 896", 20),
     Job("engines.py --models rn50", 15),
-    Job("engines.py --models vit-b16", 20),
-    Job("engines.py --models siglip-b16", 20),
-    Job("engines.py --models vit-l14 --dtypes float32", 30),
-    Job("engines.py --models vit-l14 --dtypes bfloat16 int8", 30),
+    *(
+        Job(f"engines.py --models {model} --dtypes {dtypes}", 30)
+        for model in ("vit-b16", "siglip-b16", "vit-l14")
+        for dtypes in ("float32", "bfloat16 int8")
+    ),
     Job("texts.py", 5),
     Job("texts.py --dtype bfloat16", 5),
     Job("tokenizer.py DATA/clip_tokenizer", 3),
