@@ -148,7 +148,7 @@ def draw(axis: str, plots: Mapping[str, Curves], path: Path) -> None:
         unused.set_visible(False)
     peers = sorted({library for curves in plots.values() for library in curves} - {"patchword"})
     colours = {library: f"C{index}" for index, library in enumerate(("patchword", *peers))}
-    for plot, (name_and_unit, libraries) in zip(axes.flat, plots.items(), strict=False):
+    for plot, (name_and_unit, libraries) in zip(axes.flat, sorted(plots.items()), strict=False):
         name, _, unit = name_and_unit.rpartition(", ")
         for library, values in sorted(libraries.items()):
             sizes = sorted(values)

@@ -89,6 +89,7 @@ JOBS = [
     Job("probe.py --data DATA", 10),
     Job("where.py", 10),
     Job("where.py --model demo-blip", 15),
+    Job("float8.py --data DATA", 3, rows=False),
     Job("defects.py --false-alarms 600", 15, rows=False),
     Job("embedded_model.py --clothing DATA/clothing/validation", 15, rows=False),
     Job(
